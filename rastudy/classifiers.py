@@ -1,0 +1,182 @@
+"""Recognisers R: a name, pinned weights and a normalisation, frozen for good."""
+
+import hashlib
+import importlib
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from rastudy.errors import StudyError
+from rastudy.small import SMALL
+
+WEIGHTS = Path(__file__).parent / "weights"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# the paper's five families: small counterpart, torchvision's name, the name to show
+FAMILIES = OrderedDict(
+    resnet18_small=("resnet18", "ResNet-18"),
+    resnet50_small=("resnet50", "ResNet-50"),
+    resnet101_small=("resnet101", "ResNet-101"),
+    densenet121_small=("densenet121", "DenseNet-121"),
+    vgg16_bn_small=("vgg16_bn", "VGG-16-BN"),
+)
+TORCHVISION_WEIGHTS = "IMAGENET1K_V1"  # DEFAULT is V2 for ResNet-50 and -101: not the paper's weights
+
+
+class Classifier(nn.Module):
+    """A frozen recogniser: pictures (N, 3, H, W) in [0, 1] to logits (N, K), normalisation inside.
+
+    Its parameters take no gradient and its batch norm statistics never change; ``train()`` keeps it in eval mode.
+    Gradients still flow to the pictures.
+    """
+
+    def __init__(self, name: str, net: nn.Module, weights: str, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        super().__init__()
+        self.name, self.weights = name, weights
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Stay in eval mode whatever is asked."""
+        return super().train(False)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.net((pictures - self.mean) / self.std)
+
+
+def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
+    """Load the recogniser that ``spec`` names.
+
+    Args:
+        spec: one of
+            ``resnet18_small`` ... (the study's own, trained on ``dataset``; ``NAME@FILE`` takes another weight file),
+            a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
+            ``module:function@FILE``: your function builds the network and FILE holds its state dict
+            (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
+            ``torchscript:FILE``: a TorchScript module that takes pictures in [0, 1].
+        dataset: whose weights a small recogniser takes.
+
+    Raises:
+        StudyError: an unknown name, or weights that are missing, damaged or of another architecture.
+    """
+    name, _, file = spec.partition("@")
+    if name.startswith("torchscript:"):
+        return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
+    if name in SMALL:
+        return _load_small(name, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors")
+    if ":" in name:
+        return _load_own(name, file)
+    if name in torchvision.models.list_models(module=torchvision.models):
+        return _load_torchvision(name)
+    raise StudyError(
+        f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
+        "module:function@FILE or torchscript:FILE"
+    )
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 as hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pinned_hashes(folder: Path) -> dict[str, str]:
+    """File name to SHA-256, read from the folder's SHA256SUMS (empty where there is none)."""
+    sums = folder / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def _load_small(name: str, path: Path) -> Classifier:
+    if not path.is_file():
+        raise StudyError(
+            f"{path}: no weights for {name}; `make recognisers` (python -m rastudy.recognisers) trains and puts them there"
+        )
+    pinned = pinned_hashes(path.parent).get(path.name)
+    if pinned and pinned != sha256(path):
+        raise StudyError(f"{path}: its SHA-256 is not the one in SHA256SUMS; restore it or rerun `make recognisers`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
+    if metadata.get("arch", name) != name:
+        raise StudyError(f"{path}: holds {metadata['arch']}, not {name}")
+    num_classes = len(state["fc.bias"]) if "fc.bias" in state else len(state.get("classifier.bias", ()))
+    return Classifier(
+        name, _load_state(SMALL[name](num_classes), state, path), f"{path.parent.name}:{sha256(path)[:8]}"
+    )
+
+
+def _load_torchvision(name: str) -> Classifier:
+    choices = torchvision.models.get_model_weights(name)
+    if TORCHVISION_WEIGHTS not in choices.__members__:
+        raise StudyError(
+            f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}"
+        )
+    weights = choices[TORCHVISION_WEIGHTS]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError) as error:
+        raise StudyError(f"weights of {name} are missing; put {weights.url} at {file} ({error})") from error
+    except RuntimeError as error:
+        raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
+    net = torchvision.models.get_model(name, weights=None)
+    return Classifier(name, _load_state(net, state, file), TORCHVISION_WEIGHTS)
+
+
+def _load_own(name: str, file: str) -> Classifier:
+    module, _, function = name.partition(":")
+    path = Path(file).expanduser()
+    if not file or not path.is_file():
+        raise StudyError(
+            f"recogniser {name!r} needs a state dict; write {name}@FILE with a file that exists (got {file!r})"
+        )
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        net = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise StudyError(f"recogniser {name!r} cannot be imported from {Path.cwd()}: {error}") from error
+    mean, std = getattr(net, "mean", (0.0, 0.0, 0.0)), getattr(net, "std", (1.0, 1.0, 1.0))
+    return Classifier(name, _load_state(net, load_state_file(path), path), sha256(path)[:8], mean, std)
+
+
+def load_state_file(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from safetensors or from torch.save's format; executes nothing from the file."""
+    try:
+        return (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # the readers raise many types; all mean that this file is not a state dict
+        raise StudyError(f"{path}: not a readable state dict ({type(error).__name__}: {error})") from error
+
+
+def _load_torchscript(path: Path) -> Classifier:
+    if not path.is_file():
+        raise StudyError(f"{path}: no such TorchScript file")
+    try:
+        net = torch.jit.load(path, map_location="cpu")
+    except RuntimeError as error:
+        raise StudyError(f"{path}: not a TorchScript module ({error})") from error
+    return Classifier(path.stem, net, sha256(path)[:8], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def _load_state(net: nn.Module, state: dict[str, torch.Tensor], path: Path) -> nn.Module:
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
+    return net.to(memory_format=torch.channels_last)

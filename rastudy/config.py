@@ -1,0 +1,248 @@
+"""One run's settings: a flat frozen dataclass, the presets, and the run id.
+
+A preset fills every field; the user overrides some of them by name. Unknown names, wrong types and values that no
+field takes raise StudyError before anything starts.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from rastudy.classifiers import FAMILIES
+from rastudy.degrade import check_task
+from rastudy.errors import StudyError, one_of
+from rastudy.processors import PROCESSORS
+
+MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
+BASELINES = ("none", "clean")  # no processing, and the original picture
+ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
+NOT_APPLICABLE = "-"
+SMALL_FIVE = ",".join(FAMILIES)
+# fields that change where or how fast a run goes, not its numbers
+OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one run. ``strength`` and ``ra_weight`` come from the preset by task and mode."""
+
+    preset: str
+    task: str  # sr, dn or jpeg
+    mode: str  # plain, ra, ra_transformer, ra_unsupervised; none and clean train nothing
+    strength: float  # sr: factor 2 or 4; dn: sigma on [0, 1]; jpeg: quality
+    source_arch: str  # R in the loss; several, separated by commas, share it equally
+    ra_weight: float  # lambda of the paper
+    seed: int = 0
+    # data
+    dataset: str = "digits"  # digits, cifar10 or folder
+    data_dir: str = ""
+    image_size: int = 32
+    train_images: int = 0  # 0: all
+    val_images: int = 1000  # taken out of the training pictures
+    test_images: int = 0
+    flip: bool = False  # horizontal flips in training
+    skip_unreadable: bool = False
+    # networks
+    processor: str = "srresnet"
+    channels: int = 16
+    blocks: int = 2
+    transformer_channels: int = 8
+    transformer_blocks: int = 6
+    # training
+    epochs: int = 4
+    batch_size: int = 32
+    lr: float = 2e-3
+    schedule: str = "onecycle"  # onecycle, or the paper's step
+    precision: str = "fp32"  # fp32 or bf16 autocast
+    # evaluation and machine
+    target_archs: str = SMALL_FIVE  # R's in the test
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _cast(field.name, getattr(self, field.name), field.type))
+        one_of("preset", self.preset, PRESETS)
+        object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
+        one_of("mode", self.mode, MODES + BASELINES)
+        check_task(self.task, self.strength)
+        one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
+        one_of("schedule", self.schedule, ("onecycle", "step"))
+        one_of("precision", self.precision, ("fp32", "bf16"))
+        one_of("dataset", self.dataset, ("digits", "cifar10", "folder"))
+        for name in ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "ra_weight", "train_images", "val_images", "test_images"):
+            _at_least(name, getattr(self, name), 0)
+        if self.lr <= 0:
+            raise StudyError(f"lr={self.lr!r} must be above 0")
+        if self.mode in ("plain", *BASELINES):  # one run, whatever R the user had in mind
+            object.__setattr__(self, "ra_weight", 0.0)
+            object.__setattr__(self, "source_arch", NOT_APPLICABLE)
+        if self.mode in BASELINES:
+            object.__setattr__(self, "processor", NOT_APPLICABLE)
+
+    @property
+    def factor(self) -> int:
+        """Upscaling factor of P: 1 for dn and jpeg."""
+        return int(self.strength) if self.task == "sr" else 1
+
+    @property
+    def sources(self) -> list[str]:
+        return [] if self.source_arch == NOT_APPLICABLE else [name.strip() for name in self.source_arch.split(",")]
+
+    @property
+    def targets(self) -> list[str]:
+        return [name.strip() for name in self.target_archs.split(",")]
+
+    @property
+    def run_id(self) -> str:
+        """Readable slug and a hash of every field that changes the science."""
+        parts = [f"{self.task}{self.strength:g}", self.mode]
+        if self.mode in MODES:
+            parts += [] if self.processor == "srresnet" else [self.processor]
+            parts += (
+                [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
+            )
+            parts += [f"w{self.ra_weight:g}"] if self.sources else []
+            parts += [f"s{self.seed}"]
+        science = json.dumps(self.science(), sort_keys=True)
+        return "-".join([*parts, hashlib.sha256(science.encode()).hexdigest()[:8]])
+
+    def science(self) -> dict:
+        """The fields that change a run's numbers."""
+        skip = set(OPERATIONAL)
+        if self.mode in BASELINES:  # only data and degradation matter
+            keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images"}
+            return {k: v for k, v in dataclasses.asdict(self).items() if k in keep}
+        if self.mode != "ra_transformer":
+            skip |= {"transformer_channels", "transformer_blocks"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
+
+    def torch_device(self) -> torch.device:
+        """``auto`` takes a GPU where there is one."""
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise StudyError(f"device={self.device!r} is not available here; use auto or cpu") from error
+
+
+# A preset: values of Config's fields, those that depend on the ``tasks``, ``ra_weights`` by task and mode, and the grid.
+# ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
+PRESETS: dict[str, dict] = {}
+
+# The embedded study, on digits over photographs. Source: ours.
+# Strengths keep the paper's kinds and are set by a rule before any RA run: plain keeps 70 to 90 % of the source R's clean
+# accuracy on validation. Budget: 12 runs of 1 to 3 minutes on one core. Command: make study (make study-full).
+PRESETS["digits"] = {
+    "dataset": "digits",
+    "train_images": 10000,
+    "test_images": 2500,
+    "batch_size": 16,
+    "lr": 1e-2,
+    "source_arch": "resnet18_small",
+    "modes": MODES,
+    "gate_db": 0.5,
+    "tasks": {
+        "sr": {"strength": 4, "epochs": 4},
+        "dn": {"strength": 0.2, "epochs": 2},
+        "jpeg": {"strength": 8, "epochs": 2},
+    },
+    "ra_weights": {
+        "sr": {"ra": 1e-2, "ra_unsupervised": 1.0, "ra_transformer": 1e-2},
+        "dn": {"ra": 1e-2, "ra_unsupervised": 1.0, "ra_transformer": 1e-2},
+        "jpeg": {"ra": 1e-2, "ra_unsupervised": 1.0, "ra_transformer": 1e-2},
+    },
+    "processors": {
+        "srdensenet": {"tasks": ("sr",), "channels": 8, "blocks": 3},
+        "resnet_generator": {"tasks": ("dn", "jpeg"), "channels": 12, "blocks": 6},
+    },
+    "full": {
+        "seeds": (0, 1, 2),
+        "weights": {"ra": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "ra_unsupervised": (0.1, 0.3, 1.0, 3.0, 10.0)},
+        "matrix_tasks": ("sr", "dn", "jpeg"),
+    },
+}
+
+
+# The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.
+PRESETS["smoke"] = {
+    **PRESETS["digits"],
+    "train_images": 200,
+    "val_images": 60,
+    "test_images": 60,
+    "channels": 8,
+    "blocks": 1,
+    "transformer_channels": 4,
+    "gate_db": None,
+    "tasks": {task: settings | {"epochs": 1} for task, settings in PRESETS["digits"]["tasks"].items()},
+    "processors": {
+        "srdensenet": {"tasks": ("sr",), "channels": 4, "blocks": 1},
+        "resnet_generator": {"tasks": ("dn", "jpeg"), "channels": 4, "blocks": 1},
+    },
+}
+
+
+def make_config(preset: str, task: str, mode: str = "plain", **overrides: object) -> Config:
+    """A preset's settings for one task and mode, with some fields replaced.
+
+    An override that is negative or an empty string means "as the preset has it", so that notebook parameters stay flat
+    literals.
+
+    Raises:
+        StudyError: an unknown name, a value of the wrong type or out of range.
+    """
+    one_of("preset", preset, PRESETS)
+    one_of("task", task, PRESETS[preset]["tasks"])
+    mode = ALIASES.get(mode, mode)
+    one_of("mode", mode, MODES + BASELINES)
+    names = {field.name for field in dataclasses.fields(Config)}
+    for name in overrides:
+        one_of("parameter", name, sorted(names))
+    settings = {k: v for k, v in PRESETS[preset].items() if k in names}
+    settings |= PRESETS[preset]["tasks"][task]
+    settings["ra_weight"] = PRESETS[preset]["ra_weights"][task].get(mode, 0.0)
+    settings |= {k: v for k, v in overrides.items() if not _is_default(v)}
+    return Config(**{"preset": preset, "task": task, "mode": mode, **settings})
+
+
+def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, dict]:
+    """Check a notebook's parameters: every plain value of its namespace must be a known one.
+
+    Args:
+        namespace: the notebook's ``globals()``. papermill only warns about an unknown parameter; here it raises.
+        extra: further parameters this notebook knows, name = type.
+
+    Returns:
+        the config, and the values of the extra parameters.
+    """
+    plain = (bool, int, float, str, list, tuple, dict, type(None))
+    hidden = {"In", "Out"}
+    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in hidden and isinstance(v, plain)}
+    own = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
+    return make_config(**given), own
+
+
+def _is_default(value: object) -> bool:
+    return value == "" or (isinstance(value, int | float) and not isinstance(value, bool) and value < 0)
+
+
+def _cast(name: str, value: object, kind: type) -> object:
+    """The value as ``kind``; whole floats pass for int and ints for float, nothing else is converted."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise StudyError(f"{name}={value!r} is a {type(value).__name__}; write a {kind.__name__}")
+    return value
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise StudyError(f"{name}={value!r} must be at least {lowest}")

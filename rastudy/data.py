@@ -1,0 +1,240 @@
+"""Picture sets in memory, and batches of ``(lq, gt, label, index)``."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from sklearn.model_selection import train_test_split
+from torchvision import datasets
+
+from rastudy import digits
+from rastudy.degrade import degrade
+from rastudy.errors import StudyError, one_of
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+SPLITS = ("train", "val", "test")
+
+
+class Batch(NamedTuple):
+    """``lq`` (N, 3, h, w) and ``gt`` (N, 3, H, W) float32 in [0, 1], ``label`` and ``index`` (N,) int64."""
+
+    lq: torch.Tensor
+    gt: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Pictures of one split, decoded.
+
+    ``pictures`` (N, H, W, 3) uint8; ``labels`` (N,) int64; ``groups`` (N,) int64: pictures that share a group are not
+    independent (statistics resample groups); ``classes``: a name per label.
+    """
+
+    name: str
+    split: str
+    pictures: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of pictures and labels, first 16 hex digits."""
+        sha = hashlib.sha256(np.ascontiguousarray(self.pictures).tobytes())
+        sha.update(np.ascontiguousarray(self.labels).tobytes())
+        return sha.hexdigest()[:16]
+
+
+class Loader:
+    """Batches of a picture set for one task, degraded once where the degradation is deterministic.
+
+    Args:
+        flip: add the horizontally flipped pictures to the training draw.
+    """
+
+    def __init__(self, pictures: PictureSet, task: str, strength: float, batch_size: int, flip: bool = False):
+        self.task, self.strength, self.batch_size = task, strength, batch_size
+        self.label = torch.from_numpy(pictures.labels)
+        variants = [pictures.pictures, pictures.pictures[:, :, ::-1]][: 1 + flip]
+        self.gt = torch.from_numpy(np.stack(variants))  # V N H W 3
+        self.lq = None if task == "dn" else torch.stack([self._degrade_all(v) for v in variants])
+
+    def _degrade_all(self, pictures: np.ndarray) -> torch.Tensor:
+        lq = [(degrade(p, self.task, self.strength) * 255).round().to(torch.uint8) for p in pictures]
+        return torch.stack(lq).permute(0, 2, 3, 1).contiguous()
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.label) // self.batch_size)
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Shuffled batches that depend on ``seed`` and ``epoch`` alone, so every mode sees the same ones."""
+        generator = torch.Generator().manual_seed(10_000 * seed + epoch)
+        n = len(self.label)
+        order = torch.randperm(n, generator=generator)
+        variant = torch.randint(len(self.gt), (n,), generator=generator)
+        noise_seed = torch.randint(2**31, (n,), generator=generator)
+        for index in order.split(self.batch_size):
+            yield self._batch(index, variant[index], noise_seed[index])
+
+    def ordered(self) -> Iterator[Batch]:
+        """Every picture once, in order, noise seeded by its index: for evaluation."""
+        for index in torch.arange(len(self.label)).split(self.batch_size):
+            yield self._batch(index, torch.zeros_like(index), index)
+
+    def _batch(self, index: torch.Tensor, variant: torch.Tensor, noise_seed: torch.Tensor) -> Batch:
+        gt = self.gt[variant, index]
+        if self.lq is None:
+            noisy = [degrade(p.numpy(), "dn", self.strength, int(s)) for p, s in zip(gt, noise_seed, strict=True)]
+            lq = torch.stack(noisy).contiguous(memory_format=torch.channels_last)
+        else:
+            lq = _to_float(self.lq[variant, index])
+        return Batch(lq, _to_float(gt), self.label[index], index)
+
+
+def _to_float(pictures: torch.Tensor) -> torch.Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1]; the memory layout is channels_last already."""
+    return pictures.permute(0, 3, 1, 2).float().div_(255)
+
+
+def to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Convert to 8-bit RGB, or refuse what would be silently wrong.
+
+    Greyscale, palette and CMYK are converted; 16-bit greyscale is scaled to 8 bits; transparency and 32-bit or float
+    pixels raise StudyError.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise StudyError(f"{path}: pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            raise StudyError(f"{path}: has transparent pixels; flatten it over a background first")
+    return image.convert("RGB")
+
+
+def read_picture(path: Path, size: int, resize: int = 0) -> np.ndarray:
+    """Decode one picture: shorter side to ``resize`` (bilinear, antialiased; 0 keeps it), centre crop to ``size``.
+
+    Returns (size, size, 3) uint8. Raises StudyError if it is unreadable or smaller than the crop.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = to_rgb(file, path)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise StudyError(f"{path}: not a readable picture ({error}); mend it or set skip_unreadable") from error
+    if min(image.size) < size:
+        raise StudyError(f"{path}: {image.width} x {image.height} is smaller than the crop of {size} pixels")
+    if resize and min(image.size) != resize:
+        scale = resize / min(image.size)
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def read_folder(folder: Path, size: int, resize: int = 0, skip_unreadable: bool = False):
+    """Read a folder of class folders.
+
+    Returns:
+        pictures (N, size, size, 3) uint8, labels (N,) int64, class names; sorted by class, then by file name.
+
+    Raises:
+        StudyError: the folder is missing or empty, a class has no pictures, or a picture cannot be used
+            (``skip_unreadable`` leaves such pictures out and warns with their number).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StudyError(f"{folder}: no such folder; give the data's folder with --data or the parameter data_dir")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise StudyError(f"{folder}: holds no class folders; pictures belong into one folder per class")
+    pictures, labels, skipped = [], [], []
+    for label, name in enumerate(classes):
+        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS)
+        if not paths:
+            raise StudyError(f"{folder / name}: this class folder holds no pictures ({', '.join(sorted(EXTENSIONS))})")
+        for path in paths:
+            try:
+                pictures.append(read_picture(path, size, resize))
+                labels.append(label)
+            except StudyError as error:
+                if not skip_unreadable:
+                    raise
+                skipped.append(str(error))
+    if skipped:
+        warnings.warn(f"{folder}: skipped {len(skipped)} pictures, the first because of {skipped[0]}", stacklevel=2)
+    if not pictures:
+        raise StudyError(f"{folder}: no usable picture is left")
+    return np.stack(pictures), np.array(labels, np.int64), tuple(classes)
+
+
+def _read_cifar10(data_dir: Path, train: bool, size: int):
+    """CIFAR-10 through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
+    if (data_dir / datasets.CIFAR10.base_folder).is_dir():
+        data = datasets.CIFAR10(str(data_dir), train=train)
+        return data.data, np.array(data.targets, np.int64), tuple(data.classes)
+    if (data_dir / "train").is_dir():
+        return read_folder(data_dir / ("train" if train else "test"), size)
+    raise StudyError(
+        f"{data_dir}: no CIFAR-10 here; put {datasets.CIFAR10.base_folder}/ from {datasets.CIFAR10.url} there, "
+        "or train/ and test/ with a folder per class, or name the folder with --data"
+    )
+
+
+def load_split(
+    dataset: str, split: str, n: int, *, n_val: int = 1000, data_dir: str = "", size: int = 32, resize: int = 0,
+    skip_unreadable: bool = False,
+) -> PictureSet:  # fmt: skip
+    """Load the first ``n`` pictures of a split (0: all of them).
+
+    ``val`` is ``n_val`` pictures taken out of the training pictures by a stratified split that never changes; ``train``
+    is drawn from the rest in a shuffled order that never changes. A folder's ``test`` split is ``test/``, else ``val/``.
+
+    Raises:
+        StudyError: unknown names, missing data, or fewer pictures than asked for.
+    """
+    one_of("dataset", dataset, ("digits", "cifar10", "folder"))
+    one_of("split", split, SPLITS)
+    if dataset == "digits":
+        available = digits.SPLITS[split][2]
+        pictures, labels, groups = digits.render(split, _count(n, available, dataset, split))
+        return PictureSet(dataset, split, pictures, labels, groups, digits.CLASSES)
+    if not data_dir:
+        raise StudyError(f"dataset={dataset!r} needs its folder; give it with --data or the parameter data_dir")
+    folder, train = Path(data_dir).expanduser(), split != "test"
+    if dataset == "cifar10":
+        pictures, labels, classes = _read_cifar10(folder, train, size)
+    else:
+        part = "train" if train else "test" if (folder / "test").is_dir() else "val"
+        pictures, labels, classes = read_folder(folder / part, size, resize, skip_unreadable)
+    index = np.arange(len(labels))
+    if train:
+        if n_val >= len(labels):
+            raise StudyError(f"{folder}: {len(labels)} training pictures leave nothing after {n_val} for validation")
+        # by class where every class has enough pictures for it
+        stratify = labels if min(np.bincount(labels).min(), n_val / len(classes)) >= 2 else None
+        rest, val = train_test_split(index, test_size=n_val, random_state=0, stratify=stratify)
+        index = rest if split == "train" else np.sort(val)
+    index = index[: _count(n, len(index), dataset, split)]
+    name = folder.name if dataset == "folder" else dataset
+    return PictureSet(name, split, pictures[index], labels[index], index, classes)
+
+
+def _count(n: int, available: int, dataset: str, split: str) -> int:
+    if n > available:
+        raise StudyError(f"{split} of {dataset} holds {available} pictures, {n} were asked for")
+    return n or available

@@ -1,0 +1,79 @@
+"""Degradations: pure functions of one picture, its task, its strength and a seed.
+
+Source: paper.md's protocol, i.e. the release's ``data_utils.py``. One function serves training, evaluation and figures.
+"""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rastudy.errors import StudyError, one_of
+
+TASKS = ("sr", "dn", "jpeg")
+# task: (what its strength is, lowest, highest)
+STRENGTHS = {"sr": ("upscaling factor", 2, 4), "dn": ("noise sigma on [0, 1]", 0, 1), "jpeg": ("JPEG quality", 1, 95)}
+
+
+def check_task(task: str, strength: float) -> None:
+    """Raise StudyError unless ``task`` is known and ``strength`` lies in its range (sr: 2 or 4)."""
+    one_of("task", task, TASKS)
+    name, low, high = STRENGTHS[task]
+    whole = task == "dn" or float(strength).is_integer()
+    if not (low <= strength <= high and whole and (task != "sr" or strength in (2, 4))):
+        allowed = "2 or 4" if task == "sr" else f"from {low} to {high}" + ("" if task == "dn" else ", a whole number")
+        raise StudyError(f"strength={strength!r} is not a {name} that task {task!r} knows; use {allowed}")
+
+
+def degrade(gt: np.ndarray, task: str, strength: float, seed: int = 0) -> torch.Tensor:
+    """Degrade one picture.
+
+    Args:
+        gt: (H, W, 3) uint8, H and W divisible by the factor for sr.
+        task: ``sr`` (bicubic down, antialiased, 8 bit), ``dn`` (Gaussian noise, clamped) or ``jpeg`` (PIL, 4:2:0).
+        strength: factor, sigma or quality.
+        seed: of dn's noise. Evaluation passes the picture's index, which gives the release's noise
+            (``torch.manual_seed(index)``); training passes a fresh one per epoch and picture.
+
+    Returns:
+        lq: (3, h, w) in [0, 1]: uint8 / 255 for sr and jpeg as a file would hold it, clamped floats for dn.
+    """
+    if task == "dn":
+        clean = torch.from_numpy(gt.astype(np.float32) / 255).permute(2, 0, 1)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+        return (clean + noise * strength).clamp(0, 1)
+    image = Image.fromarray(gt)
+    if task == "sr":
+        factor = int(strength)
+        if image.width % factor or image.height % factor:
+            raise StudyError(
+                f"a {image.width} x {image.height} picture does not divide by the factor {factor}; crop it"
+            )
+        small = (image.width // factor, image.height // factor)
+        return to_tensor(np.asarray(image.resize(small, Image.Resampling.BICUBIC)))
+    with io.BytesIO() as file:
+        image.save(file, "JPEG", quality=int(strength))
+        return to_tensor(np.asarray(Image.open(file)))
+
+
+def no_processing(lq: torch.Tensor, task: str, strength: float) -> torch.Tensor:
+    """The baseline ``none``: for sr the bicubic upsampling of lq (8 bit, as the release has it), else lq itself.
+
+    ``lq`` is (3, h, w) in [0, 1]; returns (3, H, W) in [0, 1].
+    """
+    if task != "sr":
+        return lq
+    image = Image.fromarray(to_uint8(lq))
+    size = (image.width * int(strength), image.height * int(strength))
+    return to_tensor(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
+
+
+def to_tensor(picture: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(picture.astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def to_uint8(picture: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] to (H, W, 3) uint8, rounded to nearest and clamped."""
+    return picture.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,0 +1,238 @@
+"""Evaluate processors with every target R:
+
+``python -m rastudy.evaluate --processor F [--transformer F] --task sr --data DIR``
+
+P (and T) run once per picture and feed all target R's. What comes out per picture is kept in
+``results/<preset>/predictions/<run_id>.<split>.npz``; every statistic is computed from there.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from rastudy import metrics
+from rastudy.classifiers import Classifier, load_classifier, sha256
+from rastudy.config import BASELINES, PRESETS, Config, make_config
+from rastudy.data import Loader, PictureSet, load_split, read_folder
+from rastudy.degrade import no_processing
+from rastudy.errors import StudyError, one_of
+from rastudy.processors import ResnetGenerator, build_processor
+from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
+from rastudy.runs import (
+    load_models,
+    load_weights,
+    provenance,
+    read_metadata,
+    run_folder,
+    weights_file,
+    write_csv,
+    write_json,
+)
+from rastudy.train import check_classes
+
+EVALUATION_BATCH = 250
+STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
+
+
+def restore(processor: nn.Module | None, lq: torch.Tensor, gt: torch.Tensor, config: Config) -> torch.Tensor:
+    """P's output for a batch, or that of the baselines ``none`` and ``clean``; (N, 3, H, W)."""
+    if config.mode == "clean":
+        return gt
+    if config.mode == "none":
+        return torch.stack([no_processing(p.cpu(), config.task, config.strength) for p in lq]).to(gt.device)
+    with torch.autocast(gt.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        return processor(lq).float()
+
+
+@torch.inference_mode()
+def predict(
+    config: Config, pictures: PictureSet, targets: Sequence[Classifier], processor: nn.Module | None = None,
+    transformer: nn.Module | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Run P (and T) over a picture set once and let every target R read the result.
+
+    Returns:
+        arrays by name: ``label``, ``group`` (N,); ``mse``, ``ssim``, ``ssim_release`` (N,) of P's picture (and
+        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first.
+    """
+    torch.set_num_threads(config.threads)
+    check_classes(list(targets), pictures)
+    device = config.torch_device()
+    parts: dict[str, list[torch.Tensor]] = {}
+    for batch in Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered():
+        lq, gt = batch.lq.to(device), batch.gt.to(device)
+        restored = restore(processor, lq, gt, config)
+        shown = {"": restored}  # what people see; R reads T's version of it where there is a T
+        if transformer is not None:
+            shown["_transformed"] = transformer(restored)
+        for suffix, picture in shown.items():
+            values = {
+                "mse": metrics.mse_per_image(picture, gt),
+                "ssim": metrics.ssim_per_image(picture, gt),
+                "ssim_release": metrics.ssim_per_image(picture, gt, zero_padded=True),
+            }
+            for name, value in values.items():
+                parts.setdefault(name + suffix, []).append(value.cpu())
+        read = shown.get("_transformed", restored)
+        top5 = torch.stack([metrics.top5(target(read)) for target in targets])
+        parts.setdefault("top5", []).append(top5.cpu().to(torch.int32))
+    arrays = {k: torch.cat(v, dim=1 if k == "top5" else 0).numpy() for k, v in parts.items()}
+    arrays["top5"] = arrays["top5"].astype(np.uint16)
+    return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
+
+
+def load_pictures(config: Config, split: str) -> PictureSet:
+    """The run's validation or test pictures."""
+    one_of("split", split, ("val", "test"))
+    n = config.test_images if split == "test" else config.val_images
+    return load_split(
+        config.dataset, split, n, n_val=config.val_images, data_dir=config.data_dir, size=config.image_size,
+        skip_unreadable=config.skip_unreadable,
+    )  # fmt: skip
+
+
+def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -> Path:
+    """Evaluate a finished run on a split and write its predictions and its tidy CSV.
+
+    Does nothing where this checkout has done so before, with the same R's. Where other predictions of the run lie there
+    (the committed ones, say), ``log`` is told how many of R's verdicts changed.
+
+    Returns the predictions' file.
+    """
+    path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
+    targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
+    versions = {target.name: target.weights for target in targets}
+    if is_evaluated(config, split):
+        log(f"{config.run_id}: evaluated on {split} already")
+        return path
+    pictures = load_pictures(config, split)
+    processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
+    arrays = predict(config, pictures, targets, processor, transformer)
+    if path.is_file():
+        log(f"{config.run_id} {split}: {_changes(load_predictions(path), arrays)}")
+    about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
+             "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
+    save_predictions(path, arrays, about)
+    write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
+    write_json(marker, {"predictions": sha256(path), "targets": versions})
+    return path
+
+
+def is_evaluated(config: Config, split: str) -> bool:
+    """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
+    path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
+    if not (marker.is_file() and path.is_file()):
+        return False
+    found = json.loads(marker.read_text())
+    if config.mode not in BASELINES and marker.stat().st_mtime_ns < weights_file(config).stat().st_mtime_ns:
+        return False  # trained again since
+    targets = {target.name: target.weights for target in (_target(name, config.dataset) for name in config.targets)}
+    return found["predictions"] == sha256(path) and found["targets"] == targets
+
+
+@lru_cache(maxsize=64)
+def _target(name: str, dataset: str) -> Classifier:
+    return load_classifier(name, dataset)
+
+
+def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
+    """Evaluate a run on splits separated by commas; returns its figures, a row per split and target R."""
+    rows = []
+    for split in splits.split(","):
+        rows += tidy_rows(load_predictions(evaluate(config, split.strip())))
+    table = pd.DataFrame(rows)
+    return table.pivot_table(index=["split", "target_arch"], columns="metric", values="value", sort=False).round(3)
+
+
+def _changes(before: Predictions, arrays: dict[str, np.ndarray]) -> str:
+    if before.arrays["top5"].shape != arrays["top5"].shape:
+        return "earlier predictions of other R's or pictures are replaced"
+    changed = (before.arrays["top5"][:, :, 0] != arrays["top5"][:, :, 0]).sum()
+    return f"{changed} of {arrays['top5'][:, :, 0].size} verdicts differ from the earlier predictions"
+
+
+def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFrame:
+    """Top-1 of every R on validation pictures without processing, by task and strength; rows of a tidy table."""
+    rows = []
+    for task in PRESETS[preset]["tasks"]:
+        for strength in STRENGTH_CURVES[task]:
+            config = make_config(preset, task, "none", strength=strength, **overrides)
+            pictures = _first(load_pictures(config, "val"), count)
+            targets = [load_classifier(name, config.dataset) for name in config.targets]
+            arrays = predict(config, pictures, targets)
+            top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
+            rows += [{"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": count,
+                      "psnr": metrics.psnr(arrays["mse"]).mean()} for name, value in zip(config.targets, top1, strict=True)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _first(pictures: PictureSet, count: int) -> PictureSet:
+    arrays = (pictures.pictures[:count], pictures.labels[:count], pictures.groups[:count])
+    return PictureSet(pictures.name, pictures.split, *arrays, pictures.classes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processor", type=Path, required=True, help="P's safetensors file, as training wrote it")
+    parser.add_argument("--transformer", type=Path, help="T's safetensors file, for ra_transformer")
+    parser.add_argument("--task", required=True, help="sr, dn or jpeg: must be the task P was trained for")
+    parser.add_argument("--data", default="", help="folder of class folders (default: the test pictures P belongs to)")
+    parser.add_argument("--target-archs", default="", help="R's, separated by commas (default: the small five)")
+    parser.add_argument("--out", type=Path, help="also write the tidy rows to this CSV")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--skip-unreadable", action="store_true")
+    args = parser.parse_args()
+    rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device,
+                          args.skip_unreadable)  # fmt: skip
+    for row in rows:
+        print(f"{row['target_arch']:20s} {row['metric']:22s} {row['value']:8.3f}   n = {row['n_images']}")
+    if args.out:
+        write_csv(args.out, rows, COLUMNS)
+
+
+def evaluate_files(
+    processor_file: Path, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
+    device: str = "auto", skip_unreadable: bool = False,
+) -> list[dict]:  # fmt: skip
+    """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
+
+    The class folders, sorted by name, stand for R's labels 0, 1, ...
+    """
+    settings = read_metadata(processor_file)
+    if settings["task"] != task:
+        raise StudyError(f"{processor_file} was trained for task {settings['task']!r}, not {task!r}")
+    if data:
+        # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
+        settings |= {"data_dir": data}
+    settings |= {"device": device, "skip_unreadable": skip_unreadable}
+    config = Config(**settings, **({"target_archs": target_archs} if target_archs else {}))
+    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
+    load_weights(processor_file, processor).eval()
+    transformer = None
+    if transformer_file is not None:
+        transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
+        load_weights(transformer_file, transformer).eval()
+    elif config.mode == "ra_transformer":
+        raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
+    place = config.torch_device()
+    targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
+    if data:
+        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, 0, skip_unreadable)
+        pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
+    else:
+        pictures = load_pictures(config, "test")
+    arrays = predict(config, pictures, targets, processor.to(place), transformer and transformer.to(place))
+    about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": pictures.name,
+             "targets": {target.name: target.weights for target in targets}}  # fmt: skip
+    return tidy_rows(Predictions(about, arrays))
+
+
+if __name__ == "__main__":
+    main()

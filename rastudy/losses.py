@@ -1,0 +1,42 @@
+"""The losses of the four modes. Source: paper.md, i.e. the release's ``train.py``.
+
+All are means over the batch, and computed in float32 whatever the autocast precision.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from rastudy.classifiers import Classifier
+
+
+def image_loss(restored: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+    """Mean squared error over (N, 3, H, W)."""
+    return F.mse_loss(restored.float(), gt)
+
+
+def recognition_loss(sources: Sequence[Classifier], restored: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of R's logits on the restored pictures; the mean over the source R's."""
+    losses = [F.cross_entropy(source(restored).float(), label) for source in sources]
+    return torch.stack(losses).mean()
+
+
+def unsupervised_loss(sources: Sequence[Classifier], restored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Squared distance of R's softmax on restored and on clean pictures; the mean over batch, classes and source R's.
+
+    Args:
+        targets: (S, N, K) softmax of each source R on the clean pictures, without gradient.
+
+    The mean runs over K classes, so the paper's weight of 10 at K = 1,000 weighs a picture as 0.1 does at K = 10.
+    """
+    losses = [
+        F.mse_loss(source(restored).float().softmax(1), target) for source, target in zip(sources, targets, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def soft_targets(sources: Sequence[Classifier], gt: torch.Tensor) -> torch.Tensor:
+    """(S, N, K) softmax of each source R on clean pictures (N, 3, H, W)."""
+    return torch.stack([source(gt).float().softmax(1) for source in sources])

@@ -1,0 +1,322 @@
+"""Figures and display tables: ``plot_*(data) -> Figure``. The only module that knows matplotlib.
+
+Names, colours and order of modes and R's are fixed here; an unknown one raises. Every figure states n and shows an
+interval or the spread over seeds; differences to plain use a diverging map centred on 0.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+from rastudy.classifiers import Classifier, load_classifier
+from rastudy.config import BASELINES, MODES, PRESETS, Config, make_config
+from rastudy.data import Loader, PictureSet
+from rastudy.degrade import TASKS, degrade, no_processing, to_uint8
+from rastudy.errors import one_of
+from rastudy.evaluate import restore
+from rastudy.runs import load_models, results_folder, root, write_atomic
+from rastudy.tables import display_name, load_table, main_cells, paper_gains
+
+MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
+    "clean": ("clean", "#4d4d4d", "D"),
+    "none": ("no processing", "#a6a6a6", "s"),
+    "plain": ("plain", "#000000", "o"),
+    "ra": ("RA", "#d55e00", "^"),
+    "ra_transformer": ("RA with T", "#0072b2", "v"),
+    "ra_unsupervised": ("RA unsupervised", "#009e73", "P"),
+}
+TASK_NAMES = {"sr": "super-resolution", "dn": "denoising", "jpeg": "JPEG deblocking"}
+STRENGTH_NAMES = {"sr": "x{:g}", "dn": "sigma {:g}", "jpeg": "quality {:g}"}
+
+
+def mode_name(mode: str) -> str:
+    one_of("mode", mode, MODE_STYLE)
+    return MODE_STYLE[mode][0]
+
+
+def task_name(task: str, strength: float | None = None) -> str:
+    one_of("task", task, TASK_NAMES)
+    return TASK_NAMES[task] + ("" if strength is None else " " + STRENGTH_NAMES[task].format(strength))
+
+
+def save(figure: Figure, preset: str, name: str) -> Path:
+    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout."""
+    path = root() / "figures" / preset / f"{name}.png"
+    # no time stamp or version: the same figure gives the same bytes
+    write = lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})  # noqa: E731
+    write_atomic(path, write)
+    return path.relative_to(root())
+
+
+def _note(figure: Figure, rows: pd.DataFrame, what: str) -> None:
+    n, groups, seeds = (int(rows[name].max()) for name in ("n_images", "n_groups", "n_seeds"))
+    of = f" of {groups:,} digits" if groups != n else ""
+    low = int(rows["n_seeds"].min())
+    seeds = f"{seeds} seed{'s' * (seeds > 1)}" if seeds == low else f"{low} to {seeds} seeds"
+    figure.text(0.5, -0.01, f"n = {n:,} test pictures{of}, {seeds}. {what}", ha="center", va="top", fontsize=9)
+
+
+def plot_accuracy(preset: str) -> Figure:
+    """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per task."""
+    table = main_cells(load_table(preset, "accuracy"), preset)
+    rows = table[table["metric"] == "top1"]
+    tasks, targets = list(PRESETS[preset]["tasks"]), list(rows["target_arch"].unique())
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.6 * len(tasks), 4.6), sharey=True, squeeze=False)
+    modes = [mode for mode in ("clean", *reversed(MODES), "none") if mode in set(rows["mode"])]
+    for ax, task in zip(axes[0], tasks, strict=True):
+        part = rows[rows["task"] == task]
+        for k, mode in enumerate(modes):
+            name, colour, marker = MODE_STYLE[mode]
+            cell = part[part["mode"] == mode].set_index("target_arch").reindex(targets)
+            x = np.arange(len(targets)) + (k - (len(modes) - 1) / 2) * 0.11
+            error = [cell["value"] - cell["low"], cell["high"] - cell["value"]]
+            ax.errorbar(x, cell["value"], error, fmt=marker, color=colour, ms=6, lw=1.5, label=name)
+        ax.set_xticks(range(len(targets)), [display_name(arch) for arch in targets], rotation=30, ha="right")
+        ax.set_title(task_name(task, part["strength"].iloc[0]))
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("top-1 (%)")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    _note(
+        figure,
+        rows,
+        f"Bars: 95 % intervals over pictures. R in the loss: {display_name(PRESETS[preset]['source_arch'])}.",
+    )
+    return figure
+
+
+def _diverging(values: pd.DataFrame) -> dict:
+    limit = max(float(np.nanmax(np.abs(values.to_numpy()))), 0.1)
+    return {"cmap": "RdBu", "center": 0, "vmin": -limit, "vmax": limit, "linewidths": 1, "linecolor": "white"}
+
+
+def _signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.1f}\n[{low:+.1f}, {high:+.1f}]" if np.isfinite(value) else ""
+
+
+def plot_gains(preset: str) -> Figure:
+    """Difference to plain in points, RA modes x target R's, a panel per task; intervals in the cells."""
+    rows = main_cells(load_table(preset, "gains"), preset)
+    tasks, modes = list(PRESETS[preset]["tasks"]), [mode for mode in MODES if mode in set(rows["mode"])]
+    targets = list(rows["target_arch"].unique())
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(len(tasks), 1, figsize=(11.5, 0.9 + 1.05 * len(tasks) * len(modes)), squeeze=False)
+    style = _diverging(rows[["value"]])
+    for ax, task in zip(axes[:, 0], tasks, strict=True):
+        _gain_panel(ax, rows[rows["task"] == task], "mode", modes, targets, style)
+        ax.set_yticklabels([mode_name(mode) for mode in modes], rotation=0)
+        ax.set_title(task_name(task, rows.loc[rows["task"] == task, "strength"].iloc[0]), loc="left")
+    figure.tight_layout()
+    _note(figure, rows, "Top-1 minus plain's on the same pictures, in points; 95 % intervals over pictures.")
+    return figure
+
+
+def plot_matrix(preset: str) -> Figure:
+    """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per task."""
+    rows = load_table(preset, "gains")
+    weights = {task: by_mode["ra"] for task, by_mode in PRESETS[preset]["ra_weights"].items()}
+    rows = rows[(rows["mode"] == "ra") & (rows["processor"] == PRESETS[preset].get("processor", "srresnet"))]
+    rows = rows[np.isclose(rows["ra_weight"], rows["task"].map(weights)) & ~rows["source_arch"].str.contains(",")]
+    tasks = [task for task in TASKS if rows.loc[rows["task"] == task, "source_arch"].nunique() > 1]
+    if not tasks:
+        tasks = list(rows["task"].unique()[:1])
+    targets = list(rows["target_arch"].unique())
+    sources = [arch for arch in targets if arch in set(rows["source_arch"])]
+    sns.set_theme(style="white", context="notebook")
+    height = 1.3 + 0.75 * len(sources)
+    figure, axes = plt.subplots(len(tasks), 1, figsize=(11.5, height * len(tasks)), squeeze=False)
+    shown = rows[rows["task"].isin(tasks)]
+    for ax, task in zip(axes[:, 0], tasks, strict=True):
+        _gain_panel(ax, shown[shown["task"] == task], "source_arch", sources, targets, _diverging(shown[["value"]]))
+        ax.set_yticklabels([display_name(arch) for arch in sources], rotation=0)
+        ax.set_ylabel("R in the loss")
+        ax.set_title(task_name(task), loc="left")
+    figure.tight_layout()
+    _note(figure, shown, "RA's top-1 minus plain's, in points; 95 % intervals over pictures.")
+    return figure
+
+
+def _gain_panel(ax, rows: pd.DataFrame, index: str, order: Sequence[str], targets: Sequence[str], style: dict) -> None:
+    rows = rows.assign(text=[_signed(*v) for v in rows[["value", "low", "high"]].to_numpy()])
+    values = rows.pivot(index=index, columns="target_arch", values="value").reindex(order)[list(targets)]
+    text = rows.pivot(index=index, columns="target_arch", values="text").reindex(order)[list(targets)].fillna("")
+    sns.heatmap(values, annot=text, fmt="", ax=ax, annot_kws={"size": 9}, cbar_kws={"label": "points"}, **style)
+    ax.set_xticklabels([display_name(arch) for arch in targets], rotation=0)
+    ax.set(xlabel="", ylabel="")
+
+
+def plot_paper(preset: str) -> Figure:
+    """Our gains beside the paper's (ImageNet), by task and mode: each R a point, ours with intervals."""
+    ours, paper = main_cells(load_table(preset, "gains"), preset), paper_gains()
+    tasks = list(PRESETS[preset]["tasks"])
+    modes = [mode for mode in ("ra", "ra_unsupervised") if mode in set(ours["mode"])]
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.4 * len(tasks), 4.2), sharey=True, squeeze=False)
+    names = [display_name(arch) for arch in ours.loc[ours["role"] != "mean_unseen", "target_arch"].unique()]
+    for ax, task in zip(axes[0], tasks, strict=True):
+        for k, mode in enumerate(modes):
+            _, colour, marker = MODE_STYLE[mode]
+            mine = ours[(ours["task"] == task) & (ours["mode"] == mode) & (ours["role"] != "mean_unseen")]
+            mine = mine.assign(name=mine["target_arch"].map(display_name)).set_index("name").reindex(names)
+            theirs = paper[(paper["task"] == task) & (paper["mode"] == mode)]
+            theirs = theirs.assign(name=theirs["target_arch"].map(display_name)).set_index("name").reindex(names)
+            x = np.arange(len(names)) + (k - 0.5) * 0.3
+            error = [mine["value"] - mine["low"], mine["high"] - mine["value"]]
+            ax.errorbar(x, mine["value"], error, fmt=marker, color=colour, ms=7, label=f"{mode_name(mode)}, ours")
+            ax.plot(x + 0.1, theirs["value"], marker, color=colour, mfc="none", ms=7, label=f"{mode_name(mode)}, paper")
+        ax.axhline(0, color="black", lw=1)
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        ax.set_title(task_name(task))
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("gain over plain (points)")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    _note(figure, ours, "Filled: ours, with 95 % intervals. Open: the paper, ImageNet, n = 50,000, one run a cell.")
+    return figure
+
+
+def plot_tradeoff(preset: str) -> Figure:
+    """Validation: gain of source and unseen R's, and PSNR change, against the weight; the chosen weight is marked."""
+    rows = load_table(preset, "tradeoff")
+    rows = rows[rows["mode"].isin(["ra", "ra_unsupervised"])]
+    tasks, modes = list(PRESETS[preset]["tasks"]), [m for m in ("ra", "ra_unsupervised") if m in set(rows["mode"])]
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(
+        len(modes), len(tasks), figsize=(1 + 4.4 * len(tasks), 3.6 * len(modes)), sharey=True, squeeze=False
+    )
+    for mode, line in zip(modes, axes, strict=True):
+        for task, ax in zip(tasks, line, strict=True):
+            cell = rows[(rows["task"] == task) & (rows["mode"] == mode)].sort_values("ra_weight")
+            for role, colour, marker in (("source", "#d55e00", "^"), ("unseen", "#0072b2", "o")):
+                label = {"source": "source R", "unseen": "mean unseen R"}[role]
+                ax.plot(cell["ra_weight"], cell[f"{role}_gain"], color=colour, marker=marker, label=f"{label} (points)")
+                ax.fill_between(cell["ra_weight"], cell[f"{role}_low"], cell[f"{role}_high"], color=colour, alpha=0.15)
+            ax.plot(cell["ra_weight"], cell["psnr_change"], "s--", color="#4d4d4d", label="PSNR change (dB)")
+            for weight in cell.loc[cell["chosen"], "ra_weight"]:
+                ax.axvline(weight, color="#009e73", lw=6, alpha=0.25, zorder=0, label="chosen weight")
+            ax.axhline(0, color="black", lw=1)
+            ax.set_xscale("log")
+            ax.set_title(f"{task_name(task)}, {mode_name(mode)}", fontsize=11)
+        line[0].set_ylabel("change against plain")
+    for ax in axes[-1]:
+        ax.set_xlabel("recognition weight")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    figure.tight_layout()
+    n, groups = int(rows["n_images"].max()), int(rows["n_groups"].max())
+    of = f" of {groups:,} digits" if groups != n else ""
+    figure.text(0.5, -0.01, f"n = {n:,} validation pictures{of}, one seed. Bands: 95 % intervals over pictures.",
+                ha="center", va="top", fontsize=9)  # fmt: skip
+    return figure
+
+
+def plot_curves(preset: str, seed: int = 0) -> Figure:
+    """Training curves of the main comparison's runs, one seed: image loss per picture seen."""
+    tasks = list(PRESETS[preset]["tasks"])
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.4 * len(tasks), 3.8), squeeze=False)
+    for ax, task in zip(axes[0], tasks, strict=True):
+        for mode in PRESETS[preset]["modes"]:
+            path = results_folder(preset) / "curves" / f"{make_config(preset, task, mode, seed=seed).run_id}.csv"
+            if path.is_file():
+                name, colour, _ = MODE_STYLE[mode]
+                curve = pd.read_csv(path)
+                style = {"ls": "--", "lw": 3} if mode == "plain" else {"lw": 1.3}
+                ax.plot(curve["images"], curve["image_loss"], color=colour, label=name, **style)
+        ax.set(yscale="log", xlabel="pictures seen", title=task_name(task))
+    axes[0, 0].set_ylabel("image loss (MSE)")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    figure.text(0.5, -0.01, f"Means between the points, one run each (seed {seed}). RA with T trains P as plain does.",
+                ha="center", va="top", fontsize=9)  # fmt: skip
+    return figure
+
+
+def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
+    ax.imshow(picture, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
+
+
+def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
+    """The first pictures of a set: the original, and what each task's P gets to see (sr: after bicubic upsampling)."""
+    tasks = PRESETS[preset]["tasks"]
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(1 + len(tasks), count, figsize=(1.55 * count, 1.6 * (1 + len(tasks))), squeeze=False)
+    for k in range(count):
+        gt = pictures.pictures[k]
+        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]])
+        for row, (task, settings) in enumerate(tasks.items(), start=1):
+            strength = settings["strength"]
+            lq = degrade(gt, task, strength, seed=k)
+            _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
+            axes[row, 0].set_ylabel(task_name(task, strength).replace(" ", "\n", 1), fontsize=9)
+    axes[0, 0].set_ylabel("original", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
+    """Top-1 of every R against the strength of each degradation; the preset's strength is marked."""
+    tasks = list(table["task"].unique())
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.2 * len(tasks), 3.8), sharey=True, squeeze=False)
+    palette = sns.color_palette("colorblind", table["target_arch"].nunique())
+    for ax, task in zip(axes[0], tasks, strict=True):
+        part = table[table["task"] == task]
+        for colour, (arch, line) in zip(palette, part.groupby("target_arch", sort=False), strict=True):
+            ax.plot(line["strength"], line["top1"], "o-", color=colour, ms=5, label=display_name(arch))
+        ax.axvline(PRESETS[preset]["tasks"][task]["strength"], color="#009e73", lw=6, alpha=0.25, label="the study's")
+        ax.set(title=task_name(task), xlabel={"sr": "factor", "dn": "sigma", "jpeg": "quality"}[task])
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set(ylabel="top-1 (%)", ylim=(0, 102))
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    figure.text(0.5, -0.01, f"n = {int(table['n_images'].max())} validation pictures, no processing.",
+                ha="center", va="top", fontsize=9)  # fmt: skip
+    return figure
+
+
+@torch.inference_mode()
+def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, count: int = 6, **overrides) -> Figure:
+    """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T.
+
+    Under each picture the verdicts of the source R and of one unseen R, green where right.
+    """
+    targets = _two_targets(make_config(preset, task, "plain", **overrides))
+    columns = [("clean", ""), ("none", ""), *((mode, "") for mode in PRESETS[preset]["modes"])]
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(count, len(columns), figsize=(1.75 * len(columns), 2.0 * count), squeeze=False)
+    subset = PictureSet(pictures.name, pictures.split, *(a[: first + count] for a in
+                        (pictures.pictures, pictures.labels, pictures.groups)), pictures.classes)  # fmt: skip
+    batch = next(Loader(subset, task, make_config(preset, task).strength, first + count).ordered())
+    for k, (mode, _) in enumerate(columns):
+        config = make_config(preset, task, mode, **overrides)
+        processor, transformer = (None, None) if mode in BASELINES else load_models(config)
+        shown = restore(processor, batch.lq, batch.gt, config)
+        shown = transformer(shown) if transformer is not None else shown
+        verdicts = [target(shown).argmax(1) for target in targets]
+        for row in range(count):
+            label = int(batch.label[first + row])
+            ax = axes[row, k]
+            _show(ax, to_uint8(shown[first + row]))
+            for line, verdict in enumerate(verdicts):
+                guess = int(verdict[first + row])
+                ax.text(0.5, -0.1 - 0.16 * line, f"{display_name(targets[line].name)}: {subset.classes[guess]}", ha="center",
+                        va="center", transform=ax.transAxes, fontsize=8, color="#007a33" if guess == label else "#c00000")  # fmt: skip
+        axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
+    figure.suptitle(task_name(task, make_config(preset, task).strength), y=1.0)
+    figure.tight_layout()
+    return figure
+
+
+def _two_targets(config: Config) -> list[Classifier]:
+    source = PRESETS[config.preset]["source_arch"]
+    unseen = next(name for name in config.targets if name != source)
+    return [load_classifier(name, config.dataset) for name in (source, unseen)]

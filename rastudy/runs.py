@@ -1,0 +1,150 @@
+"""Run folders, atomic files, weights and provenance.
+
+``runs/<preset>/<run_id>/`` (not committed) holds what a run needs to resume; ``results/<preset>/`` what it found.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rastudy.config import Config
+from rastudy.errors import StudyError
+from rastudy.processors import ResnetGenerator, build_processor
+
+
+def root() -> Path:
+    """Where results/, figures/ and runs/ lie: the checkout, or the folder that RASTUDY_ROOT names."""
+    return Path(os.environ.get("RASTUDY_ROOT", Path(__file__).parents[1]))
+
+
+def run_folder(config: Config) -> Path:
+    return root() / "runs" / config.preset / config.run_id
+
+
+def results_folder(preset: str) -> Path:
+    return root() / "results" / preset
+
+
+def weights_file(config: Config, part: str = "processor") -> Path:
+    """Where a run's final P (or ``part='transformer'``: T) lies."""
+    return results_folder(config.preset) / "weights" / f"{config.run_id}.{part}.safetensors"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"))
+
+
+def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
+    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, lambda p: p.write_text(text.getvalue()))
+
+
+def claim_folder(config: Config, source_weights: Mapping[str, str]) -> Path:
+    """The run's folder, holding its config; refuses a folder that belongs to another configuration.
+
+    ``source_weights`` names the weights of the R's in the loss: retrained R's make another run.
+    """
+    folder, mine = run_folder(config), config.science() | {"source_weights": dict(source_weights)}
+    path = folder / "config.json"
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        if differing:
+            changes = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)
+            raise StudyError(f"{folder} belongs to another configuration ({changes}); delete that folder to start over")
+    else:
+        write_json(path, mine)
+    return folder
+
+
+def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
+    """Freshly initialised P, and T for ra_transformer. P's initial weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
+    transformer = None
+    if config.mode == "ra_transformer":
+        torch.manual_seed(config.seed + 1)
+        transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
+    device, layout = config.torch_device(), torch.channels_last
+    place = lambda net: net.to(device, memory_format=layout) if net is not None else None  # noqa: E731
+    return place(processor), place(transformer)
+
+
+def save_weights(path: Path, net: nn.Module, config: Config) -> None:
+    """Save a state dict as safetensors, the run's settings in its metadata."""
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True)}))
+
+
+def load_weights(path: Path, net: nn.Module) -> nn.Module:
+    """Load a state dict that :func:`save_weights` wrote; StudyError where it is missing, damaged or does not fit."""
+    if not path.is_file():
+        raise StudyError(
+            f"{path}: no such weights; train them with python -m rastudy.train, or restore the file from git"
+        )
+    try:
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
+    except RuntimeError as error:
+        raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
+    return net
+
+
+def read_metadata(path: Path) -> dict:
+    """The settings in a weight file's metadata."""
+    if not path.is_file():
+        raise StudyError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["config"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise StudyError(f"{path}: not a weight file of this study ({type(error).__name__}: {error})") from error
+
+
+def load_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
+    """A finished run's P and T in eval mode, from its committed or just trained weights."""
+    processor, transformer = build_models(config)
+    load_weights(weights_file(config), processor).eval()
+    if transformer is not None:
+        load_weights(weights_file(config, "transformer"), transformer).eval()
+    return processor, transformer
+
+
+def provenance(config: Config) -> dict[str, str]:
+    """What a run ran on: versions, device, threads."""
+    device = config.torch_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+        "device": f"{device.type} ({name})", "threads": str(config.threads),
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""Small counterparts of the paper's five recognisers, for pictures of 32 x 32 pixels: 50k to 200k parameters each.
+
+They keep what tells the families apart (basic or bottleneck residual blocks, dense connections, plain convolutions
+with a fully connected head, and the depths), and shrink the widths. Built from torchvision's own blocks.
+"""
+
+import torch
+from torch import nn
+from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+
+class SmallResNet(nn.Module):
+    """ResNet with a 3 x 3 stem and no max pooling, (N, 3, 32, 32) normalised to (N, K) logits."""
+
+    def __init__(self, block: type[nn.Module], depths: tuple, widths: tuple, strides: tuple, num_classes: int):
+        super().__init__()
+        channels = 16
+        layers = [nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        for depth, width, stride in zip(depths, widths, strides, strict=True):
+            for k in range(depth):
+                step, out = stride if k == 0 else 1, width * block.expansion
+                project = None
+                if step > 1 or channels != out:
+                    project = nn.Sequential(nn.Conv2d(channels, out, 1, step, bias=False), nn.BatchNorm2d(out))
+                layers.append(block(channels, width, step, project))
+                channels = out
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class SmallVGG(nn.Module):
+    """VGG-16 with batch norm: thirteen 3 x 3 convolutions between max poolings, then fully connected layers."""
+
+    def __init__(self, widths: tuple, num_classes: int):
+        super().__init__()
+        layers, channels = [], 3
+        for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(channels, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.head(self.features(x).flatten(1)))
+
+
+def _densenet(num_classes: int) -> DenseNet:
+    net = DenseNet(growth_rate=10, block_config=(4, 6, 8, 6), num_init_features=16, bn_size=2, num_classes=num_classes)
+    net.features.conv0 = nn.Conv2d(3, 16, 3, padding=1, bias=False)  # 3 x 3 stem; the max pooling stays
+    return net
+
+
+SMALL = {
+    "resnet18_small": lambda k: SmallResNet(BasicBlock, (2, 2, 2, 2), (16, 24, 40, 56), (2, 1, 2, 2), k),
+    "resnet50_small": lambda k: SmallResNet(Bottleneck, (3, 4, 6, 3), (8, 12, 16, 24), (2, 1, 2, 2), k),
+    "resnet101_small": lambda k: SmallResNet(Bottleneck, (3, 4, 23, 3), (8, 12, 14, 20), (2, 1, 2, 2), k),
+    "densenet121_small": _densenet,
+    "vgg16_bn_small": lambda k: SmallVGG((16, 24, 32, 40, 48), k),
+}

@@ -1,0 +1,313 @@
+"""The grid through papermill: ``python -m rastudy.sweep --preset digits``.
+
+Runs every cell of the grid that is not finished, several one-thread processes side by side; then rebuilds the tables
+and executes the reading notebooks. Safe to interrupt and to repeat.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from rastudy.classifiers import FAMILIES
+from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, Config, make_config
+from rastudy.degrade import TASKS
+from rastudy.errors import StudyError, one_of
+from rastudy.evaluate import is_evaluated
+from rastudy.results import load_results
+from rastudy.runs import results_folder, root, run_folder, write_atomic, write_json
+from rastudy.tables import TABLES, main_table, make_tables
+from rastudy.train import is_trained
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
+RELATIVE_COST = {"none": 0.1, "clean": 0.1, "plain": 1.0, "ra": 1.5, "ra_unsupervised": 1.7, "ra_transformer": 2.2}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid and the splits it is evaluated on."""
+
+    config: Config
+    splits: tuple[str, ...]
+
+    @property
+    def parameters(self) -> dict:
+        """Notebook 01's parameters, plain JSON values; a field that does not apply keeps the notebook's default."""
+        names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "processor", "channels",
+                 "blocks", "epochs", "train_images", "data_dir", "device")  # fmt: skip
+        values = {name: getattr(self.config, name) for name in names}
+        values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
+        return values | {"evaluate_on": ",".join(self.splits)}
+
+    @property
+    def cost(self) -> float:
+        """Expected cost relative to plain sr."""
+        return RELATIVE_COST[self.config.mode] * (1.0 if self.config.task == "sr" else 1.3)
+
+    def is_done(self) -> bool:
+        trained = self.config.mode in BASELINES or is_trained(self.config)
+        return trained and all(is_evaluated(self.config, split) for split in self.splits)
+
+
+def product(preset: str, tasks=TASKS, modes=MODES, seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
+            splits=("val", "test"), **overrides) -> list[Cell]:  # fmt: skip
+    """Cells of a product of axes; an empty or negative value means the preset's."""
+    cells = []
+    for task, mode, seed, source, weight, name in itertools.product(tasks, modes, seeds, sources, weights, processors):
+        sizes = PRESETS[preset].get("processors", {}).get(name, {})
+        sizes = {key: value for key, value in sizes.items() if key != "tasks"}
+        axes = {"seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
+        cells.append(Cell(make_config(preset, task, mode, **(sizes | axes | overrides)), splits))
+    return cells
+
+
+def grid(preset: str, full: bool = False, **overrides) -> list[Cell]:
+    """The preset's grid: baselines and every task x mode; ``full`` adds seeds, weights, sources and processors."""
+    one_of("preset", preset, PRESETS)
+    document = PRESETS[preset]
+    tasks, modes = tuple(document["tasks"]), document["modes"]
+    cells = product(preset, tasks, (*BASELINES, *modes), **overrides)
+    if full:
+        extra = document["full"]
+        cells += product(preset, tasks, modes, extra["seeds"], **overrides)
+        for mode, weights in extra["weights"].items():
+            cells += product(preset, tasks, (mode,), weights=weights, splits=("val",), **overrides)
+        cells += product(preset, extra["matrix_tasks"], ("ra",), sources=FAMILIES, **overrides)
+        for name, settings in document["processors"].items():
+            cells += product(preset, settings["tasks"], ("plain", "ra"), processors=(name,), **overrides)
+    return merge(cells)
+
+
+def merge(cells: Iterable[Cell]) -> list[Cell]:
+    """A run that is asked for twice is evaluated on all splits that were asked for; baselines and plain come first."""
+    unique: dict[str, Cell] = {}
+    for cell in cells:
+        before = unique.get(cell.config.run_id)
+        splits = tuple(sorted({*cell.splits, *(before.splits if before else ())}, reverse=True))
+        unique[cell.config.run_id] = Cell(cell.config, splits)
+    return list(unique.values())
+
+
+def execute(notebook: Path, output: Path, parameters: dict) -> str:
+    """Execute a notebook with papermill; returns an empty string, or what failed and where its notebook is.
+
+    A run in progress is ``*.running.ipynb``, a failed one stays as ``*.failed.ipynb``.
+    """
+    running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(notebook, running, parameters, progress_bar=False, cwd=notebook.parent)
+    except Exception as error:  # whatever a cell raised
+        if running.is_file():
+            os.replace(running, failed)
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
+    os.replace(running, output)
+    failed.unlink(missing_ok=True)
+    return ""
+
+
+def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
+    """Execute notebook 01 for every cell that is not done, ``jobs`` at a time; returns what failed by run id."""
+    failures: dict[str, str] = {}
+    todo = [cell for cell in cells if not cell.is_done()]
+    log(f"{len(cells)} runs, {len(cells) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
+    started, total, spent = time.perf_counter(), sum(cell.cost for cell in todo), 0.0
+    first = [cell for cell in todo if cell.config.mode in (*BASELINES, "plain")]
+    rest = sorted((cell for cell in todo if cell not in first), key=lambda cell: -cell.cost)
+    done = 0
+    for stage in (sorted(first, key=lambda cell: -cell.cost), rest):
+        if stage is rest and not failures:
+            check_gate(cells)
+        with _pool(jobs) as pool:
+            futures: dict[Future, tuple[Cell, float]] = {}
+            queue = list(stage)
+            while queue or futures:
+                while queue and len(futures) < jobs:
+                    cell = queue.pop(0)
+                    output = run_folder(cell.config) / "01_train.ipynb"
+                    future = pool.submit(execute, NOTEBOOKS / "01_train.ipynb", output, cell.parameters)
+                    futures[future] = cell, time.perf_counter()
+                finished, _ = wait(futures, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    cell, begun = futures.pop(future)
+                    problem = future.result()
+                    if not problem and not cell.is_done():
+                        problem = "the notebook ended, but the run is not finished"
+                    if problem:
+                        failures[cell.config.run_id] = problem
+                    done, spent = done + 1, spent + cell.cost
+                    now = time.perf_counter()
+                    left = (now - started) / spent * (total - spent) / 60
+                    state = "FAILED" if problem else "done"
+                    log(
+                        f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {now - begun:.0f} s, {left:.1f} min left"
+                    )
+    return failures
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    # one thread a process: several small networks side by side do more than one with several threads
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
+def check_gate(cells: list[Cell]) -> None:
+    """Raise StudyError unless every plain P beats ``none`` by the preset's gate on validation."""
+    gate = PRESETS[cells[0].config.preset]["gate_db"]
+    plain = [cell.config for cell in cells if cell.config.mode == "plain"]
+    if gate is None or not plain:
+        return
+    table = load_results(plain[0].preset)
+    psnr = table[(table["metric"] == "psnr") & (table["split"] == "val")].set_index("run_id")["value"]
+    for config in plain:
+        none = make_config(config.preset, config.task, "none", strength=config.strength).run_id
+        if none in psnr and config.run_id in psnr and psnr[config.run_id] < psnr[none] + gate:
+            raise StudyError(
+                f"{config.run_id}: {psnr[config.run_id]:.2f} dB on validation does not beat no processing "
+                f"({psnr[none]:.2f} dB) by {gate} dB; train longer before any RA run"
+            )
+
+
+def reading_notebooks(preset: str, jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
+    """Execute the reading notebooks for a preset, unless nothing they depend on has changed; returns what failed.
+
+    The digits study's are refreshed in place, those of other presets go to ``runs/<preset>/notebooks``.
+    """
+    folder = root() / "runs" / preset / "notebooks"
+    stamp, digest = folder / "stamp.json", _inputs_digest(preset)
+    outputs = [folder / f"{name}.ipynb" for name in READING]
+    if stamp.is_file() and json.loads(stamp.read_text()) == digest and all(path.is_file() for path in outputs):
+        log("notebooks: up to date")
+        return {}
+    with _pool(jobs) as pool:
+        parameters = {"preset": preset} if preset != "digits" else {}
+        futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
+        problems = {name: future.result() for name, future in futures.items()}
+    failures = {name: problem for name, problem in problems.items() if problem}
+    if not failures:
+        if preset == "digits" and root() == NOTEBOOKS.parent:
+            for path in outputs:
+                publish(path, NOTEBOOKS / path.name)
+        write_json(stamp, _inputs_digest(preset))
+    return failures
+
+
+def publish(executed: Path, target: Path) -> None:
+    """Put an executed notebook in the place of its source, without what changes from run to run."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for k, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{k}"
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags" and value}
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    write_atomic(target, lambda p: nbformat.write(notebook, p))
+
+
+def _inputs_digest(preset: str) -> dict[str, str]:
+    """Digest of what the reading notebooks depend on: their sources, the package, tables and predictions."""
+    sha = hashlib.sha256()
+    for name in READING:
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        sha.update("".join(cell.source for cell in notebook.cells).encode())
+    folder = results_folder(preset)
+    files = [*Path(__file__).parent.glob("*.py"), *folder.glob("*.csv"), *folder.glob("curves/*.csv")]
+    for path in sorted(files):
+        sha.update(path.read_bytes())
+    return {"inputs": sha.hexdigest()}
+
+
+def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object] = print) -> None:
+    """The main table, the time of each part, and the paths of what was written."""
+    log("\n" + main_table(preset).to_string() + "\n")
+    for part, value in seconds.items():
+        log(f"{part:28s} {value / 60:6.1f} min")
+    folder = results_folder(preset).relative_to(root())
+    log(f"tables:     {', '.join(f'{folder}/{name}.csv' for name in TABLES)}")
+    log(f"evidence:   {folder}/runs, {folder}/predictions, {folder}/weights, {folder}/curves")
+    log(f"figures:    figures/{preset}")
+    log(f"notebooks:  {'notebooks' if preset == 'digits' else f'runs/{preset}/notebooks'}; runs' own: runs/{preset}")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--full", action="store_true", help="add seeds, weight grid, source x target matrix, processors"
+    )
+    parser.add_argument("--task", nargs="*", help="only these tasks")
+    parser.add_argument("--mode", nargs="*", help="only these modes and baselines")
+    parser.add_argument("--seed", nargs="*", type=int, default=[-1])
+    parser.add_argument("--source-arch", nargs="*", default=[""], help="R in the loss; a,b trains with both")
+    parser.add_argument("--ra-weight", nargs="*", type=float, default=[-1.0])
+    parser.add_argument("--processor", nargs="*", default=[""])
+    parser.add_argument("--data", default="", help="folder of the pictures, where the preset needs one")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    parser.add_argument("--no-notebooks", action="store_true", help="leave the reading notebooks alone")
+    return parser.parse_args(arguments)
+
+
+def select(args: argparse.Namespace) -> list[Cell]:
+    """The cells that the command line asks for."""
+    one_of("preset", args.preset, PRESETS)
+    overrides = {"data_dir": args.data, "device": args.device}
+    axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
+    document = PRESETS[args.preset]
+    if args.task or args.mode or any(value[0] not in (-1, "") for value in axes.values()):
+        modes = args.mode or [*BASELINES, *document["modes"]]
+        return merge(product(args.preset, args.task or document["tasks"], modes, **axes, **overrides))
+    return grid(args.preset, args.full, **overrides)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        cells = select(args)
+        if args.dry_run:
+            for cell in cells:
+                print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
+            return 0
+        started = time.perf_counter()
+        failures = run_cells(cells, args.jobs, log=_say)
+        seconds = {"training and evaluation": time.perf_counter() - started}
+        started = time.perf_counter()
+        make_tables(args.preset)
+        seconds["tables"] = time.perf_counter() - started
+        if not args.no_notebooks and not failures:
+            started = time.perf_counter()
+            failures = reading_notebooks(args.preset, args.jobs, log=_say)
+            seconds["notebooks and figures"] = time.perf_counter() - started
+        if not failures:
+            summary(args.preset, seconds, log=_say)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    for name, problem in failures.items():
+        print(f"failed: {name}\n    {problem}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

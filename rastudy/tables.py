@@ -1,0 +1,336 @@
+"""The tables of the study, computed from the predictions: ``python -m rastudy.tables --preset digits``.
+
+``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain; ``kept.csv`` the share of the
+source's gain that unseen R's keep; ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
+Columns are described in ``results/README.md``.
+"""
+
+import argparse
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rastudy import metrics, stats
+from rastudy.classifiers import FAMILIES
+from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS
+from rastudy.degrade import TASKS
+from rastudy.errors import StudyError, one_of
+from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
+from rastudy.runs import results_folder, root, write_csv
+
+CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight")
+MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
+ESTIMATE = ("value", "low", "high")
+COUNTS = ("n_seeds", "n_images", "n_groups")
+ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)
+GAINS = ("preset", *CELL, "target_arch", "role", *ESTIMATE, "seed_low", "seed_high", "p", "p_holm", "primary",
+         "gap_closed", "gap_low", "gap_high", *COUNTS)  # fmt: skip
+KEPT = ("preset", *CELL, "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS)
+TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "source_gain", "source_low", "source_high",
+            "unseen_gain", "unseen_low", "unseen_high", "psnr", "psnr_change", "ssim", "chosen", *COUNTS)  # fmt: skip
+TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "tradeoff": TRADEOFF}
+
+
+class Cell:
+    """One cell of the grid: its runs over seeds, on the same pictures.
+
+    Figures per picture are means over the seeds; intervals are over pictures (or groups), given these seeds.
+    """
+
+    def __init__(self, runs: dict[int, Predictions]):
+        self.runs = dict(sorted(runs.items()))
+        first = next(iter(self.runs.values()))
+        self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
+        for run in self.runs.values():
+            if run.about["data"] != first.about["data"] or run.targets != self.targets:
+                raise StudyError(f"runs {first.about['run_id']} and {run.about['run_id']} saw other pictures or R's")
+        self.groups = stats.Groups(first.arrays["group"])
+
+    @cached_property
+    def key(self) -> tuple:
+        return cell_key(self.settings)
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """(S, R, N) 100 where R is right, else 0: percent points."""
+        return np.stack([100.0 * run.hits() for run in self.runs.values()])
+
+    def seeds(self, names: list[int]) -> "Cell":
+        """The same cell with some of its seeds."""
+        return self if list(self.runs) == names else Cell({s: self.runs[s] for s in names})
+
+    def counts(self) -> dict:
+        return {"n_seeds": len(self.runs), "n_images": self.hits.shape[2], "n_groups": len(self.groups.sizes)}
+
+    def base(self) -> dict:
+        return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
+
+
+def cell_key(settings: dict) -> tuple:
+    defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0}
+    return tuple((defaults | settings)[name] for name in CELL)
+
+
+def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
+    """Every cell of a preset that was evaluated on ``split``, in canonical order."""
+    runs: dict[tuple, dict[int, Predictions]] = {}
+    for path in sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
+        predictions = load_predictions(path)
+        settings = predictions.about["config"]
+        same = runs.setdefault(cell_key(settings), {})
+        seed = settings.get("seed", 0)
+        if seed in same:
+            other = same[seed].about["run_id"]
+            raise StudyError(f"{path.name} and the run {other} are the same cell and seed; delete the stale one")
+        same[seed] = predictions
+    order = {name: k for k, name in enumerate((*TASKS, *BASELINES, *MODES))}
+    keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
+    return {key: Cell(runs[key]) for key in keys}
+
+
+def plain_of(cell: Cell, cells: dict[tuple, Cell]) -> Cell | None:
+    """The plain cell with the same task, strength and processor."""
+    task, strength, _, processor, *_ = cell.key
+    return cells.get((task, strength, "plain", processor, NOT_APPLICABLE, 0.0))
+
+
+def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """Top-1 of every target R, PSNR and SSIM, with intervals and the spread over seeds."""
+    for cell in cells.values():
+        values = {(arch, "top1"): cell.hits[:, r] for r, arch in enumerate(cell.targets)}
+        runs = list(cell.runs.values())
+        for suffix in ("", "_transformed"):
+            if f"mse{suffix}" in runs[0].arrays and cell.settings["mode"] != "clean":
+                values["-", f"psnr{suffix}"] = np.stack([metrics.psnr(run.arrays[f"mse{suffix}"]) for run in runs])
+                values["-", f"ssim{suffix}"] = np.stack([run.arrays[f"ssim{suffix}"] for run in runs])
+        for (arch, metric), value in values.items():  # (S, N)
+            scale = 100.0 if metric == "top1" else 1.0
+            estimate = stats.mean_interval(value.mean(0) / scale, cell.groups)
+            seeds = value.mean(1)
+            yield cell.base() | cell.counts() | {
+                "split": cell.split, "target_arch": arch, "metric": metric,
+                **dict(zip(ESTIMATE, (scale * x for x in estimate), strict=True)),
+                "seed_low": seeds.min(), "seed_high": seeds.max(),
+            }  # fmt: skip
+
+
+def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
+    """(name, role, target rows) of a cell's contrasts to plain."""
+    sources = cell.settings["source_arch"].split(",")
+    unseen = [r for r, arch in enumerate(cell.targets) if arch not in sources]
+    for r, arch in enumerate(cell.targets):
+        yield arch, "unseen" if r in unseen else "source", [r]
+    if unseen:
+        yield "mean_unseen", "mean_unseen", unseen
+
+
+def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
+    """Paired differences to plain on the same pictures and seeds, in points of top-1.
+
+    Primary contrasts (the main processor's ``ra`` at the preset's weight: source and mean unseen R, per task) stand
+    alone; p-values of all others are Holm-corrected together.
+    """
+    rows = []
+    for cell, plain, gain in paired(cells):
+        clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0))
+        for name, role, targets in contrasts(cell):
+            values = gain[:, targets].mean(1)  # (S, N)
+            mean = values.mean(0)
+            low, high = stats.percentile(cell.groups.bootstrap(mean[:, None])[:, 0])
+            row = cell.base() | cell.counts() | {
+                "target_arch": name, "role": role, "value": mean.mean(), "low": low, "high": high,
+                "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
+                "p": stats.paired_p(mean / 100, cell.groups), "primary": is_primary(cell, role),
+            }  # fmt: skip
+            if clean is not None:
+                gap = (clean.hits.mean(0) - plain.hits.mean(0))[targets].mean(0)
+                closed = stats.ratio_interval(mean, gap, cell.groups)
+                row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed, strict=True))
+            rows.append(row)
+    others = [row for row in rows if not row["primary"]]
+    if others:
+        for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
+            row["p_holm"] = p
+    return rows
+
+
+def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[Cell, Cell, np.ndarray]]:
+    """Each RA cell with its plain cell over their common seeds, and the gain per seed, R and picture (S, R, N)."""
+    for cell in cells.values():
+        plain = plain_of(cell, cells)
+        if cell.settings["mode"] in ("plain", *BASELINES) or plain is None:
+            continue
+        common = [seed for seed in cell.runs if seed in plain.runs]
+        if common:
+            cell, plain = cell.seeds(common), plain.seeds(common)
+            yield cell, plain, cell.hits - plain.hits
+
+
+def is_primary(cell: Cell, role: str) -> bool:
+    preset = PRESETS[cell.settings["preset"]]
+    settings = cell.settings
+    return (
+        role in ("source", "mean_unseen")
+        and settings["mode"] == "ra"
+        and settings["processor"] == preset.get("processor", "srresnet")
+        and settings["source_arch"] == preset["source_arch"]
+        and settings["strength"] == preset["tasks"][settings["task"]]["strength"]
+        and settings["ra_weight"] == preset["ra_weights"][settings["task"]]["ra"]
+    )
+
+
+def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """``gain_kept``: mean unseen gain / source gain, empty with a reason where the source's interval includes 0."""
+    for cell, _, gain in paired(cells):
+        roles = {}
+        for _, role, targets in contrasts(cell):
+            roles.setdefault(role, []).extend(targets)
+        if "mean_unseen" not in roles or "source" not in roles:
+            continue
+        source, unseen = (gain.mean(0)[roles[role]].mean(0) for role in ("source", "mean_unseen"))
+        row = cell.base() | cell.counts() | {"source_gain": source.mean(), "unseen_gain": unseen.mean(), "reason": ""}
+        low, high = stats.percentile(cell.groups.bootstrap(source[:, None])[:, 0])
+        if low <= 0 <= high:
+            row["reason"] = f"the source's gain has the interval {low:.2f} to {high:.2f}, which includes 0"
+        else:
+            row |= dict(zip(ESTIMATE, stats.ratio_interval(unseen, source, cell.groups), strict=True))
+        yield row
+
+
+def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
+    """The weight grid on validation, seed 0, main processor and source; ``chosen`` by the rule.
+
+    The rule: the best top-1 of the source R among the weights that cost at most ``MAX_PSNR_COST``; a tie goes to the
+    smaller weight.
+    """
+    rows = []
+    for cell, plain, gain in paired(cells):
+        same = cell.settings["source_arch"] == PRESETS[preset]["source_arch"]
+        if not same or cell.settings["processor"] != plain.settings["processor"] or 0 not in cell.runs:
+            continue
+        if cell.settings["processor"] != PRESETS[preset].get("processor", "srresnet"):
+            continue
+        one, base = cell.seeds([0]), plain.seeds([0])
+        roles = {role: targets for _, role, targets in contrasts(one)}
+        seed = list(cell.runs).index(0)
+        row = one.base() | one.counts() | {"source_top1": one.hits[0, roles["source"]].mean(), "chosen": False}
+        for name, role in (("source", "source"), ("unseen", "mean_unseen")):
+            values = gain[seed, roles[role]].mean(0)
+            low, high = stats.percentile(one.groups.bootstrap(values[:, None])[:, 0])
+            row |= {f"{name}_gain": values.mean(), f"{name}_low": low, f"{name}_high": high}
+        quality = {k: [metrics.psnr(c.runs[0].arrays["mse"]).mean(), c.runs[0].arrays["ssim"].mean()] for k, c in
+                   (("ra", one), ("plain", base))}  # fmt: skip
+        row |= {
+            "psnr": quality["ra"][0],
+            "ssim": quality["ra"][1],
+            "psnr_change": quality["ra"][0] - quality["plain"][0],
+        }
+        rows.append({name: row[name] for name in TRADEOFF})
+    for task in TASKS:
+        for mode in MODES:
+            allowed = [r for r in rows if (r["task"], r["mode"]) == (task, mode) and r["psnr_change"] >= -MAX_PSNR_COST]
+            if allowed:
+                max(allowed, key=lambda r: (round(r["source_top1"], 9), -r["ra_weight"]))["chosen"] = True
+    return rows
+
+
+def make_tables(preset: str) -> list[Path]:
+    """Rebuild every per-run CSV and every table of a preset from its predictions; returns what was written."""
+    one_of("preset", preset, PRESETS)
+    folder = results_folder(preset)
+    predictions = sorted((folder / "predictions").glob("*.npz"))
+    if not predictions:
+        raise StudyError(f"results/{preset}/predictions is empty; run python -m rastudy.sweep --preset {preset}")
+    for path in predictions:
+        write_csv(folder / "runs" / f"{path.stem}.csv", tidy_rows(load_predictions(path)), COLUMNS)
+    load_results(preset)  # checks schema and keys
+    test, val = load_cells(preset, "test"), load_cells(preset, "val")
+    rows = {
+        "accuracy": list(accuracy_rows(test)), "gains": gain_rows(test), "kept": list(kept_rows(test)),
+        "tradeoff": tradeoff_rows(preset, val),
+    }  # fmt: skip
+    for name, columns in TABLES.items():
+        write_csv(folder / f"{name}.csv", [_rounded(row) for row in rows[name]], columns)
+    return [folder / f"{name}.csv" for name in TABLES]
+
+
+def _rounded(row: dict) -> dict:
+    """Six decimals: enough for any reader, and stable against the last bits of a sum."""
+    return {k: round(float(v), 6) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def load_table(preset: str, name: str) -> pd.DataFrame:
+    """One of ``TABLES``; StudyError where it is missing or has another schema."""
+    one_of("table", name, TABLES)
+    path = results_folder(preset) / f"{name}.csv"
+    if not path.is_file():
+        raise StudyError(f"{path}: no such table; run python -m rastudy.tables --preset {preset}")
+    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"source_arch": str})
+    if tuple(table.columns) != TABLES[name]:
+        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(TABLES[name])}")
+    return table
+
+
+def paper_reported() -> pd.DataFrame:
+    """The published tables (``results/paper_reported.csv``): the only figures that may be called the paper's."""
+    return pd.read_csv(root() / "results" / "paper_reported.csv")
+
+
+def paper_gains() -> pd.DataFrame:
+    """The paper's gains over plain by task, mode and R, in points, with the role of R."""
+    table = paper_reported().pivot_table(index=["task", "target_arch"], columns="mode", values="value")
+    gains = table.drop(columns="plain").sub(table["plain"], axis=0).stack().rename("value").reset_index()
+    gains["role"] = np.where(gains["target_arch"] == "resnet18", "source", "unseen")
+    return gains
+
+
+def display_name(arch: str) -> str:
+    """The name to show for an R."""
+    names = {small: shown for small, (_, shown) in FAMILIES.items()} | {
+        full: shown for full, shown in FAMILIES.values()
+    }
+    return names.get(arch, {"mean_unseen": "mean unseen"}.get(arch, arch))
+
+
+def main_cells(table: pd.DataFrame, preset: str) -> pd.DataFrame:
+    """The rows of the main comparison: the preset's processor, source R and weights, and the baselines."""
+    document = PRESETS[preset]
+    weight = [
+        document["ra_weights"][task].get(mode, 0.0) for task, mode in zip(table["task"], table["mode"], strict=True)
+    ]
+    strength = [document["tasks"].get(task, {}).get("strength") for task in table["task"]]
+    keep = (
+        table["processor"].isin([document.get("processor", "srresnet"), "-"])
+        & table["source_arch"].isin([document["source_arch"], "-"])
+        & np.isclose(table["ra_weight"], weight)
+        & (table["strength"] == strength)
+    )
+    return table[keep]
+
+
+def main_table(preset: str) -> pd.DataFrame:
+    """Top-1 (%) of every R, PSNR (dB) and SSIM, by task and mode, on the test pictures; means over seeds."""
+    table = main_cells(load_table(preset, "accuracy"), preset)
+    table = table[table["metric"].isin(["top1", "psnr", "ssim"])]
+    column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
+    wide = table.assign(column=column).pivot(index=["task", "mode"], columns="column", values="value")
+    tasks, modes = list(PRESETS[preset]["tasks"]), ["none", *MODES, "clean"]
+    rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
+    order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]
+    wide = wide.loc[rows, [*order, "PSNR", "SSIM"]]
+    return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", nargs="*", default=["digits"])
+    for preset in parser.parse_args().preset:
+        for path in make_tables(preset):
+            print(path.relative_to(root()))
+
+
+if __name__ == "__main__":
+    main()
