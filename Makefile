@@ -29,7 +29,8 @@ smoke: $(VENV)/installed
 	$(RUN) -m rastudy.sweep --preset smoke
 
 tables: $(VENV)/installed
-	$(RUN) -m rastudy.tables
+	$(RUN) -m rastudy.tables --preset digits cifar10
+	$(RUN) -m rastudy.readme
 
 recognisers: $(VENV)/installed
 	$(RUN) -m rastudy.recognisers --preset digits

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import sys
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from urllib.error import URLError
 
@@ -83,6 +84,13 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
     )
 
 
+@lru_cache(maxsize=64)
+def weights_versions(specs: tuple[str, ...], dataset: str) -> dict[str, str]:
+    """Which weights each recogniser has now, name to version: retrained ones make earlier results stale."""
+    classifiers = [load_classifier(spec, dataset) for spec in specs]
+    return {classifier.name: classifier.weights for classifier in classifiers}
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hex digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -112,17 +120,13 @@ def _load_small(name: str, path: Path) -> Classifier:
     if metadata.get("arch", name) != name:
         raise StudyError(f"{path}: holds {metadata['arch']}, not {name}")
     num_classes = len(state["fc.bias"]) if "fc.bias" in state else len(state.get("classifier.bias", ()))
-    return Classifier(
-        name, _load_state(SMALL[name](num_classes), state, path), f"{path.parent.name}:{sha256(path)[:8]}"
-    )
+    return Classifier(name, _load_state(SMALL[name](num_classes), state, path), f"{path.parent.name}:{sha256(path)[:8]}")
 
 
 def _load_torchvision(name: str) -> Classifier:
     choices = torchvision.models.get_model_weights(name)
     if TORCHVISION_WEIGHTS not in choices.__members__:
-        raise StudyError(
-            f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}"
-        )
+        raise StudyError(f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}")
     weights = choices[TORCHVISION_WEIGHTS]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
@@ -139,9 +143,7 @@ def _load_own(name: str, file: str) -> Classifier:
     module, _, function = name.partition(":")
     path = Path(file).expanduser()
     if not file or not path.is_file():
-        raise StudyError(
-            f"recogniser {name!r} needs a state dict; write {name}@FILE with a file that exists (got {file!r})"
-        )
+        raise StudyError(f"recogniser {name!r} needs a state dict; write {name}@FILE with a file that exists (got {file!r})")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
@@ -155,11 +157,7 @@ def _load_own(name: str, file: str) -> Classifier:
 def load_state_file(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict from safetensors or from torch.save's format; executes nothing from the file."""
     try:
-        return (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many types; all mean that this file is not a state dict
         raise StudyError(f"{path}: not a readable state dict ({type(error).__name__}: {error})") from error
 

@@ -47,9 +47,7 @@ def degrade(gt: np.ndarray, task: str, strength: float, seed: int = 0) -> torch.
     if task == "sr":
         factor = int(strength)
         if image.width % factor or image.height % factor:
-            raise StudyError(
-                f"a {image.width} x {image.height} picture does not divide by the factor {factor}; crop it"
-            )
+            raise StudyError(f"a {image.width} x {image.height} picture does not divide by the factor {factor}; crop it")
         small = (image.width // factor, image.height // factor)
         return to_tensor(np.asarray(image.resize(small, Image.Resampling.BICUBIC)))
     with io.BytesIO() as file:

@@ -1,6 +1,8 @@
 """Errors that a user can act on."""
 
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
 
 
 class StudyError(ValueError):
@@ -12,3 +14,17 @@ def one_of(name: str, value: object, allowed: Iterable) -> None:
     allowed = list(allowed)
     if value not in allowed:
         raise StudyError(f"{name}={value!r} is unknown; use one of {', '.join(map(str, allowed))}")
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Make a command's ``main`` end with a message and exit status 2 where it raises StudyError, without a traceback."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except StudyError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return run

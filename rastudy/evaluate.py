@@ -8,8 +8,8 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from rastudy import metrics
-from rastudy.classifiers import Classifier, load_classifier, sha256
+from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, PRESETS, Config, make_config
 from rastudy.data import Loader, PictureSet, load_split, read_folder
 from rastudy.degrade import no_processing
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, command, one_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import (
@@ -47,6 +47,7 @@ def restore(processor: nn.Module | None, lq: torch.Tensor, gt: torch.Tensor, con
         return gt
     if config.mode == "none":
         return torch.stack([no_processing(p.cpu(), config.task, config.strength) for p in lq]).to(gt.device)
+    # ASSUMPTION: No rounding. As in the release R sees P's floats, neither rounded to 8 bits nor clamped.
     with torch.autocast(gt.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         return processor(lq).float()
 
@@ -133,13 +134,8 @@ def is_evaluated(config: Config, split: str) -> bool:
     found = json.loads(marker.read_text())
     if config.mode not in BASELINES and marker.stat().st_mtime_ns < weights_file(config).stat().st_mtime_ns:
         return False  # trained again since
-    targets = {target.name: target.weights for target in (_target(name, config.dataset) for name in config.targets)}
-    return found["predictions"] == sha256(path) and found["targets"] == targets
-
-
-@lru_cache(maxsize=64)
-def _target(name: str, dataset: str) -> Classifier:
-    return load_classifier(name, dataset)
+    versions = weights_versions(tuple(config.targets), config.dataset)
+    return found["predictions"] == sha256(path) and found["targets"] == versions
 
 
 def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
@@ -168,8 +164,8 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
             targets = [load_classifier(name, config.dataset) for name in config.targets]
             arrays = predict(config, pictures, targets)
             top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
-            rows += [{"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": count,
-                      "psnr": metrics.psnr(arrays["mse"]).mean()} for name, value in zip(config.targets, top1, strict=True)]  # fmt: skip
+            for name, value in zip(config.targets, top1, strict=True):
+                rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
     return pd.DataFrame(rows)
 
 
@@ -178,6 +174,7 @@ def _first(pictures: PictureSet, count: int) -> PictureSet:
     return PictureSet(pictures.name, pictures.split, *arrays, pictures.classes)
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processor", type=Path, required=True, help="P's safetensors file, as training wrote it")
@@ -235,4 +232,4 @@ def evaluate_files(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

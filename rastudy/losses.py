@@ -18,6 +18,7 @@ def image_loss(restored: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
 
 def recognition_loss(sources: Sequence[Classifier], restored: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of R's logits on the restored pictures; the mean over the source R's."""
+    # ASSUMPTION: Several sources share equally. The release trains with one R.
     losses = [F.cross_entropy(source(restored).float(), label) for source in sources]
     return torch.stack(losses).mean()
 
@@ -30,9 +31,8 @@ def unsupervised_loss(sources: Sequence[Classifier], restored: torch.Tensor, tar
 
     The mean runs over K classes, so the paper's weight of 10 at K = 1,000 weighs a picture as 0.1 does at K = 10.
     """
-    losses = [
-        F.mse_loss(source(restored).float().softmax(1), target) for source, target in zip(sources, targets, strict=True)
-    ]
+    # ASSUMPTION: The unsupervised weight scales with 1/K. Presets with 10 classes search around 0.1 to 10, not around 10.
+    losses = [F.mse_loss(source(restored).float().softmax(1), target) for source, target in zip(sources, targets, strict=True)]
     return torch.stack(losses).mean()
 
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 RELEASE_BATCH = 20
 
@@ -30,25 +29,27 @@ def psnr_release(mse: np.ndarray) -> float:
     return float(sum(len(g) * psnr(g.mean()) for g in groups) / len(mse))
 
 
-@lru_cache(maxsize=1)
-def _window() -> torch.Tensor:
-    """SSIM's Gaussian window, 11 taps, sigma 1.5."""
+@lru_cache(maxsize=8)
+def _window(size: int, zero_padded: bool) -> torch.Tensor:
+    """SSIM's Gaussian window (11 taps, sigma 1.5) as a banded matrix that filters a row: (size, size or size - 10)."""
     taps = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    return taps / taps.sum()
+    band = torch.zeros(size + 10, size, dtype=torch.float64)
+    for k, tap in enumerate(taps / taps.sum()):
+        band[k : k + size].diagonal().fill_(float(tap))
+    return band[5:-5] if zero_padded else band[5:-5, 5:-5]
 
 
 def ssim_per_image(restored: torch.Tensor, gt: torch.Tensor, zero_padded: bool = False) -> torch.Tensor:
     """SSIM of each picture, (N,) float64: Gaussian window of 11 pixels, mean over channels.
 
+    Filtering is two products with banded matrices: in float64 several times as fast as a convolution.
+
     Args:
         zero_padded: the release's variant, which pads with zeros; the standard one keeps to full windows.
     """
-    n, c, h, w = gt.shape
     x, y = restored.double(), gt.double()
-    maps = torch.cat([x, y, x * x, y * y, x * y]).reshape(5 * n * c, 1, h, w)
-    taps, pad = _window().to(x.device), 5 if zero_padded else 0
-    maps = F.conv2d(F.conv2d(maps, taps.view(1, 1, 11, 1), padding=(pad, 0)), taps.view(1, 1, 1, 11), padding=(0, pad))
-    mx, my, xx, yy, xy = maps.reshape(5, n, c, *maps.shape[2:])
+    rows, columns = (_window(size, zero_padded).to(x.device) for size in gt.shape[2:])
+    mx, my, xx, yy, xy = rows.T @ torch.stack([x, y, x * x, y * y, x * y]) @ columns
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mx * my + c1) / (mx * mx + my * my + c1)
     structure = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)

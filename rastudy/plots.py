@@ -19,7 +19,7 @@ from rastudy.config import BASELINES, MODES, PRESETS, Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import TASKS, degrade, no_processing, to_uint8
 from rastudy.errors import one_of
-from rastudy.evaluate import restore
+from rastudy.evaluate import load_pictures, restore
 from rastudy.runs import load_models, results_folder, root, write_atomic
 from rastudy.tables import display_name, load_table, main_cells, paper_gains
 
@@ -274,6 +274,7 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
             ax.plot(line["strength"], line["top1"], "o-", color=colour, ms=5, label=display_name(arch))
         ax.axvline(PRESETS[preset]["tasks"][task]["strength"], color="#009e73", lw=6, alpha=0.25, label="the study's")
         ax.set(title=task_name(task), xlabel={"sr": "factor", "dn": "sigma", "jpeg": "quality"}[task])
+        ax.set_xticks(part["strength"].unique())
         ax.grid(axis="x", visible=False)
     axes[0, 0].set(ylabel="top-1 (%)", ylim=(0, 102))
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -308,11 +309,13 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
             _show(ax, to_uint8(shown[first + row]))
             for line, verdict in enumerate(verdicts):
                 guess = int(verdict[first + row])
-                ax.text(0.5, -0.1 - 0.16 * line, f"{display_name(targets[line].name)}: {subset.classes[guess]}", ha="center",
-                        va="center", transform=ax.transAxes, fontsize=8, color="#007a33" if guess == label else "#c00000")  # fmt: skip
+                text = f"{display_name(targets[line].name)}: {subset.classes[guess]}"
+                colour = "#007a33" if guess == label else "#c00000"
+                place = {"ha": "center", "va": "center", "transform": ax.transAxes}
+                ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=colour, **place)
         axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
-    figure.suptitle(task_name(task, make_config(preset, task).strength), y=1.0)
-    figure.tight_layout()
+    figure.suptitle(task_name(task, make_config(preset, task).strength), y=0.95)
+    figure.subplots_adjust(hspace=0.5, wspace=0.08)
     return figure
 
 
@@ -320,3 +323,11 @@ def _two_targets(config: Config) -> list[Classifier]:
     source = PRESETS[config.preset]["source_arch"]
     unseen = next(name for name in config.targets if name != source)
     return [load_classifier(name, config.dataset) for name in (source, unseen)]
+
+
+def show_restored(config: Config) -> Figure:
+    """:func:`plot_restored` of the first test pictures for the config's task, saved."""
+    pictures = load_pictures(config, "test")
+    figure = plot_restored(config.preset, config.task, pictures, data_dir=config.data_dir)
+    save(figure, config.preset, f"restored_{config.task}")
+    return figure

@@ -5,6 +5,7 @@ kept; validation accuracy is reported, never used to choose.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from safetensors.torch import save_file
 
 from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, sha256
 from rastudy.data import PictureSet, load_split
-from rastudy.errors import one_of
+from rastudy.errors import command, one_of
 from rastudy.small import SMALL
 
 # dataset: pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4)
 RECIPES = {
     "digits": {"train_images": 16000, "epochs": 10, "lr": 4e-3, "augment": False},
-    "cifar10": {"train_images": 0, "epochs": 8, "lr": 4e-3, "augment": True},
+    "cifar10": {"train_images": 25000, "epochs": 8, "lr": 4e-3, "augment": True},
 }
-LONGER = {"resnet101_small": 2}  # the deepest one stays near chance for a third of the usual epochs
+# on the digits, bottlenecks stay near chance for a third of the usual epochs
+LONGER = {("digits", "resnet50_small"): 2, ("digits", "resnet101_small"): 2}
 
 BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
 
@@ -58,7 +60,7 @@ def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, r
     Returns the state dict and metadata (strings).
     """
     torch.manual_seed(seed)
-    epochs = recipe["epochs"] * LONGER.get(arch, 1)
+    epochs = recipe["epochs"] * LONGER.get((train.name, arch), 1)
     net = SMALL[arch](len(train.classes)).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), recipe["lr"], weight_decay=WEIGHT_DECAY, fused=True)
     steps = -(-len(train) // BATCH_SIZE) * epochs
@@ -87,14 +89,13 @@ def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, r
     return net.state_dict(), {key: str(value) for key, value in metadata.items()}
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--arch", nargs="*", default=list(SMALL), help="which recognisers (default: all five)")
     parser.add_argument("--data", default="", help="folder of the pictures (cifar10)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="a seed other than 0 is written to <arch>_seed<S>.safetensors"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="a seed other than 0 is written to <arch>_seed<S>.safetensors")
     args = parser.parse_args()
     one_of("preset", args.preset, RECIPES)
     for arch in args.arch:
@@ -119,4 +120,4 @@ def write_hashes(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

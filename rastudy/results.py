@@ -122,7 +122,5 @@ def load_results(preset: str) -> pd.DataFrame:
     merged = pd.concat([load_csv(path) for path in files], ignore_index=True)
     duplicates = merged[merged.duplicated(list(KEY), keep=False)]
     if len(duplicates):
-        raise StudyError(
-            f"results/{preset}/runs: rows of several files share a key: {dict(duplicates.iloc[0][list(KEY)])}"
-        )
+        raise StudyError(f"results/{preset}/runs: rows of several files share a key: {dict(duplicates.iloc[0][list(KEY)])}")
     return merged

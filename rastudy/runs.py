@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rastudy.classifiers import sha256
 from rastudy.config import Config
 from rastudy.errors import StudyError
 from rastudy.processors import ResnetGenerator, build_processor
@@ -88,6 +89,7 @@ def claim_folder(config: Config, source_weights: Mapping[str, str]) -> Path:
 
 def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
     """Freshly initialised P, and T for ra_transformer. P's initial weights depend on the seed alone."""
+    # ASSUMPTION: PyTorch's own initialisation for every P and T. The release builds its networks the same way.
     torch.manual_seed(config.seed)
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     transformer = None
@@ -108,9 +110,7 @@ def save_weights(path: Path, net: nn.Module, config: Config) -> None:
 def load_weights(path: Path, net: nn.Module) -> nn.Module:
     """Load a state dict that :func:`save_weights` wrote; StudyError where it is missing, damaged or does not fit."""
     if not path.is_file():
-        raise StudyError(
-            f"{path}: no such weights; train them with python -m rastudy.train, or restore the file from git"
-        )
+        raise StudyError(f"{path}: no such weights; train them with python -m rastudy.train, or restore the file from git")
     try:
         net.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -148,3 +148,13 @@ def provenance(config: Config) -> dict[str, str]:
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
         "device": f"{device.type} ({name})", "threads": str(config.threads),
     }  # fmt: skip
+
+
+def describe(config: Config, inputs: Iterable[str] = ()) -> None:
+    """Print run id, device, versions, and the digests of the tables that a notebook reads."""
+    print(f"run      {config.run_id}")
+    print("on       " + ", ".join(f"{name} {value}" for name, value in provenance(config).items()))
+    for name in inputs:
+        path = results_folder(config.preset) / f"{name}.csv"
+        digest = sha256(path)[:16] if path.is_file() else "missing"
+        print(f"input    results/{config.preset}/{path.name} sha256 {digest}")

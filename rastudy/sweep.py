@@ -10,11 +10,13 @@ import itertools
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +26,11 @@ import papermill
 from rastudy.classifiers import FAMILIES
 from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, Config, make_config
 from rastudy.degrade import TASKS
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
+from rastudy.readme import STUDIES, refresh_readme
 from rastudy.results import load_results
-from rastudy.runs import results_folder, root, run_folder, write_atomic, write_json
+from rastudy.runs import results_folder, root, run_folder, write_atomic, write_csv, write_json
 from rastudy.tables import TABLES, main_table, make_tables
 from rastudy.train import is_trained
 
@@ -152,16 +155,21 @@ def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print
                     now = time.perf_counter()
                     left = (now - started) / spent * (total - spent) / 60
                     state = "FAILED" if problem else "done"
-                    log(
-                        f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {now - begun:.0f} s, {left:.1f} min left"
-                    )
+                    log(f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {now - begun:.0f} s, {left:.1f} min left")
     return failures
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # one thread a process: several small networks side by side do more than one with several threads
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    log = root() / "runs" / "kernels.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _stderr_to, (log,))
+
+
+def _stderr_to(path: Path) -> None:
+    """Keep the kernels' notices off the screen; what a cell raises comes back as text."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
 
 
 def check_gate(cells: list[Cell]) -> None:
@@ -181,7 +189,7 @@ def check_gate(cells: list[Cell]) -> None:
             )
 
 
-def reading_notebooks(preset: str, jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
+def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[[str], object] = print) -> dict[str, str]:
     """Execute the reading notebooks for a preset, unless nothing they depend on has changed; returns what failed.
 
     The digits study's are refreshed in place, those of other presets go to ``runs/<preset>/notebooks``.
@@ -194,6 +202,7 @@ def reading_notebooks(preset: str, jobs: int, log: Callable[[str], object] = pri
         return {}
     with _pool(jobs) as pool:
         parameters = {"preset": preset} if preset != "digits" else {}
+        parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}
     failures = {name: problem for name, problem in problems.items() if problem}
@@ -241,12 +250,17 @@ def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object]
     log(f"notebooks:  {'notebooks' if preset == 'digits' else f'runs/{preset}/notebooks'}; runs' own: runs/{preset}")
 
 
+def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:
+    """Wall-clock figures have a file of their own, since no two runs agree on them."""
+    machine = f"{jobs} processes on {os.cpu_count()} cores ({platform.machine()})"
+    rows = [{"part": part, "minutes": round(value / 60, 1), "machine": machine} for part, value in seconds.items()]
+    write_csv(results_folder(preset) / "timings.csv", rows, ("part", "minutes", "machine"))
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument(
-        "--full", action="store_true", help="add seeds, weight grid, source x target matrix, processors"
-    )
+    parser.add_argument("--full", action="store_true", help="add seeds, weight grid, source x target matrix, processors")
     parser.add_argument("--task", nargs="*", help="only these tasks")
     parser.add_argument("--mode", nargs="*", help="only these modes and baselines")
     parser.add_argument("--seed", nargs="*", type=int, default=[-1])
@@ -273,36 +287,52 @@ def select(args: argparse.Namespace) -> list[Cell]:
     return grid(args.preset, args.full, **overrides)
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    cells = select(args)
+    if args.dry_run:
+        for cell in cells:
+            print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        cells = select(args)
-        if args.dry_run:
-            for cell in cells:
-                print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
-            return 0
-        started = time.perf_counter()
-        failures = run_cells(cells, args.jobs, log=_say)
-        seconds = {"training and evaluation": time.perf_counter() - started}
-        started = time.perf_counter()
-        make_tables(args.preset)
-        seconds["tables"] = time.perf_counter() - started
-        if not args.no_notebooks and not failures:
-            started = time.perf_counter()
-            failures = reading_notebooks(args.preset, args.jobs, log=_say)
-            seconds["notebooks and figures"] = time.perf_counter() - started
-        if not failures:
-            summary(args.preset, seconds, log=_say)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        failures = sweep(args, cells)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
     for name, problem in failures.items():
         print(f"failed: {name}\n    {problem}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
+    """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
+    seconds, fresh = {}, not any(cell.is_done() for cell in cells)
+    with timed(seconds, "training and evaluation"):
+        failures = run_cells(cells, args.jobs, log=_say)
+    with timed(seconds, "tables"):
+        make_tables(args.preset)
+    if failures:
+        return failures
+    if not args.no_notebooks:
+        with timed(seconds, "notebooks and figures"):
+            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say)
+        if failures:
+            return failures
+    if fresh and not args.full:
+        write_timings(args.preset, seconds, args.jobs)
+    if args.preset in STUDIES and root() == NOTEBOOKS.parent:
+        refresh_readme()
+    summary(args.preset, seconds, log=_say)
+    return {}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - started
 
 
 def _say(line: str) -> None:

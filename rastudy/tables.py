@@ -6,6 +6,7 @@ Columns are described in ``results/README.md``.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from rastudy import metrics, stats
 from rastudy.classifiers import FAMILIES
 from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS
 from rastudy.degrade import TASKS
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, command, one_of
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
@@ -133,6 +134,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     Primary contrasts (the main processor's ``ra`` at the preset's weight: source and mean unseen R, per task) stand
     alone; p-values of all others are Holm-corrected together.
     """
+    # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
     for cell, plain, gain in paired(cells):
         clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0))
@@ -276,7 +278,7 @@ def load_table(preset: str, name: str) -> pd.DataFrame:
 
 def paper_reported() -> pd.DataFrame:
     """The published tables (``results/paper_reported.csv``): the only figures that may be called the paper's."""
-    return pd.read_csv(root() / "results" / "paper_reported.csv")
+    return pd.read_csv(Path(__file__).parents[1] / "results" / "paper_reported.csv")
 
 
 def paper_gains() -> pd.DataFrame:
@@ -289,18 +291,14 @@ def paper_gains() -> pd.DataFrame:
 
 def display_name(arch: str) -> str:
     """The name to show for an R."""
-    names = {small: shown for small, (_, shown) in FAMILIES.items()} | {
-        full: shown for full, shown in FAMILIES.values()
-    }
+    names = {small: shown for small, (_, shown) in FAMILIES.items()} | {full: shown for full, shown in FAMILIES.values()}
     return names.get(arch, {"mean_unseen": "mean unseen"}.get(arch, arch))
 
 
 def main_cells(table: pd.DataFrame, preset: str) -> pd.DataFrame:
     """The rows of the main comparison: the preset's processor, source R and weights, and the baselines."""
     document = PRESETS[preset]
-    weight = [
-        document["ra_weights"][task].get(mode, 0.0) for task, mode in zip(table["task"], table["mode"], strict=True)
-    ]
+    weight = [document["ra_weights"][task].get(mode, 0.0) for task, mode in zip(table["task"], table["mode"], strict=True)]
     strength = [document["tasks"].get(task, {}).get("strength") for task in table["task"]]
     keep = (
         table["processor"].isin([document.get("processor", "srresnet"), "-"])
@@ -324,6 +322,7 @@ def main_table(preset: str) -> pd.DataFrame:
     return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", nargs="*", default=["digits"])
@@ -333,4 +332,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -11,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rastudy.classifiers import Classifier, load_classifier, sha256
-from rastudy.config import Config, make_config
+from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
+from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, Loader, PictureSet, load_split
-from rastudy.errors import StudyError
+from rastudy.errors import StudyError, command
 from rastudy.losses import image_loss, recognition_loss, soft_targets, unsupervised_loss
 from rastudy.runs import (
     build_models,
@@ -131,6 +132,9 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     Raises:
         StudyError: unusable settings or data, or a loss that is not finite.
     """
+    if config.mode in BASELINES:
+        log(f"{config.run_id}: nothing to train")
+        return []
     torch.set_num_threads(config.threads)
     models = make_models(config)
     folder = claim_folder(config, {source.name: source.weights for source in models.sources})
@@ -159,17 +163,19 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
     curves = weights_file(config).parents[1] / "curves" / f"{config.run_id}.csv"
     write_csv(curves, curve, CURVE_COLUMNS)
-    write_json(
-        folder / "trained.json", {"curve": curve, "seconds": round(seconds, 1), "sha256": sha256(weights_file(config))}
-    )
+    write_json(folder / "trained.json", {"curve": curve, "seconds": round(seconds, 1), "sha256": sha256(weights_file(config))})
     checkpoint.unlink(missing_ok=True)
     return curve
 
 
 def is_trained(config: Config) -> bool:
-    """Whether this checkout has trained the run, and its weights are those that came out."""
+    """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
     marker, path = run_folder(config) / "trained.json", weights_file(config)
-    return marker.is_file() and path.is_file() and json.loads(marker.read_text())["sha256"] == sha256(path)
+    if not (marker.is_file() and path.is_file()):
+        return False
+    sources = json.loads((run_folder(config) / "config.json").read_text())["source_weights"]
+    same = sources == weights_versions(tuple(config.sources), config.dataset)
+    return same and json.loads(marker.read_text())["sha256"] == sha256(path)
 
 
 def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
@@ -200,9 +206,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
         if (step + 1) % every == 0 or k + 1 == len(loader):
             means = (sums / images).tolist()
             seen = epoch * len(loader.label) + min((k + 1) * config.batch_size, len(loader.label))
-            curve.append(
-                dict(zip(CURVE_COLUMNS, (step + 1, seen, learning_rate(config, step, steps), *means), strict=True))
-            )
+            curve.append(dict(zip(CURVE_COLUMNS, (step + 1, seen, learning_rate(config, step, steps), *means), strict=True)))
             images, sums = 0, torch.zeros(2, dtype=torch.float64)
     return curve
 
@@ -221,9 +225,7 @@ def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
             picture = torch.zeros(1, 3, *pictures.pictures.shape[1:3], device=classifier.mean.device)
             known = classifier(picture).shape[1]
         if known < len(pictures.classes):
-            raise StudyError(
-                f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}"
-            )
+            raise StudyError(f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}")
 
 
 def _save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -> None:
@@ -250,6 +252,7 @@ def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
     return state["epoch"], state["curve"]
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits")
@@ -260,11 +263,8 @@ def main() -> None:
             kind = {bool: lambda text: text.lower() in ("1", "true", "yes")}.get(entry.type, entry.type)
             parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, help="default: the preset's")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    try:
-        train(make_config(**given))
-    except StudyError as error:
-        parser.exit(2, f"error: {error}\n")
+    train(make_config(**given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The README's tables, regenerated from the CSVs: ``python -m rastudy.readme`` rewrites what stands between markers.
+
+``<!-- table:NAME --> ... <!-- /table -->`` holds a table; no number in the README is typed by hand.
+"""
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+from rastudy.config import MODES, PRESETS
+from rastudy.plots import mode_name
+from rastudy.runs import results_folder, root, write_atomic
+from rastudy.tables import load_table, main_cells, main_table, paper_gains
+
+MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
+
+
+def markdown(rows: list[list[str]], header: list[str]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
+    """``value [low, high]``."""
+    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def results_table(preset: str) -> str:
+    """Top-1 of every R, PSNR and SSIM by task and mode."""
+    table = main_table(preset)
+    rows = []
+    for (task, mode), row in table.iterrows():
+        cells = [f"{row[c]:.2f}" if c == "PSNR" else f"{row[c]:.3f}" if c == "SSIM" else f"{row[c]:.1f}" for c in table]
+        rows.append([task, mode_name(mode), *(cell.replace("nan", "") for cell in cells)])
+    return markdown(rows, ["task", "mode", *table.columns])
+
+
+def gain_of(preset: str, task: str, mode: str, role: str) -> str:
+    """The gain over plain of the source or the mean unseen R, with its interval; empty where it was not run."""
+    rows = main_cells(load_table(preset, "gains"), preset)
+    rows = rows[(rows["task"] == task) & (rows["mode"] == mode) & (rows["role"] == role)]
+    return interval(rows.iloc[0]) if len(rows) else ""
+
+
+def kept_of(preset: str, task: str, mode: str) -> str:
+    """``gain_kept`` with its interval, or that the source's gain is not resolved."""
+    rows = main_cells(load_table(preset, "kept"), preset)
+    rows = rows[(rows["task"] == task) & (rows["mode"] == mode)]
+    if not len(rows):
+        return ""
+    return "source's gain not resolved" if pd.isna(rows.iloc[0]["value"]) else interval(rows.iloc[0], 2, "")
+
+
+def _paper(task: str, mode: str, role: str) -> str:
+    gains = paper_gains().set_index(["task", "mode", "role"])["value"]
+    if (task, mode, role) not in gains.index:
+        return "not at hand"
+    mean = gains.loc[[(task, mode, role)]].mean()
+    return f"{mean:+.1f}"
+
+
+def _paper_kept(task: str, mode: str) -> str:
+    gains = paper_gains().set_index(["task", "mode", "role"])["value"]
+    if (task, mode, "source") not in gains.index:
+        return "not at hand"
+    source, unseen = (gains.loc[[(task, mode, role)]].mean() for role in ("source", "unseen"))
+    return f"{unseen / source:.2f}" if abs(source) > 1 else "source's gain near 0"
+
+
+def claims_table() -> str:
+    """Claim by claim and task: the paper's figure, and ours with intervals, on every set."""
+    claims: list[tuple[str, Callable[[str], str], Callable[[str, str], str]]] = []
+    for mode in MODES[1:]:
+        name = mode_name(mode)
+        for role, who, paper_role in (
+            ("source", "the R in the loss", "source"),
+            ("mean_unseen", "unseen R's", "unseen"),
+        ):
+            claims.append(
+                (
+                    f"{name}: gain of {who} (points)",
+                    lambda task, m=mode, r=paper_role: _paper(task, m, r),
+                    lambda preset, task, m=mode, r=role: gain_of(preset, task, m, r),
+                )
+            )
+        claims.append(
+            (
+                f"{name}: share that unseen R's keep",
+                lambda task, m=mode: _paper_kept(task, m),
+                lambda preset, task, m=mode: kept_of(preset, task, m),
+            )
+        )
+    presets = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    rows = []
+    for claim, paper, ours in claims:
+        for task in PRESETS["digits"]["tasks"]:
+            rows.append([claim, task, paper(task), *(ours(preset, task) for preset in presets)])
+    return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {STUDIES[preset]}" for preset in presets)])
+
+
+def timings_table() -> str:
+    """Wall-clock of each part of `make study`."""
+    table = pd.read_csv(results_folder("digits") / "timings.csv")
+    rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in table.iterrows()]
+    return markdown(rows, ["part of `make study`", "time", "on"])
+
+
+def render(text: str) -> str:
+    """The README's text with every marked table regenerated from the CSVs."""
+    makers = {"claims": claims_table, "timings": timings_table}
+    makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
+    return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
+
+
+def refresh_readme() -> None:
+    """Rewrite the tables of the README."""
+    path = root() / "README.md"
+    text = render(path.read_text())
+    write_atomic(path, lambda p: p.write_text(text))
+
+
+if __name__ == "__main__":
+    refresh_readme()

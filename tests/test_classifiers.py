@@ -1,0 +1,278 @@
+"""Recognisers: frozen for good, pinned, and loaded from whatever the user names."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rastudy.classifiers import (
+    FAMILIES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    WEIGHTS,
+    Classifier,
+    load_classifier,
+    pinned_hashes,
+    sha256,
+)
+from rastudy.errors import StudyError
+from rastudy.small import SMALL
+
+MAKE = {"googlenet": {"init_weights": False}}
+FOLDERS = sorted(path.parent for path in WEIGHTS.glob("*/SHA256SUMS"))
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch) -> Path:
+    """Where torchvision looks for weights: an empty folder, and no way to the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # refuses at once
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    return checkpoints
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_frozen_for_good(small_r, name):
+    """No gradient for parameters, eval mode whatever is asked, batch norm statistics untouched; pictures get theirs."""
+    classifier = load_classifier(small_r(name))
+    before = {k: v.clone() for k, v in classifier.state_dict().items()}
+    holder = nn.Sequential(classifier).train()  # train() comes from above as well
+    classifier.train().train(True)
+    assert not any(module.training for module in classifier.modules())
+    assert not any(p.requires_grad for p in classifier.parameters())
+    pictures = torch.rand(4, 3, 32, 32, requires_grad=True)
+    logits = holder(pictures)
+    logits[:, 3].sum().backward()
+    assert logits.shape == (4, 10)
+    assert pictures.grad.isfinite().all() and (pictures.grad.flatten(1).norm(dim=1) > 0).all()
+    assert all(p.grad is None for p in classifier.parameters())
+    assert before.keys() == classifier.state_dict().keys()
+    assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
+
+
+def test_eval_mode_means_pictures_do_not_mix(small_r):
+    """A picture's logits don't depend on its batch."""
+    classifier = load_classifier(small_r())
+    pictures = torch.rand(4, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(classifier(pictures)[1:2], classifier(pictures[1:2]), atol=1e-5)
+
+
+def test_normalisation_is_exact_and_differentiable():
+    """R sees (x - mean) / std of ImageNet, and 1 / std comes back."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    classifier = Classifier("identity", nn.Identity(), "none")
+    pictures = torch.rand(2, 3, 5, 5, requires_grad=True)
+    seen = classifier(pictures)
+    assert torch.allclose(seen, (pictures - mean) / std, rtol=1e-6)
+    seen.sum().backward()
+    assert torch.allclose(pictures.grad, (1 / std).expand_as(pictures), rtol=1e-6)
+    assert (IMAGENET_MEAN, IMAGENET_STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_recognisers_are_small(name):
+    parameters = sum(p.numel() for p in SMALL[name](10).parameters())
+    assert 50_000 <= parameters <= 200_000
+    assert name in FAMILIES
+
+
+def test_the_families_are_the_papers_five():
+    assert [name for name, _ in FAMILIES.values()] == ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_committed_weights_are_the_pinned_ones(folder):
+    """Every weight file is listed with its hash, every listed file is there, and each loads as what it is named."""
+    pinned = pinned_hashes(folder)
+    assert set(pinned) == {path.name for path in folder.glob("*.safetensors")} != set()
+    assert {name: sha256(folder / name) for name in pinned} == pinned
+    for name in pinned:
+        arch = name.removesuffix(".safetensors").split("_seed")[0]
+        classifier = load_classifier(f"{arch}@{folder / name}")
+        assert classifier.weights == f"{folder.name}:{pinned[name][:8]}"
+        assert 50_000 <= sum(p.numel() for p in classifier.parameters()) <= 200_000
+
+
+def test_sha256_is_the_tools(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_small_weights_from_a_file(small_r):
+    """``NAME@FILE`` takes that file's weights; their hash is part of the version."""
+    one, other = (load_classifier(small_r(seed=seed)) for seed in (0, 1))
+    state = load_file(small_r(seed=0).split("@")[1])
+    assert all(torch.equal(one.net.state_dict()[k], v) for k, v in state.items())
+    assert one.name == other.name == "resnet18_small" and one.weights != other.weights
+
+
+def test_a_file_that_is_not_the_pinned_one_is_refused(small_r):
+    spec = small_r()
+    path = Path(spec.split("@")[1])
+    (path.parent / "SHA256SUMS").write_text(f"{sha256(path)}  {path.name}\n")
+    load_classifier(spec)
+    (path.parent / "SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
+    with pytest.raises(StudyError, match=f"{path.name}.*SHA-256"):
+        load_classifier(spec)
+
+
+def test_weights_of_another_architecture_are_refused(small_r, tmp_path):
+    """By the file's own word, and by its tensors where it has none."""
+    path = small_r("resnet18_small").split("@")[1]
+    with pytest.raises(StudyError, match="holds resnet18_small, not resnet50_small"):
+        load_classifier(f"resnet50_small@{path}")
+    save_file(load_file(path), tmp_path / "silent.safetensors")
+    with pytest.raises(StudyError, match="silent.safetensors.*another architecture"):
+        load_classifier(f"resnet50_small@{tmp_path / 'silent.safetensors'}")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
+def test_torchvision_by_name(torch_home, name):
+    """As torchvision itself loads its published file, behind ImageNet's normalisation.
+
+    A local file stands in for the download. DenseNet's holds keys of an older torchvision, which its loader renames;
+    GoogLeNet's weights need another normalisation, which its builder switches on.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    torch.manual_seed(0)
+    state = torchvision.models.get_model(name, weights=None, **MAKE.get(name, {})).state_dict()
+    if name == "densenet121":
+        old = {key: v for key, v in state.items() if not key.endswith("num_batches_tracked")}
+        state = {re.sub(r"(denselayer\d+\.(norm|conv))([12]\.)", r"\1.\3", key): v for key, v in old.items()}
+        assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save(state, torch_home / Path(weights.url).name)
+    classifier, net = load_classifier(name), torchvision.models.get_model(name, weights=weights).eval()
+    pictures = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        assert torch.allclose(classifier(pictures), net((pictures - mean) / std), atol=1e-4)
+    assert getattr(classifier.net, "transform_input", False) == (name == "googlenet")
+    assert (classifier.name, classifier.weights) == (name, "IMAGENET1K_V1")
+    assert not any(p.requires_grad for p in classifier.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("resnet18", "resnet18-f37072fd.pth"), ("resnet50", "resnet50-0676ba61.pth"),
+     ("resnet101", "resnet101-63fe2227.pth"), ("densenet121", "densenet121-a639ec97.pth"),
+     ("vgg16_bn", "vgg16_bn-6c64b313.pth")],
+)  # fmt: skip
+def test_missing_torchvision_weights(torch_home, name, file):
+    """The message names file, address and place; the weights are the paper's V1, where DEFAULT may be V2."""
+    with pytest.raises(StudyError) as error:
+        load_classifier(name)
+    for part in (name, f"https://download.pytorch.org/models/{file}", str(torch_home / file)):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
+def test_damaged_torchvision_weights(torch_home, content):
+    (torch_home / "resnet18-f37072fd.pth").write_bytes(content)
+    with pytest.raises(StudyError, match="resnet18-f37072fd.pth.*damaged"):
+        load_classifier("resnet18")
+
+
+def test_torchvision_weights_execute_nothing(torch_home, tmp_path):
+    """A checkpoint may hold any pickle: it is read as a state dict or not at all."""
+    target = tmp_path / "executed"
+    (torch_home / "resnet18-f37072fd.pth").write_bytes(f"cos\nmkdir\n(S'{target}'\ntR.".encode())  # os.mkdir(target)
+    with pytest.raises(StudyError):
+        load_classifier("resnet18")
+    assert not target.exists()
+
+
+def test_torchvision_weights_of_another_architecture(torch_home):
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), torch_home / "resnet18-f37072fd.pth")
+    with pytest.raises(StudyError, match="another architecture"):
+        load_classifier("resnet18")
+
+
+def test_a_file_behind_a_torchvision_name_is_never_ignored(torch_home, tmp_path):
+    """``resnet18@FILE`` must not silently give the published weights."""
+    torch.save(torchvision.models.resnet18().state_dict(), torch_home / "resnet18-f37072fd.pth")
+    with pytest.raises(StudyError, match="resnet18@"):
+        load_classifier(f"resnet18@{tmp_path / 'mine.pth'}")
+
+
+OWN = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.Linear(3, 4))
+def normalised():
+    net = build()
+    net.mean, net.std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+    return net
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A working directory with the user's own recogniser in ``own_r.py``."""
+    (tmp_path / "own_r.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "own_r", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_an_own_recogniser(own, suffix):
+    """``module:function@FILE``: pictures in [0, 1], normalised where the network says how."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.Linear(3, 4))
+    save = torch.save if suffix == "pt" else save_file
+    save(net.state_dict(), own / f"w.{suffix}")
+    pictures = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)))
+    with torch.inference_mode():
+        assert torch.allclose(load_classifier(f"own_r:build@w.{suffix}")(pictures), net(pictures), atol=1e-6)
+        normalised = load_classifier(f"own_r:normalised@{own / 'w'}.{suffix}")
+        assert torch.allclose(normalised(pictures), net((pictures - mean) / std), atol=1e-5)
+    assert normalised.weights == sha256(own / f"w.{suffix}")[:8]
+    assert not any(p.requires_grad for p in normalised.parameters())
+
+
+def test_a_torchscript_recogniser(tmp_path):
+    """``torchscript:FILE``: pictures in [0, 1], frozen as any other."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    torch.jit.script(net).save(str(tmp_path / "mine.pt"))
+    classifier = load_classifier(f"torchscript:{tmp_path / 'mine.pt'}").train()
+    pictures = torch.rand(2, 3, 16, 16, requires_grad=True)
+    assert torch.allclose(classifier(pictures), net.eval()(pictures), atol=1e-6)
+    classifier(pictures).square().sum().backward()
+    assert classifier.name == "mine" and pictures.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in classifier.parameters())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet19", "resnet19.*resnet18_small.*torchvision.*module:function@FILE"),
+        ("resnet18_small@absent.safetensors", "absent.safetensors.*make recognisers"),
+        ("own_r:build", "own_r:build@FILE"),
+        ("own_r:build@absent.pt", "absent.pt"),
+        ("own_r:absent@w.pt", "own_r:absent.*cannot be imported"),
+        ("absent_module:build@w.pt", "absent_module.*cannot be imported"),
+        ("own_r:build@other.pt", "other.pt.*another architecture"),
+        ("own_r:build@damaged.pt", "damaged.pt.*readable"),
+        ("own_r:build@damaged.safetensors", "damaged.safetensors.*readable"),
+        ("torchscript:absent.pt", "absent.pt.*no such"),
+        ("torchscript:damaged.pt", "damaged.pt.*TorchScript"),
+        ("resnet18_small@damaged.safetensors", "damaged.safetensors.*readable"),
+    ],
+)
+def test_what_cannot_be_loaded(own, spec, message):
+    torch.save(nn.Linear(3, 4).state_dict(), own / "w.pt")
+    torch.save(nn.Linear(3, 5).state_dict(), own / "other.pt")
+    for name in ("damaged.pt", "damaged.safetensors"):
+        (own / name).write_bytes(b"damaged")
+    with pytest.raises(StudyError, match=message):
+        load_classifier(spec)

@@ -1,0 +1,182 @@
+"""Settings: what is refused, what a preset fills in, and which fields make another run."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from rastudy.config import BASELINES, MODES, PRESETS, Config, configure, make_config
+from rastudy.errors import StudyError
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# where and how fast a run goes, and who reads its output: not its numbers
+OPERATIONAL = {"data_dir", "target_archs", "device", "threads", "skip_unreadable"}
+OTHER = {  # another valid value of each field; numbers are doubled or raised by one, switches turned
+    "preset": "smoke", "task": "jpeg", "mode": "ra_unsupervised", "strength": 2.0, "source_arch": "resnet50_small",
+    "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16",
+    "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu",
+}  # fmt: skip
+BASE = make_config("digits", "sr", "ra", strength=4, ra_weight=0.01, seed=0)
+
+
+def changed(config: Config, name: str) -> Config:
+    """The config with another value of one field."""
+    value = getattr(config, name)
+    if isinstance(value, bool):
+        other = not value
+    elif isinstance(value, int | float):
+        other = OTHER.get(name, value + 1 if isinstance(value, int) else value * 2)
+    else:
+        other = OTHER[name]
+    strength = {"strength": 8.0} if name == "task" else {}
+    return dataclasses.replace(config, **{name: other, **strength})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_of_the_science_makes_another_run(name):
+    """And no operational one does. T's size counts where there is a T."""
+    transformer = name.startswith("transformer_")
+    base = dataclasses.replace(BASE, mode="ra_transformer") if transformer else BASE
+    assert (changed(base, name).run_id == base.run_id) == (name in OPERATIONAL)
+    if transformer:
+        assert changed(BASE, name).run_id == BASE.run_id
+
+
+def test_run_ids_are_readable_and_stable():
+    """The slug says task, strength, mode, R, weight and seed; the same settings give the same id."""
+    assert BASE.run_id.startswith("sr4-ra-resnet18_small-w0.01-s0-")
+    assert make_config("digits", "sr", "ra", strength=4, ra_weight=0.01).run_id == BASE.run_id
+    assert make_config("digits", "dn", "plain", seed=3, strength=0.2).run_id.startswith("dn0.2-plain-s3-")
+    two = make_config("digits", "sr", "ra", source_arch="resnet18_small, vgg16_bn_small")
+    assert two.sources == ["resnet18_small", "vgg16_bn_small"] and "-2sources-" in two.run_id
+
+
+@pytest.mark.parametrize("arch", ["my_module:build@/data/w.pt", "torchscript:../mine.pt", "resnet18_small@~/w.safetensors"])
+def test_run_ids_are_file_names(arch):
+    """A recogniser given by its file puts no path into the names of a run's files."""
+    run_id = make_config("digits", "sr", "ra", source_arch=arch).run_id
+    assert not set(run_id) & set("/\\:~") and len(run_id) < 200
+
+
+def test_plain_does_not_know_r():
+    """Plain training is one run, whatever R and weight the user had in mind."""
+    plain = make_config("digits", "sr", "plain")
+    same = make_config("digits", "sr", "plain", source_arch="vgg16_bn_small", ra_weight=0.5)
+    assert same == plain and (plain.ra_weight, plain.sources) == (0.0, [])
+    assert make_config("digits", "sr", "plain", seed=1).run_id != plain.run_id
+
+
+@pytest.mark.parametrize("mode", BASELINES)
+def test_baselines_depend_on_data_and_degradation_alone(mode):
+    base = make_config("digits", "sr", mode)
+    same = make_config("digits", "sr", mode, seed=2, epochs=9, lr=0.5, processor="srdensenet", ra_weight=1.0)
+    assert same.run_id == base.run_id
+    assert make_config("digits", "sr", mode, strength=2).run_id != base.run_id
+    assert make_config("digits", "sr", mode, test_images=50).run_id != base.run_id
+
+
+def test_a_weight_of_zero_is_a_weight():
+    """0 is a value, not the preset's."""
+    assert make_config("digits", "sr", "ra", ra_weight=0.0).ra_weight == 0.0
+
+
+def test_the_releases_name_of_ra_transformer():
+    """The README says ra_transformer, the code ra_transform: one run."""
+    for build in (make_config, lambda *args: dataclasses.replace(BASE, mode=args[2])):
+        assert build("digits", "sr", "ra_transform").mode == "ra_transformer"
+    assert make_config("digits", "sr", "ra_transform") == make_config("digits", "sr", "ra_transformer")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"seed": -1}, {"strength": -1.0}, {"source_arch": ""}, {"ra_weight": -1.0}, {"processor": ""}, {"epochs": -1},
+     {"data_dir": ""}],
+)  # fmt: skip
+def test_negative_and_empty_mean_the_presets(override):
+    assert make_config("digits", "jpeg", "ra", **override) == make_config("digits", "jpeg", "ra")
+
+
+@pytest.mark.parametrize("mode", MODES + BASELINES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid(preset, mode):
+    for task, settings in PRESETS[preset]["tasks"].items():
+        config = make_config(preset, task, mode)
+        assert config.strength == settings["strength"]
+        assert config.ra_weight == PRESETS[preset]["ra_weights"][task].get(mode, 0.0)
+        assert config.factor == (settings["strength"] if task == "sr" else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epoch", 3, "epoch.*use one of.*epochs"),
+        ("preset", "digit", "preset='digit'.*digits.*smoke"),
+        ("task", "deblur", "task='deblur'.*sr, dn, jpeg"),
+        ("mode", "ra_transfomer", "mode='ra_transfomer'.*plain, ra, ra_transformer, ra_unsupervised, none, clean"),
+        ("processor", "unet", "processor='unet'.*srresnet, srdensenet, resnet_generator"),
+        ("schedule", "cosine", "schedule='cosine'.*onecycle, step"),
+        ("precision", "fp16", "precision='fp16'.*fp32, bf16"),
+        ("dataset", "mnist", "dataset='mnist'.*digits, cifar10, folder"),
+        ("lr", "1e-3", "lr='1e-3' is a str; write a float"),
+        ("lr", 0, "lr=0.0 must be above 0"),
+        ("epochs", 0, "epochs=0 must be at least 1"),
+        ("epochs", 2.5, "epochs=2.5 is a float; write a int"),
+        ("epochs", True, "epochs=True is a bool"),
+        ("flip", 1, "flip=1 is a int; write a bool"),
+        ("seed", None, "seed=None is a NoneType"),
+        ("strength", 3, "strength=3.0.*2 or 4"),
+        ("target_archs", ["resnet18_small"], "target_archs=.*is a list; write a str"),
+        *((name, value, name) for name in ("lr", "ra_weight", "strength") for value in (math.nan, math.inf)),
+    ],
+)
+def test_unknown_mistyped_and_impossible_values(name, value, message):
+    """StudyError names the value, and the allowed ones or the type."""
+    given = {"preset": "digits", "task": "sr", "mode": "ra", name: value}
+    with pytest.raises(StudyError, match=message):
+        make_config(**given)
+
+
+@pytest.mark.parametrize("field", ["channels", "blocks", "batch_size", "threads", "image_size"])
+def test_sizes_of_zero_are_refused(field):
+    with pytest.raises(StudyError, match=f"{field}=0 must be at least 1"):
+        make_config("digits", "sr", **{field: 0})
+
+
+def test_whole_floats_pass_for_integers():
+    """papermill and command lines write 4.0 for 4 and 1 for 1.0."""
+    config = make_config("digits", "sr", epochs=3.0, strength=2, lr=1)
+    assert (config.epochs, config.strength, config.lr) == (3, 2.0, 1.0)
+    assert [type(v) for v in (config.epochs, config.strength, config.lr)] == [int, float, float]
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BASE.seed = 3
+
+
+def notebook(**parameters) -> dict:
+    """A notebook's globals: parameters among what IPython and the imports put there."""
+    return {"__name__": "__main__", "_": "", "_i1": "text", "In": [""], "Out": {}, "np": np, "open": open} | parameters
+
+
+def test_configure_takes_a_notebooks_parameters():
+    config, own = configure(notebook(preset="smoke", task="dn", mode="ra", seed=2, count=3.0), count=int)
+    assert config == make_config("smoke", "dn", "ra", seed=2) and own == {"count": 3}
+    assert configure(notebook(preset="smoke", task="dn", source_arch="", epochs=-1))[0].mode == "plain"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [({"sed": 3}, "parameter='sed'.*seed"), ({"count": "3"}, "count='3' is a str; write a int"),
+     ({"ra_wieght": 1e-3}, "ra_wieght"), ({"anything": [1]}, "anything"), ({"lr": "1e-3"}, "lr='1e-3'")],
+)  # fmt: skip
+def test_configure_refuses_unknown_globals(parameters, message):
+    """papermill only warns about an unknown parameter, and reads YAML's 1e-3 as a string."""
+    with pytest.raises(StudyError, match=message):
+        configure(notebook(preset="smoke", task="dn", **parameters), count=int)
+
+
+def test_the_device_is_there():
+    assert make_config("digits", "sr", device="cpu").torch_device().type == "cpu"
+    assert make_config("digits", "sr").torch_device().type in ("cpu", "cuda")

@@ -1,0 +1,396 @@
+"""Training: what each mode changes and what it leaves alone, resuming, schedules, and what stops a run."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rastudy import train as training
+from rastudy.classifiers import load_classifier
+from rastudy.config import MODES, Config, make_config
+from rastudy.data import Loader
+from rastudy.errors import StudyError
+from rastudy.losses import recognition_loss
+from rastudy.runs import load_models, run_folder, weights_file
+from rastudy.train import STEPS, Models, learning_rate, load_training_pictures, make_models, train, train_one_epoch
+
+TWO = "resnet18_small,vgg16_bn_small"
+
+
+def small(mode: str = "ra", task: str = "sr", **overrides) -> Config:
+    """64 pictures, two epochs, a small P and T."""
+    sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1}
+    return make_config("smoke", task, mode, **(sizes | overrides))
+
+
+def quiet(_: str) -> None:
+    """No log."""
+
+
+def trained(config: Config, part: str = "processor") -> dict[str, torch.Tensor]:
+    """Train to the end; P's (or T's) final state."""
+    train(config, quiet)
+    return load_file(weights_file(config, part))
+
+
+def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[k].cpu().contiguous().numpy().tobytes() == other[k].cpu().contiguous().numpy().tobytes() for k in one
+    )
+
+
+def copy(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def loader_of(config: Config) -> Loader:
+    return Loader(load_training_pictures(config), config.task, config.strength, config.batch_size)
+
+
+def first_batch(config: Config):
+    return next(loader_of(config).epoch(config.seed, 0))
+
+
+def gradients(models: Models, net: str = "processor") -> list[torch.Tensor]:
+    """The gradients one step leaves in P (or T), then cleared."""
+    models.processor.train()
+    STEPS[models.config.mode](models, first_batch(models.config))
+    found = [parameter.grad.clone() for parameter in getattr(models, net).parameters()]
+    for each in (models.processor, models.transformer):
+        if each is not None:
+            each.zero_grad(set_to_none=True)
+    return found
+
+
+# --- what each mode trains
+
+
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised"])
+@pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])
+def test_plain_is_bitwise_ra_with_weight_0(study_root, task, mode):
+    plain, zero = trained(small("plain", task)), trained(small(mode, task, ra_weight=0.0))
+    assert same_bits(plain, zero)
+    if task == "sr":
+        assert not same_bits(plain, trained(small(mode, task, ra_weight=1.0)))
+
+
+def test_the_transformers_processor_is_bitwise_plains(study_root):
+    """Whatever the weight; T itself changes."""
+    plain = trained(small("plain"))
+    config = small("ra_transformer", ra_weight=10.0)
+    assert same_bits(plain, trained(config))
+    first = make_models(config).transformer.state_dict()
+    last = load_file(weights_file(config, "transformer"))
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed == set(first)
+
+
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])
+def test_training_leaves_r_alone(mode):
+    """Parameters and batch norm statistics, bitwise; no gradient is left in R, and it stays in eval mode."""
+    models = make_models(small(mode, source_arch=TWO))
+    before = [copy(source) for source in models.sources]
+    processor = copy(models.processor)
+    train_one_epoch(models, loader_of(models.config), 0)
+    assert not same_bits(processor, copy(models.processor))
+    for source, state in zip(models.sources, before, strict=True):
+        assert any("running_mean" in name for name in state)
+        assert same_bits(state, copy(source))
+        assert not source.training and not any(module.training for module in source.modules())
+        assert all(parameter.grad is None for parameter in source.parameters())
+
+
+def test_no_recognition_gradient_reaches_p_under_ra_transformer():
+    """P's gradients are plain's, bitwise; under ra they are not."""
+    plain = gradients(make_models(small("plain")))
+    for mode, equal in (("ra_transformer", True), ("ra", False)):
+        found = gradients(make_models(small(mode, ra_weight=100.0)))
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True)) == equal, mode
+
+
+def test_t_learns_from_r_alone():
+    """T has no image loss: its gradients scale with the weight."""
+    one, four = (gradients(make_models(small("ra_transformer", ra_weight=w)), "transformer") for w in (1.0, 4.0))
+    assert all(torch.equal(4 * a, b) for a, b in zip(one, four, strict=True))
+    assert sum(float(gradient.abs().sum()) for gradient in one) > 0
+    none = gradients(make_models(small("ra_transformer", ra_weight=0.0)), "transformer")
+    assert not any(gradient.any() for gradient in none)
+
+
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])
+def test_several_sources_share_the_loss(mode):
+    """The recognition loss of a list of R's is the mean of each one's."""
+    values = {}
+    for arch in (TWO, *TWO.split(",")):
+        models = make_models(small(mode, source_arch=arch))
+        assert [source.name for source in models.sources] == arch.split(",")
+        values[arch] = float(STEPS[mode](models, first_batch(models.config))[1].detach())
+    together, one, other = values.values()
+    assert one != other
+    assert together == pytest.approx((one + other) / 2, rel=1e-5)
+
+
+def test_the_recognition_loss_is_of_the_restored_pictures():
+    """What ra reports is R's cross-entropy on P's output in training mode."""
+    models = make_models(small())
+    batch = first_batch(models.config)
+    loss, recognition = STEPS["ra"](models, batch)
+    models = make_models(small())
+    restored = models.processor(batch.lq)
+    torch.testing.assert_close(recognition, recognition_loss(models.sources, restored, batch.label))
+    torch.testing.assert_close(loss, (restored - batch.gt).square().mean())
+
+
+@pytest.mark.parametrize("task", ["sr", "dn"])
+def test_every_mode_sees_the_same_pictures_and_noise(study_root, monkeypatch, task):
+    """Comparisons are paired: the same batches in the same order; another seed gives others."""
+    seen: dict[tuple, list] = {}
+
+    def train_and_record(mode: str, seed: int) -> None:
+        def record(models, batch):
+            seen.setdefault((mode, seed), []).append(batch)
+            return step(models, batch)
+
+        step = STEPS[mode]
+        with monkeypatch.context() as patch:
+            patch.setitem(training.STEPS, mode, record)
+            train(small(mode, task, seed=seed), quiet)
+
+    for mode in MODES:
+        train_and_record(mode, 0)
+    train_and_record("plain", 1)
+    plain = seen["plain", 0]
+    assert len(plain) == 2 * 4
+    for mode in MODES:
+        for one, other in zip(plain, seen[mode, 0], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), mode
+    assert not torch.equal(plain[0].index, seen["plain", 1][0].index)
+    assert not torch.equal(plain[0].index, plain[4].index)  # reshuffled every epoch
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    """The same P for every mode, another one for another seed."""
+    states = {(mode, seed): copy(make_models(small(mode, seed=seed)).processor) for mode in MODES for seed in (0, 1)}
+    assert all(same_bits(states["plain", seed], states[mode, seed]) for mode in MODES for seed in (0, 1))
+    assert not same_bits(states["plain", 0], states["plain", 1])
+
+
+def test_training_learns(study_root):
+    """Sixty steps on few pictures lower both losses by far."""
+    curve = train(small(task="jpeg", train_images=32, epochs=30, lr=3e-3, ra_weight=0.1), quiet)
+    assert curve[-1]["image_loss"] < curve[0]["image_loss"] / 2
+    assert curve[-1]["recognition_loss"] < curve[0]["recognition_loss"] / 3
+
+
+# --- the run's files
+
+
+def test_what_a_run_leaves_behind(study_root):
+    """Weights with their settings, a curve over all pictures, no checkpoint."""
+    config = small(train_images=60, batch_size=16)  # the last batch is smaller
+    curve = train(config, quiet)
+    assert [row["step"] for row in curve] == list(range(1, 9))
+    assert [row["images"] for row in curve] == [16, 32, 48, 60, 76, 92, 108, 120]
+    folder = study_root / "results" / "smoke"
+    lines = (folder / "curves" / f"{config.run_id}.csv").read_text().splitlines()
+    assert lines[0] == "step,images,lr,image_loss,recognition_loss" and len(lines) == 1 + len(curve)
+    assert [float(x) for x in lines[1].split(",")] == list(curve[0].values())
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == [f"{config.run_id}.processor.safetensors"]
+    assert sorted(path.name for path in run_folder(config).iterdir()) == ["config.json", "trained.json"]
+
+
+def test_the_curve_holds_means_over_pictures(study_root, monkeypatch):
+    """With fewer points than steps, a row is the mean over the pictures since the row before."""
+    config = small(train_images=60, epochs=1)
+    every = train(config, quiet)
+    monkeypatch.setattr(training, "CURVE_POINTS", 2)
+    (run_folder(config) / "trained.json").unlink()
+    rows = train(config, quiet)
+    assert [row["images"] for row in rows] == [32, 60]
+    for name in ("image_loss", "recognition_loss"):
+        expected = [(16 * every[0][name] + 16 * every[1][name]) / 32, (16 * every[2][name] + 12 * every[3][name]) / 28]
+        assert [row[name] for row in rows] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_finished_run_is_skipped(study_root):
+    """It returns the same curve and touches nothing; lost or changed weights are trained again."""
+    config, lines = small("plain"), []
+    curve = train(config, quiet)
+    path = weights_file(config)
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    assert train(config, lines.append) == curve
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert len(lines) == 1 and "trained already" in lines[0]
+    path.unlink()
+    train(config, lines.append)
+    assert path.read_bytes() == before[1] and len(lines) == 3
+    path.write_bytes(before[1][:-4] + b"\0\0\0\1")
+    train(config, lines.append)
+    assert path.read_bytes() == before[1] and len(lines) == 5
+
+
+def test_lost_transformer_weights_are_trained_again(study_root):
+    """A run with T is finished only where T's weights are there too."""
+    config = small("ra_transformer")
+    before = trained(config, "transformer")
+    weights_file(config, "transformer").unlink()
+    assert same_bits(trained(config, "transformer"), before)
+
+
+@pytest.mark.parametrize("mode", ["none", "clean"])
+def test_baselines_train_nothing(study_root, mode):
+    assert train(small(mode), quiet) == []
+    assert not any(study_root.iterdir())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resume_equals_the_uninterrupted_run(study_root, monkeypatch, mode):
+    """Bitwise: weight files and curve, after an interruption at the end of the first of three epochs."""
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(line: str) -> None:
+        if "epoch 1/3" in line:
+            raise Interruption
+
+    config, lines = small(mode, "dn", epochs=3), []
+    parts = ("processor", "transformer") if mode == "ra_transformer" else ("processor",)
+    with pytest.raises(Interruption):
+        train(config, interrupt)
+    assert not weights_file(config).exists() and (run_folder(config) / "checkpoint.pt").is_file()
+    torch.rand(7)  # other draws in between change nothing
+    resumed = train(config, lines.append)
+    assert len(lines) == 2 and "epoch 2/3" in lines[0]  # the first epoch was not repeated
+    files = [weights_file(config, part).read_bytes() for part in parts]
+    monkeypatch.setenv("RASTUDY_ROOT", str(study_root / "uninterrupted"))
+    assert train(config, quiet) == resumed
+    assert [weights_file(config, part).read_bytes() for part in parts] == files
+
+
+def test_two_trainings_give_the_same_bytes(study_root, monkeypatch):
+    """Same seed, same machine: the same files."""
+    config = small("ra_unsupervised")
+    curve = train(config, quiet)
+    monkeypatch.setenv("RASTUDY_ROOT", str(study_root / "again"))
+    assert train(config, quiet) == curve
+    one, other = study_root, study_root / "again"
+    for name in (f"weights/{config.run_id}.processor.safetensors", f"curves/{config.run_id}.csv"):
+        first, second = (folder / "results/smoke" / name for folder in (one, other))
+        assert first.read_bytes() == second.read_bytes()
+
+
+# --- what stops a run
+
+
+@pytest.mark.parametrize("overrides", [{"lr": 1e30}, {"ra_weight": 1e39}])
+def test_a_loss_that_is_not_finite_stops_the_run(study_root, overrides):
+    """The message names run, epoch and step; no weights are left, finite or not."""
+    config = small(**overrides)
+    with pytest.raises(StudyError, match="not finite") as caught:
+        train(config, quiet)
+    message = str(caught.value)
+    assert config.run_id in message and "epoch 1" in message and "step 1" in message and "lr" in message
+    assert not weights_file(config).exists()
+    assert not (run_folder(config) / "trained.json").exists()
+
+
+def test_a_folder_of_another_configuration_is_refused(study_root):
+    """The message names what differs."""
+    config = small("plain")
+    train(config, quiet)
+    path = run_folder(config) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lr": 7.0}))
+    with pytest.raises(StudyError, match="lr: 7.0 there"):
+        train(config, quiet)
+
+
+def test_other_source_weights_are_another_run(study_root, small_r):
+    """A source R that was retrained since does not resume the run it was not part of."""
+    spec = small_r("resnet18_small", seed=0)
+    config = small(source_arch=spec)
+    train(config, quiet)
+    small_r("resnet18_small", seed=0)
+    train(config, quiet)  # the same weights again: finished
+    path = spec.partition("@")[2]
+    with open(small_r("resnet18_small", seed=1).partition("@")[2], "rb") as other:
+        content = other.read()
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(StudyError, match="source_weights"):
+        train(config, quiet)
+
+
+# --- schedules and precision
+
+
+@pytest.mark.parametrize("epochs, lengths", [(6, (4, 1, 1)), (30, (20, 5, 5)), (12, (8, 2, 2))])
+@pytest.mark.parametrize("per_epoch", [1, 7])
+def test_the_papers_schedule(epochs, lengths, per_epoch):
+    """lr for 4/6 of the epochs, a tenth for 1/6, a hundredth for 1/6."""
+    config = small(schedule="step", lr=0.5, epochs=epochs)
+    rates = [learning_rate(config, step, per_epoch * epochs) for step in range(per_epoch * epochs)]
+    factors = [factor for factor, length in zip((1, 0.1, 0.01), lengths, strict=True) for _ in range(length)]
+    assert rates == pytest.approx([0.5 * factor for factor in factors for _ in range(per_epoch)])
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_one_cycle(steps):
+    """Rises from near 0 to lr over the first 15 %, falls to near 0."""
+    config = small(schedule="onecycle", lr=0.5)
+    rates = [learning_rate(config, step, steps) for step in range(steps)]
+    peak = rates.index(max(rates))
+    assert 0 < rates[0] <= 0.5 / (0.15 * steps)
+    assert peak == pytest.approx(0.15 * steps, abs=1) and max(rates) == pytest.approx(0.5, rel=0.05)
+    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(a > b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert 0 < rates[-1] < 0.5 * (math.pi / 1.7 / steps) ** 2
+
+
+def test_the_schedule_reaches_the_optimiser(study_root):
+    """The curve's column lr is the schedule's, over all epochs; T's optimiser follows it too."""
+    config = small("ra_transformer", epochs=6, schedule="step", train_images=32)
+    curve = train(config, quiet)
+    assert [row["lr"] for row in curve] == pytest.approx([config.lr] * 8 + [config.lr / 10] * 2 + [config.lr / 100] * 2)
+    models = make_models(config)
+    train_one_epoch(models, loader_of(config), 5)
+    rates = [group["lr"] for optimiser in models.optimisers for group in optimiser.param_groups]
+    assert rates == pytest.approx([config.lr / 100] * 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bf16_autocast(study_root, mode):
+    """Runs on the CPU too: finite losses near those of full precision, weights in float32."""
+    half, full = (train(small(mode, precision=p), quiet) for p in ("bf16", "fp32"))
+    assert all(math.isfinite(value) for row in half for value in row.values())
+    assert half != full
+    assert half[0]["image_loss"] == pytest.approx(full[0]["image_loss"], rel=0.02)
+    state = load_file(weights_file(small(mode, precision="bf16")))
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", MODES)
+def test_training_on_a_gpu(study_root, mode, precision):
+    """First losses as on the CPU; the weights load there."""
+    found = train(small(mode, device="cuda", precision=precision), quiet)
+    config = small(mode, device="cpu", precision=precision)
+    processor, _ = load_models(config)
+    assert next(processor.parameters()).device.type == "cpu"
+    assert all(source.mean.is_cuda for source in make_models(small(mode, device="cuda")).sources)
+    (run_folder(config) / "trained.json").unlink()
+    expected = train(config, quiet)
+    rel = 1e-3 if precision == "fp32" else 0.03
+    for name in ("image_loss", "recognition_loss"):
+        assert found[0][name] == pytest.approx(expected[0][name], rel=rel)
+
+
+def test_the_recogniser_must_know_every_class(study_root):
+    """R with fewer classes than the pictures is refused by name."""
+    pictures = load_training_pictures(small())
+    many = type(pictures)("many", "train", pictures.pictures, pictures.labels, pictures.groups, tuple(map(str, range(11))))
+    with pytest.raises(StudyError, match="resnet18_small knows 10 classes, many has 11"):
+        training.check_classes([load_classifier("resnet18_small", "digits")], many)
