@@ -52,6 +52,7 @@ class Config:
     blocks: int = 2
     transformer_channels: int = 8
     transformer_blocks: int = 6
+    transformer_warmup: float = 0.0  # share of the steps in which T learns to reproduce P's picture; the paper has none
     # training
     epochs: int = 4
     batch_size: int = 32
@@ -78,6 +79,8 @@ class Config:
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "ra_weight", "train_images", "val_images", "test_images"):
             _at_least(name, getattr(self, name), 0)
+        if not 0 <= self.transformer_warmup < 1:
+            raise StudyError(f"transformer_warmup={self.transformer_warmup!r} must be at least 0 and below 1")
         if self.lr <= 0:
             raise StudyError(f"lr={self.lr!r} must be above 0")
         if self.mode in ("plain", *BASELINES):  # one run, whatever R the user had in mind
@@ -118,7 +121,7 @@ class Config:
             keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images"}
             return {k: v for k, v in dataclasses.asdict(self).items() if k in keep}
         if self.mode != "ra_transformer":
-            skip |= {"transformer_channels", "transformer_blocks"}
+            skip |= {"transformer_channels", "transformer_blocks", "transformer_warmup"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
     def torch_device(self) -> torch.device:
@@ -146,6 +149,7 @@ PRESETS["digits"] = {
     "test_images": 2500,
     "batch_size": 16,
     "lr": 1e-2,
+    "transformer_warmup": 0.4,
     "source_arch": "resnet18_small",
     "modes": MODES,
     "gate_db": 0.5,
@@ -165,7 +169,7 @@ PRESETS["digits"] = {
     },
     "full": {
         "seeds": (0, 1, 2),
-        "weights": {"ra": (3e-3, 1e-2, 3e-2), "ra_unsupervised": (0.03, 0.1, 0.3)},
+        "weights": {"ra": (1e-3, 3e-3, 1e-2, 3e-2), "ra_unsupervised": (0.03, 0.1, 0.3)},
         "matrix_tasks": ("sr",),
     },
 }

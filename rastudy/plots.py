@@ -31,6 +31,7 @@ MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
     "ra_transformer": ("RA with T", "#0072b2", "v"),
     "ra_unsupervised": ("RA unsupervised", "#009e73", "P"),
 }
+LOWEST = -8  # of the trade-off's axis: diverged runs are told in words below it
 TASK_NAMES = {"sr": "super-resolution", "dn": "denoising", "jpeg": "JPEG deblocking"}
 STRENGTH_NAMES = {"sr": "x{:g}", "dn": "sigma {:g}", "jpeg": "quality {:g}"}
 
@@ -202,7 +203,10 @@ def plot_tradeoff(preset: str) -> Figure:
             for weight in cell.loc[cell["chosen"], "ra_weight"]:
                 ax.axvline(weight, color="#009e73", lw=6, alpha=0.25, zorder=0, label="chosen weight")
             ax.axhline(0, color="black", lw=1)
-            ax.set_xscale("log")
+            for _, row in cell[cell[["source_gain", "unseen_gain", "psnr_change"]].min(axis=1) < LOWEST].iterrows():
+                text = f"{row['source_gain']:+.0f} points\n{row['psnr_change']:+.1f} dB"
+                ax.text(row["ra_weight"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
+            ax.set(xscale="log", ylim=(LOWEST, None))
             ax.set_title(f"{task_name(task)}, {mode_name(mode)}", fontsize=11)
         line[0].set_ylabel("change against plain")
     for ax in axes[-1]:

@@ -41,6 +41,7 @@ class Models:
     transformer: nn.Module | None
     sources: list[Classifier]
     optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
+    progress: float = 0.0  # share of the steps that are done
 
     def autocast(self) -> torch.autocast:
         device = next(self.processor.parameters()).device.type
@@ -76,6 +77,8 @@ def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, to
 
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone."""
+    # ASSUMPTION: T warms up as a copy. R's gradient says little about noise, and a fresh T needs the paper's millions of
+    # pictures to get past it; small presets first teach T to reproduce P's picture.
     with models.autocast():
         restored = models.processor(batch.lq)
         loss = image_loss(restored, batch.gt)
@@ -83,7 +86,9 @@ def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, tor
     with models.autocast():
         transformed = models.transformer(restored.detach())
         recognition = recognition_loss(models.sources, transformed, batch.label)
-    (models.config.ra_weight * recognition).backward()
+        copying = models.progress < models.config.transformer_warmup
+        loss_of_t = image_loss(transformed, restored.detach()) if copying else models.config.ra_weight * recognition
+    loss_of_t.backward()
     return loss, recognition
 
 
@@ -189,6 +194,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
     for k, batch in enumerate(loader.epoch(config.seed, epoch)):
         step = epoch * len(loader) + k
+        models.progress = step / steps
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
         for optimiser in models.optimisers:
             optimiser.zero_grad(set_to_none=True)

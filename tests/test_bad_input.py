@@ -156,6 +156,7 @@ MISUSES = [
     ("unknown task", config("smoke", "deblur"), StudyError, ["task='deblur'", "sr, dn, jpeg"]),
     ("unknown mode", config("smoke", "sr", "rra"), StudyError, ["mode='rra'", "ra_transformer", "clean"]),
     ("unknown architecture", training("ra", source_arch="resnet19"), StudyError, ["'resnet19'", "resnet18_small"]),
+    ("unknown target R", config("smoke", "sr", target_archs="resnet18,resnet19"), StudyError, ["'resnet19'", "vgg16_bn"]),
     ("unknown processor", config("smoke", "sr", processor="unet"), StudyError, ["'unet'", "srresnet", "srdensenet"]),
     ("unknown preset", config("digit", "sr"), StudyError, ["preset='digit'", "digits", "smoke"]),
     ("unknown schedule", config("smoke", "sr", schedule="cosine"), StudyError, ["'cosine'", "onecycle", "step"]),
@@ -324,7 +325,10 @@ def test_a_failed_write_leaves_nothing(tmp_path, older, error):
 
 
 def test_a_write_replaces_the_older_file_at_once(tmp_path):
+    """Whoever has the older file open reads all of it: the newer one is another file, put in its place."""
     target = tmp_path / "x.csv"
     target.write_bytes(b"older")
-    write_atomic(target, lambda path: (path.write_bytes(b"newer"), target.read_bytes() == b"older" or pytest.fail()))
+    with target.open("rb") as reader:
+        write_atomic(target, lambda path: path.write_bytes(b"newer"))
+        assert reader.read() == b"older"
     assert target.read_bytes() == b"newer" and [path.name for path in tmp_path.iterdir()] == ["x.csv"]

@@ -37,7 +37,8 @@ def changed(config: Config, name: str) -> Config:
 def test_every_field_of_the_science_makes_another_run(name):
     """And no operational one does. T's size counts where there is a T."""
     transformer = name.startswith("transformer_")
-    base = dataclasses.replace(BASE, mode="ra_transformer") if transformer else BASE
+    setting = {"mode": "ra_transformer"} if transformer else {"dataset": "folder"} if name == "image_size" else {}
+    base = dataclasses.replace(BASE, **setting)
     assert (changed(base, name).run_id == base.run_id) == (name in OPERATIONAL)
     if transformer:
         assert changed(BASE, name).run_id == BASE.run_id
@@ -126,6 +127,9 @@ def test_every_preset_is_valid(preset, mode):
         ("flip", 1, "flip=1 is a int; write a bool"),
         ("seed", None, "seed=None is a NoneType"),
         ("strength", 3, "strength=3.0.*2 or 4"),
+        ("image_size", 64, "image_size=64.*32"),  # the digits are 32 x 32 pixels, whatever is asked
+        ("source_arch", "resnet19", "'resnet19' is unknown.*resnet18_small"),
+        ("target_archs", "resnet18_small,resnet19", "'resnet19' is unknown"),  # before any training, not after it
         ("target_archs", ["resnet18_small"], "target_archs=.*is a list; write a str"),
         *((name, value, name) for name in ("lr", "ra_weight", "strength") for value in (math.nan, math.inf)),
     ],

@@ -110,13 +110,43 @@ def test_no_recognition_gradient_reaches_p_under_ra_transformer():
         assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True)) == equal, mode
 
 
-def test_t_learns_from_r_alone():
-    """T has no image loss: its gradients scale with the weight."""
-    one, four = (gradients(make_models(small("ra_transformer", ra_weight=w)), "transformer") for w in (1.0, 4.0))
+def t_gradients(progress: float, **overrides) -> list[torch.Tensor]:
+    models = make_models(small("ra_transformer", **overrides))
+    models.progress = progress
+    return gradients(models, "transformer")
+
+
+@pytest.mark.parametrize("warmup, progress", [(0.0, 0.0), (0.5, 0.5)])
+def test_t_learns_from_r_alone(warmup, progress):
+    """T has no image loss, but for its warm-up: its gradients scale with the weight."""
+    one, four, none = (t_gradients(progress, transformer_warmup=warmup, ra_weight=weight) for weight in (1.0, 4.0, 0.0))
     assert all(torch.equal(4 * a, b) for a, b in zip(one, four, strict=True))
     assert sum(float(gradient.abs().sum()) for gradient in one) > 0
-    none = gradients(make_models(small("ra_transformer", ra_weight=0.0)), "transformer")
     assert not any(gradient.any() for gradient in none)
+
+
+def test_t_warms_up_as_a_copy():
+    """Until then its gradients are those of the distance to P's picture; R and its weight have no say."""
+    config = small("ra_transformer", transformer_warmup=0.5, ra_weight=100.0)
+    models = make_models(config)
+    restored = models.processor(first_batch(config).lq).detach()
+    (models.transformer(restored) - restored).square().mean().backward()
+    expected = [parameter.grad for parameter in models.transformer.parameters()]
+    found = t_gradients(0.49, transformer_warmup=0.5, ra_weight=100.0)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b)
+    other = t_gradients(0.49, transformer_warmup=0.5, ra_weight=1.0, source_arch="vgg16_bn_small")
+    assert all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
+
+
+def test_the_warm_up_takes_its_share_of_the_steps(study_root, monkeypatch):
+    """The first half of all steps, not of each epoch."""
+    seen, step = [], STEPS["ra_transformer"]
+    monkeypatch.setitem(
+        training.STEPS, "ra_transformer", lambda models, batch: seen.append(models.progress) or step(models, batch)
+    )
+    train(small("ra_transformer", transformer_warmup=0.5), quiet)
+    assert [progress < 0.5 for progress in seen] == [True] * 4 + [False] * 4
 
 
 @pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])

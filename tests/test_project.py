@@ -1,0 +1,144 @@
+"""The project's own files: environments that agree, commands that exist, a README that its tables and code support."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+ASSUMPTION = re.compile(r"#\s*ASSUMPTION\b(?:: (?P<title>[^.\n]+)\.)?")
+
+
+@pytest.fixture
+def readme() -> str:
+    path = ROOT / "README.md"
+    if not path.is_file():
+        pytest.skip("README.md does not exist yet")
+    return path.read_text()
+
+
+@pytest.fixture
+def studied() -> None:
+    """Skips while the study that the README shows has not been run."""
+    missing = [
+        name for name in ("accuracy", "gains", "kept", "tradeoff") if not (ROOT / f"results/digits/{name}.csv").is_file()
+    ]
+    if missing:
+        pytest.skip(f"results/digits has no {', '.join(missing)} yet (make study)")
+
+
+# --- environments and commands
+
+
+def test_conda_and_pip_agree():
+    """One python range; pip installs this project with its test extra; nothing else is pinned twice."""
+    document = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert document["name"] == PYPROJECT["project"]["name"] and document["channels"] == ["conda-forge"]
+    plain = [entry for entry in document["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in document["dependencies"] if isinstance(entry, dict)]
+    (python,) = [entry.removeprefix("python").strip() for entry in plain if entry.startswith("python")]
+    assert python.replace(" ", "") == PYPROJECT["project"]["requires-python"]
+    assert "pip" in plain and pip == ["-e .[test]"]
+    assert "test" in PYPROJECT["project"]["optional-dependencies"]
+    packages = {re.match(r"[\w-]+", entry)[0] for entry in PYPROJECT["project"]["dependencies"]}
+    assert not packages & {re.match(r"[\w-]+", entry)[0] for entry in plain}
+
+
+def test_the_makefiles_python_is_the_projects():
+    """The interpreter that make looks for lies in requires-python."""
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PYPROJECT["project"]["requires-python"]).groups()
+    first, last = re.search(
+        r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", (ROOT / "Makefile").read_text()
+    ).groups()
+    assert (int(low), int(high) - 1) == (int(first), int(last))
+
+
+@pytest.mark.parametrize("target", ["study", "study-full", "test", "test-full", "recognisers", "tables", "smoke"])
+def test_make_knows(target):
+    assert target in TARGETS
+    phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert target in phony.split()
+
+
+def test_ci_runs_the_documented_tests():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o100
+    assert re.search(r"^(exec )?make test$", script.read_text(), re.MULTILINE)
+
+
+def test_every_module_is_packaged():
+    assert PYPROJECT["tool"]["setuptools"]["packages"] == ["rastudy"]
+    assert PYPROJECT["tool"]["setuptools"]["package-data"]["rastudy"] == ["weights/*/*"]
+    assert {path.parent.name for path in (ROOT / "rastudy").rglob("*.py")} == {"rastudy"}
+
+
+# --- the README
+
+
+def test_readme_tables_are_generated(readme, studied):
+    """Every number between markers is what the CSVs give; there are tables."""
+    generated = pytest.importorskip("rastudy.readme", reason="rastudy/readme.py does not exist yet")
+    assert readme.count("<!-- table:") == readme.count("<!-- /table -->") > 0
+    assert generated.render(readme) == readme
+
+
+def test_assumptions_have_titles():
+    """``# ASSUMPTION: title. rest`` in the code, so that they can be listed."""
+    found = [(path.name, m) for path in sorted((ROOT / "rastudy").glob("*.py")) for m in ASSUMPTION.finditer(path.read_text())]
+    assert found
+    assert not [(name, match[0]) for name, match in found if not match["title"]]
+
+
+def test_readme_lists_every_assumption(readme):
+    """By its title, whatever is bold or code in it."""
+    titles = {m["title"] for path in (ROOT / "rastudy").glob("*.py") for m in ASSUMPTION.finditer(path.read_text())}
+    assert not sorted(title for title in titles if unmarked(title) not in unmarked(readme))
+
+
+def unmarked(text: str) -> str:
+    """One line of text without emphasis, in lower case."""
+    return " ".join(re.sub(r"[*`]", "", text).split()).lower()
+
+
+def test_readme_commands_exist(readme):
+    """``make X`` and ``python -m rastudy.X`` in code."""
+    targets = re.findall(r"(?:^|`)make ([a-z][\w-]*)", readme, re.MULTILINE)
+    modules = re.findall(r"python -m rastudy\.(\w+)", readme)
+    assert targets and modules
+    assert not set(targets) - TARGETS
+    assert not [name for name in modules if not (ROOT / "rastudy" / f"{name}.py").is_file()]
+
+
+def test_readme_links_lead_somewhere(readme, studied):
+    """Relative links and pictures are files of the checkout."""
+    links = re.findall(r"\]\(([^)#\s]+)\)", readme)
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+# --- what is tracked
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode or not done.stdout:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_machine_paths_are_tracked():
+    """Neither in text nor in weights or predictions."""
+    needles = [f"/{name}/".encode() for name in ("work", "root", "home")]
+    found = [str(path.relative_to(ROOT)) for path in tracked() if any(n in path.read_bytes() for n in needles)]
+    assert not found
+
+
+def test_no_data_or_runs_are_tracked():
+    """No run folders, no smoke results, no file above 5 MB."""
+    names = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked()}
+    assert not [name for name in names if name.startswith(("runs/", "results/smoke/", "figures/smoke/", "data/"))]
+    assert not [name for name, size in names.items() if size > 5_000_000]

@@ -1,0 +1,338 @@
+"""The grid: what is in it, one small study from end to end, and what failures look like."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from rastudy import sweep
+from rastudy.config import BASELINES, MODES, PRESETS, make_config
+from rastudy.errors import StudyError
+from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
+from rastudy.runs import results_folder, write_csv
+from rastudy.sweep import READING, Cell, check_gate, grid, merge
+from rastudy.tables import TABLES, load_table, main_table
+
+TASKS = ("sr", "dn", "jpeg")
+FIVE = {"resnet18_small", "resnet50_small", "resnet101_small", "densenet121_small", "vgg16_bn_small"}
+
+
+class Finished(NamedTuple):
+    """A finished sweep: its root, and what it printed."""
+
+    root: Path
+    stdout: str
+    stderr: str
+
+
+def command(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "rastudy.sweep", "--preset", "smoke", *arguments],
+        env=os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        cwd=root, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    """The whole smoke study through the command that a user types."""
+    root = tmp_path_factory.mktemp("sweep")
+    done = command(root, "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Finished(root, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def in_finished(finished, monkeypatch) -> Path:
+    monkeypatch.setenv("RASTUDY_ROOT", str(finished.root))
+    return finished.root
+
+
+@pytest.fixture
+def main(study_root, monkeypatch):
+    """``sweep.main`` in an empty root, without a trace in this process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "JUPYTER_PREFER_ENV_PATH", "PYTHONWARNINGS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    yield sweep.main
+    signal.signal(signal.SIGTERM, handler)
+
+
+def snapshot(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# --- one study from end to end
+
+
+def test_the_sweep_prints_what_it_found(finished, in_finished):
+    """The main table, and where everything lies; a clean screen otherwise."""
+    assert main_table("smoke").to_string() in finished.stdout
+    assert "18 runs, 0 finished, 18 to do, 2 at a time" in finished.stdout
+    assert "[18/18]" in finished.stdout and "FAILED" not in finished.stdout
+    for name in TABLES:
+        assert f"results/smoke/{name}.csv" in finished.stdout
+    assert not finished.stderr
+
+
+def test_the_tables_have_every_row(in_finished):
+    """3 tasks x 6 modes x 5 R's, with finite figures and their intervals."""
+    accuracy = load_table("smoke", "accuracy")
+    top1 = accuracy[accuracy["metric"] == "top1"]
+    keys = list(zip(top1["task"], top1["mode"], top1["target_arch"], strict=True))
+    assert len(keys) == len(set(keys)) == 3 * 6 * 5
+    assert set(keys) == {(task, mode, arch) for task in TASKS for mode in (*BASELINES, *MODES) for arch in FIVE}
+    for table in (accuracy, load_table("smoke", "gains")):
+        assert np.isfinite(table[["value", "low", "high"]]).all(axis=None)
+        assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+    gains = load_table("smoke", "gains")
+    assert len(gains) == 3 * 3 * 6 and gains["primary"].sum() == 3 * 2
+    assert len(load_table("smoke", "kept")) == 3 * 3 and len(load_table("smoke", "tradeoff")) == 3 * 3
+    rows = load_results("smoke")
+    assert set(rows["split"]) == {"val", "test"} and rows["run_id"].nunique() == 18
+    assert set(rows["n_images"]) == {60}
+
+
+def test_plain_and_the_transformers_processor_agree(in_finished):
+    """Across processes and notebooks too: the same PSNR and SSIM in every task."""
+    table = load_table("smoke", "accuracy").set_index(["task", "mode", "metric"]).sort_index()
+    for task in TASKS:
+        for metric in ("psnr", "ssim"):
+            plain, other = (table.loc[(task, mode, metric), "value"].item() for mode in ("plain", "ra_transformer"))
+            assert plain == other
+
+
+@pytest.mark.parametrize("name", READING)
+def test_reading_notebooks_are_executed(in_finished, name):
+    """Every code cell, in order, without error or warning."""
+    notebook = nbformat.read(in_finished / "runs" / "smoke" / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    assert sum(output.output_type in ("execute_result", "display_data") for output in outputs) >= 2
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert f"run      {make_config('smoke', 'sr').run_id}" in printed and "missing" not in printed
+
+
+def test_every_run_keeps_its_notebook(in_finished):
+    """Executed, and none is running or failed."""
+    for cell in grid("smoke"):
+        folder = in_finished / "runs" / "smoke" / cell.config.run_id
+        assert [path.name for path in folder.glob("*.ipynb")] == ["01_train.ipynb"]
+        notebook = nbformat.read(folder / "01_train.ipynb", as_version=4)
+        text = "".join(str(output) for c in notebook.cells if c.cell_type == "code" for output in c.outputs)
+        assert cell.config.run_id in text and "'error'" not in text
+
+
+def test_figures_are_written(in_finished):
+    """Each figure that a notebook names, readable, and with a picture in it."""
+    found = {path.stem: path for path in (in_finished / "figures" / "smoke").glob("*.png")}
+    assert found.keys() >= {"degradations", "strengths", "accuracy", "gains", "matrix", "paper", "restored_sr", "curves",
+                            "tradeoff"}  # fmt: skip
+    for name, path in found.items():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 200 and pixels.std() > 5, name
+
+
+def test_a_second_call_trains_nothing(finished, in_finished):
+    """Everything is found finished; evidence, weights and tables keep their bytes, notebooks are not executed again."""
+    results, runs = in_finished / "results", in_finished / "runs"
+    before, content = snapshot(runs), {path: path.read_bytes() for path in snapshot(results)}
+    done = command(in_finished, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "18 runs, 18 finished, 0 to do" in done.stdout and "notebooks: up to date" in done.stdout
+    assert main_table("smoke").to_string() in done.stdout
+    assert snapshot(runs) == before
+    assert {path: path.read_bytes() for path in snapshot(results)} == content
+
+
+def test_a_finished_study_is_listed_as_done(in_finished, capsys):
+    before = snapshot(in_finished)
+    assert sweep.main(["--preset", "smoke", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18 and all(line.startswith("done ") for line in lines)
+    assert snapshot(in_finished) == before
+
+
+# --- dry run, misuse, failures
+
+
+def test_a_dry_run_writes_nothing(main, study_root, capsys):
+    """It lists every run with its splits, and stops."""
+    assert main(["--preset", "smoke", "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines] == [["to", "do"]] * 18
+    assert {(line[2], line[3]) for line in lines} == {(cell.config.run_id, "val+test") for cell in grid("smoke")}
+    assert not any(study_root.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, allowed",
+    [
+        (["--task", "blur"], "sr, dn, jpeg"),
+        (["--mode", "plian"], "plain, ra, ra_transformer, ra_unsupervised"),
+        (["--preset", "smok"], "digits"),
+        (["--processor", "unet"], "srresnet, srdensenet, resnet_generator"),
+    ],
+    ids=["task", "mode", "preset", "processor"],
+)
+def test_unknown_names_exit_2(main, study_root, capsys, arguments, allowed):
+    """With the allowed names, before anything is written."""
+    assert main(["--preset", "smoke", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert arguments[1] in error and allowed in error and "Traceback" not in error
+    assert not any(study_root.iterdir())
+
+
+def test_a_failing_run_is_named(tmp_path):
+    """Exit 1; the run, why, and its failed notebook; the other runs are finished and in the tables."""
+    arguments = ["--task", "sr", "--mode", "none", "ra", "--ra-weight", "1e39"]
+    done = command(tmp_path, *arguments, "--jobs", "2")
+    run_id = make_config("smoke", "sr", "ra", ra_weight=1e39).run_id
+    failed = tmp_path / "runs" / "smoke" / run_id / "01_train.failed.ipynb"
+    assert done.returncode == 1, done.stderr
+    assert f"failed: {run_id}" in done.stderr and "not finite at epoch 1" in done.stderr and str(failed) in done.stderr
+    assert failed.is_file() and [path.name for path in failed.parent.glob("*.ipynb")] == [failed.name]
+    assert f"{run_id} FAILED" in done.stdout and "Traceback" not in done.stderr
+    assert (tmp_path / "results" / "smoke" / "accuracy.csv").is_file()
+
+
+def test_runs_are_named_where_every_one_failed(main, monkeypatch, capsys):
+    """Without any predictions, too, the failures are what is reported."""
+    monkeypatch.setattr(sweep, "run_cells", lambda *args, **kwargs: {"sr4-ra-x": "StudyError: its reason"})
+    assert main(["--preset", "smoke", "--task", "sr", "--mode", "ra"]) == 1
+    error = capsys.readouterr().err
+    assert "sr4-ra-x" in error and "its reason" in error
+
+
+def test_a_notebook_that_only_ended_is_a_failure(main, study_root, monkeypatch):
+    """A run counts as done when its files are there, not when its notebook ended."""
+    monkeypatch.setattr(sweep, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(sweep, "execute", lambda *args: "")
+    cells = [cell for cell in grid("smoke") if cell.config.mode == "none"][:1]
+    failures = sweep.run_cells(cells, 1, log=lambda line: None)
+    assert list(failures) == [cells[0].config.run_id] and "not finished" in failures[cells[0].config.run_id]
+
+
+class InProcess(sweep.ProcessPoolExecutor):
+    """A pool that runs its jobs at once, here."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def submit(self, function, *args):
+        future = sweep.Future()
+        future.set_result(function(*args))
+        return future
+
+    def shutdown(self, *args, **kwargs):
+        pass
+
+
+# --- the grid
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_full_grid(preset):
+    """No run twice; the weight grid is evaluated on validation only, all others on both splits."""
+    if "full" not in PRESETS[preset]:
+        pytest.skip(f"the preset {preset} has no full grid")
+    cells = grid(preset, full=True)
+    ids = [cell.config.run_id for cell in cells]
+    assert len(ids) == len(set(ids))
+    by_id = {cell.config.run_id: cell for cell in cells}
+    assert by_id.keys() >= {cell.config.run_id for cell in grid(preset)}
+    only_val = 0
+    for cell in cells:
+        config = cell.config
+        chosen = config.ra_weight == PRESETS[preset]["ra_weights"][config.task].get(config.mode, 0.0)
+        assert cell.splits == (("val", "test") if chosen else ("val",)), config.run_id
+        only_val += not chosen
+    weights = PRESETS[preset]["full"]["weights"]
+    used = PRESETS[preset]["ra_weights"]
+    expected = sum(weight != used[task][mode] for task in used for mode in weights for weight in weights[mode])
+    assert only_val == expected > 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_notebook_parameters_name_the_same_run(preset, full):
+    """What the sweep hands to notebook 01 gives the run id it waits for, as plain JSON values."""
+    if full and "full" not in PRESETS[preset]:
+        pytest.skip(f"the preset {preset} has no full grid")
+    for cell in grid(preset, full=full):
+        parameters = dict(cell.parameters)
+        assert parameters.pop("evaluate_on") == ",".join(cell.splits)
+        assert all(type(value) in (int, float, str) for value in parameters.values())
+        assert make_config(**parameters) == cell.config
+
+
+def test_full_adds_seeds_sources_and_processors():
+    """Three seeds of every mode, every R as the source, and every other processor beside its plain."""
+    cells = grid("digits", full=True)
+    main_runs = {(c.config.task, c.config.mode, c.config.seed) for c in cells if c.config.processor == "srresnet"}
+    assert {(task, mode, seed) for task in TASKS for mode in MODES for seed in (0, 1, 2)} <= main_runs
+    assert {c.config.source_arch for c in cells if c.config.mode == "ra" and c.config.task == "sr"} == FIVE
+    others = {(c.config.processor, c.config.task, c.config.mode) for c in cells if c.config.processor != "srresnet"}
+    assert {("srdensenet", "sr"), ("resnet_generator", "dn"), ("resnet_generator", "jpeg")} == {
+        (name, task) for name, task, mode in others if mode not in BASELINES
+    }
+    for name, task, mode in others:
+        assert mode in BASELINES or (name, task, {"plain": "ra", "ra": "plain"}[mode]) in others
+
+
+def test_a_run_asked_for_twice_is_evaluated_on_all_its_splits():
+    config = make_config("smoke", "sr", "ra")
+    (cell,) = merge([Cell(config, ("val",)), Cell(config, ("test",)), Cell(config, ("val",))])
+    assert cell.splits == ("val", "test")
+
+
+# --- the gate before recognition-aware runs
+
+
+@pytest.mark.parametrize("gain, opens", [(0.6, True), (0.4, False), (-1.0, False)])
+def test_the_gate(study_root, gain, opens):
+    """Plain must beat no processing by 0.5 dB on validation; test figures have no say."""
+    cells = [Cell(make_config("digits", "sr", mode), ("val", "test")) for mode in ("none", "plain", "ra")]
+    for cell, psnr in zip(cells[:2], (20.0, 20.0 + gain), strict=True):
+        for split in ("val", "test"):
+            db = psnr if split == "val" else 20.0
+            arrays = {"top5": np.zeros((1, 4, 5), np.uint16), "label": np.zeros(4, np.uint16), "group": np.arange(4),
+                      "mse": np.full(4, 10 ** (-db / 10)), "ssim": np.ones(4), "ssim_release": np.ones(4)}  # fmt: skip
+            about = {"config": cell.config.science(), "run_id": cell.config.run_id, "split": split, "data": "d",
+                     "name": "digits", "targets": {"resnet18_small": "w"}}  # fmt: skip
+            save_predictions(predictions_file(cell.config, split), arrays, about)
+            path = results_folder("digits") / "runs" / f"{cell.config.run_id}.{split}.csv"
+            write_csv(path, tidy_rows(Predictions(about, arrays)), COLUMNS)
+    if opens:
+        check_gate(cells)
+    else:
+        with pytest.raises(StudyError, match="does not beat no processing") as caught:
+            check_gate(cells)
+        assert cells[1].config.run_id in str(caught.value)
+
+
+def test_smoke_has_no_gate(study_root):
+    """Its runs are too short to pass one."""
+    check_gate(grid("smoke"))
+
+
+def test_a_changed_package_executes_the_notebooks_again(in_finished, tmp_path, monkeypatch):
+    """The stamp covers tables and curves: another figure in a table is another digest."""
+    before = sweep._inputs_digest("smoke")
+    assert before == sweep._inputs_digest("smoke")
+    shutil.copytree(in_finished / "results", tmp_path / "results")
+    monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path))
+    assert sweep._inputs_digest("smoke") == before
+    path = tmp_path / "results" / "smoke" / "gains.csv"
+    path.write_text(path.read_text().replace("ra_unsupervised", "ra_unsupervised ", 1))
+    assert sweep._inputs_digest("smoke") != before

@@ -1,0 +1,403 @@
+"""The tables: gains by hand, rules, the paper's figures, and the committed results against their own evidence."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rastudy import tables
+from rastudy.config import MODES, PRESETS, make_config
+from rastudy.errors import StudyError
+from rastudy.results import load_results, predictions_file, save_predictions
+from rastudy.sweep import grid
+from rastudy.tables import TABLES, load_cells, load_table, make_tables, paper_gains, paper_reported
+
+ROOT = Path(__file__).parents[1]
+N = 400
+SOURCE, NEAR, FAR = "resnet18_small", "resnet50_small", "vgg16_bn_small"
+
+
+def right(*spans: tuple[int, int]) -> np.ndarray:
+    """(N,) True on the given spans of pictures."""
+    hits = np.zeros(N, bool)
+    for start, stop in spans:
+        hits[start:stop] = True
+    return hits
+
+
+def put(mode: str, hits: dict[str, np.ndarray], *, split="test", mse=0.01, group=1, data="d", **overrides) -> str:
+    """Save hand-made predictions of a smoke run: who is right about which picture. Returns the run id.
+
+    ``group``: pictures per group.
+    """
+    config = make_config("smoke", overrides.pop("task", "sr"), mode, **overrides)
+    classes = np.where(np.stack(list(hits.values()))[..., None], np.arange(5), np.arange(5) + 1)
+    arrays = {
+        "top5": classes.astype(np.uint16), "label": np.zeros(N, np.uint16),
+        "group": (np.arange(N) // group).astype(np.int32), "mse": np.full(N, mse), "ssim": np.full(N, 0.5),
+        "ssim_release": np.full(N, 0.6),
+    }  # fmt: skip
+    about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": data, "name": "digits",
+             "targets": dict.fromkeys(hits, "w")}  # fmt: skip
+    save_predictions(predictions_file(config, split), arrays, about)
+    return config.run_id
+
+
+# plain is right about the first 200; ra gains 30 and loses 10 on the source, 20 and 10 on one unseen R, 0 on the other
+PLAIN = {SOURCE: right((0, 200)), NEAR: right((0, 200)), FAR: right((0, 200))}
+RA = {SOURCE: right((10, 230)), NEAR: right((10, 220)), FAR: right((0, 200))}
+CLEAN = {arch: right((0, 400)) for arch in PLAIN}
+
+
+def gains(mode: str = "ra") -> pd.DataFrame:
+    table = load_table("smoke", "gains")
+    return table[table["mode"] == mode].set_index("target_arch")
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    n, k = gained + lost, min(gained, lost)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+
+
+def half_width(differences: np.ndarray) -> float:
+    """Of the normal 95 % interval of a mean."""
+    return 1.96 * differences.std() / math.sqrt(len(differences))
+
+
+# --- gains
+
+
+def test_a_gain_by_hand(study_root):
+    """Value, interval, p and share of the gap of a pair of predictions."""
+    put("plain", PLAIN), put("ra", RA), put("clean", CLEAN)
+    make_tables("smoke")
+    found = gains()
+    assert found["value"].to_dict() == {SOURCE: 5.0, NEAR: 2.5, FAR: 0.0, "mean_unseen": 1.25}
+    assert found["role"].to_dict() == {SOURCE: "source", NEAR: "unseen", FAR: "unseen", "mean_unseen": "mean_unseen"}
+    for arch in (SOURCE, NEAR):
+        half = half_width(100.0 * RA[arch] - 100.0 * PLAIN[arch])
+        assert found.loc[arch, "low"] == pytest.approx(found.loc[arch, "value"] - half, abs=0.25)
+        assert found.loc[arch, "high"] == pytest.approx(found.loc[arch, "value"] + half, abs=0.25)
+    assert (found.loc[FAR, "low"], found.loc[FAR, "high"], found.loc[FAR, "p"]) == (0, 0, 1)
+    assert found.loc[SOURCE, "p"] == pytest.approx(mcnemar(30, 10), abs=1e-6)
+    assert found.loc[NEAR, "p"] == pytest.approx(mcnemar(20, 10), abs=1e-6)
+    assert found["gap_closed"].to_dict() == {SOURCE: 0.1, NEAR: 0.05, FAR: 0.0, "mean_unseen": 0.025}
+    assert ((found["gap_low"] <= found["gap_closed"]) & (found["gap_closed"] <= found["gap_high"])).all()
+    assert set(found["n_images"]) == {N} and set(found["n_groups"]) == {N} and set(found["n_seeds"]) == {1}
+
+
+def test_no_gap_without_the_clean_pictures(study_root):
+    put("plain", PLAIN), put("ra", RA)
+    make_tables("smoke")
+    assert gains()[["gap_closed", "gap_low", "gap_high"]].isna().all(axis=None)
+
+
+def test_pictures_of_a_group_are_not_independent(study_root):
+    """The interval follows the number of groups, here 40, not of pictures; p comes from flipping groups."""
+    put("plain", PLAIN, group=10), put("ra", RA, group=10)
+    make_tables("smoke")
+    row = gains().loc[SOURCE]
+    difference = (100.0 * RA[SOURCE] - 100.0 * PLAIN[SOURCE]).reshape(40, 10).mean(1)
+    assert row["value"] == 5 and row["n_groups"] == 40
+    assert row["high"] - row["low"] == pytest.approx(2 * half_width(difference), rel=0.15)
+    assert row["high"] - row["low"] > 2.5 * 2 * half_width(100.0 * RA[SOURCE] - 100.0 * PLAIN[SOURCE])
+    # 3 groups gained all, 1 lost all: |sum| of 4 signs is at least 2 in 10 of 16 cases
+    assert row["p"] == pytest.approx(10 / 16, abs=0.03)
+
+
+def test_gains_average_over_common_seeds(study_root):
+    """A seed that plain or RA lacks stays out; the spread over seeds is shown."""
+    put("plain", PLAIN), put("plain", PLAIN, seed=1), put("plain", RA, seed=2)
+    put("ra", RA), put("ra", PLAIN, seed=1), put("ra", CLEAN, seed=3)
+    make_tables("smoke")
+    row = gains().loc[SOURCE]
+    assert (row["value"], row["seed_low"], row["seed_high"], row["n_seeds"]) == (2.5, 0, 5, 2)
+
+
+def test_accuracy_by_hand(study_root):
+    """Percent with Wilson's interval; PSNR; nothing about the error of clean pictures."""
+    put("plain", PLAIN, mse=0.001), put("ra", RA), put("clean", CLEAN, mse=0.0)
+    make_tables("smoke")
+    table = load_table("smoke", "accuracy").set_index(["mode", "target_arch", "metric"])
+    row = table.loc["ra", SOURCE, "top1"]
+    z, p = 1.959964, 0.55
+    middle, half = p + z * z / 2 / N, z * math.sqrt(p * (1 - p) / N + z * z / 4 / N / N)
+    assert row["value"] == 55
+    assert row["low"] == pytest.approx(100 * (middle - half) / (1 + z * z / N), abs=1e-3)
+    assert row["high"] == pytest.approx(100 * (middle + half) / (1 + z * z / N), abs=1e-3)
+    assert table.loc["plain", "-", "psnr"]["value"] == pytest.approx(30)
+    assert set(table.loc["clean"].index.get_level_values("metric")) == {"top1"}
+
+
+def test_primary_contrasts_are_not_corrected(study_root):
+    """Source and mean unseen R of ra at the preset's weight stand alone; Holm over all others."""
+    weight = PRESETS["smoke"]["ra_weights"]["sr"]["ra"]
+    put("plain", PLAIN), put("ra", RA), put("ra", RA, ra_weight=7 * weight), put("ra_unsupervised", RA)
+    put("ra", RA, source_arch=FAR)
+    make_tables("smoke")
+    table = load_table("smoke", "gains")
+    primary = table[table["primary"]]
+    assert set(zip(primary["mode"], primary["role"], primary["ra_weight"], primary["source_arch"], strict=True)) == {
+        ("ra", role, weight, SOURCE) for role in ("source", "mean_unseen")
+    }
+    assert primary["p_holm"].isna().all()
+    others = table[~table["primary"]].sort_values("p", kind="stable")
+    assert len(others) == 4 * 4 - 2
+    running, m = 0.0, len(others)
+    for k, row in enumerate(others.itertuples()):
+        running = max(running, row.p * (m - k))
+        assert row.p_holm == pytest.approx(min(running, 1), abs=2e-5)
+
+
+@pytest.mark.parametrize("other", [{"data": "other"}, {"hits": dict(reversed(PLAIN.items()))}], ids=["pictures", "R's"])
+def test_pairs_must_match(study_root, other):
+    """A difference of runs that saw other pictures or R's is refused."""
+    put("ra", RA)
+    put("plain", **({"hits": PLAIN} | other))
+    with pytest.raises(StudyError, match="other pictures or R's"):
+        make_tables("smoke")
+
+
+def test_stale_runs_are_refused(study_root):
+    """Two runs of one cell and seed: the message asks to delete one."""
+    put("plain", PLAIN), put("plain", PLAIN, epochs=9)
+    with pytest.raises(StudyError, match="delete the stale one"):
+        make_tables("smoke")
+
+
+# --- the share that unseen R's keep
+
+
+def test_kept_by_hand(study_root):
+    """Mean unseen gain over source gain; a gain that is clear for all gives a narrow interval around it."""
+    put("plain", PLAIN)
+    put("ra", {SOURCE: right((0, 300)), NEAR: right((0, 280)), FAR: right((0, 260))})
+    make_tables("smoke")
+    row = load_table("smoke", "kept").iloc[0]
+    assert (row["source_gain"], row["unseen_gain"], row["value"]) == (25, 17.5, 0.7)
+    assert 0.6 < row["low"] < 0.7 < row["high"] < 0.8 and pd.isna(row["reason"])
+
+
+def test_kept_is_empty_where_the_source_gains_nothing_clear(study_root):
+    """With the reason, whatever the unseen R's gain."""
+    put("plain", PLAIN)
+    put("ra", {SOURCE: right((10, 212)), NEAR: right((0, 280)), FAR: right((0, 260))})
+    make_tables("smoke")
+    row = load_table("smoke", "kept").iloc[0]
+    assert row[["value", "low", "high"]].isna().all()
+    assert row["source_gain"] == 0.5 and "includes 0" in row["reason"]
+
+
+# --- the weight's rule
+
+
+GRID = {0.001: (260, 0.0), 0.01: (280, 0.45), 0.03: (280, 0.2), 0.1: (360, 0.55)}  # hits of the source, cost in dB
+
+
+def put_grid(mode: str, weights: dict, split: str = "val", **overrides) -> None:
+    for weight, (hits, cost) in weights.items():
+        correct = {SOURCE: right((0, hits)), FAR: right((0, 240))}
+        put(mode, correct, split=split, mse=0.01 * 10 ** (cost / 10), ra_weight=weight, **overrides)
+
+
+def chosen() -> dict[str, list[float]]:
+    table = load_table("smoke", "tradeoff")
+    return {mode: list(rows.loc[rows["chosen"], "ra_weight"]) for mode, rows in table.groupby("mode")}
+
+
+@pytest.mark.parametrize(
+    "weights, expected",
+    [
+        (GRID, [0.01]),  # 0.1 costs too much; of two equals the smaller
+        ({0.001: (260, 0.0), 0.01: (280, 0.45), 0.03: (281, 0.2)}, [0.03]),
+        ({0.01: (280, -0.3), 0.03: (150, 0.0)}, [0.01]),  # better pictures cost nothing
+        ({0.01: (150, 0.1), 0.03: (100, 0.2)}, [0.01]),  # losses too: the best is the best
+        ({0.01: (280, 0.6), 0.03: (300, 0.9)}, []),
+    ],
+)
+def test_the_rule_chooses_the_weight(study_root, weights, expected):
+    """Best top-1 of the source R among the weights that cost at most 0.5 dB."""
+    hits = {SOURCE: right((0, 200)), FAR: right((0, 200))}
+    put("plain", hits, split="val")
+    put_grid("ra", weights)
+    put_grid("ra_unsupervised", {0.3: (250, 0.1), 1.0: (260, 0.1)})
+    make_tables("smoke")
+    assert chosen() == {"ra": expected, "ra_unsupervised": [1.0]}
+
+
+def test_the_rule_sees_validation_seed_0_and_the_main_runs_alone(study_root):
+    """Test pictures, other seeds and other sources have no say."""
+    hits = {SOURCE: right((0, 200)), FAR: right((0, 200))}
+    for split in ("val", "test"):
+        put("plain", hits, split=split), put("plain", hits, split=split, seed=1)
+    put_grid("ra", {0.01: (280, 0.1), 0.03: (260, 0.1)})
+    put_grid("ra", {0.01: (200, 0.1), 0.03: (380, 0.1)}, split="test")
+    put_grid("ra", {0.03: (390, 0.1)}, seed=1)
+    put_grid("ra", {0.1: (390, 0.1)}, source_arch=FAR)
+    make_tables("smoke")
+    assert chosen() == {"ra": [0.01]}
+    table = load_table("smoke", "tradeoff").set_index("ra_weight")
+    assert sorted(table.index) == [0.01, 0.03]
+    assert table.loc[0.03, ["source_top1", "source_gain", "unseen_gain"]].tolist() == [65, 15, 10]
+    assert table.loc[0.03, "psnr_change"] == pytest.approx(-0.1, abs=1e-5)
+
+
+# --- files
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_make_tables_is_idempotent(study_root):
+    """Byte for byte, and nothing but the tables and the CSVs of the runs."""
+    for split in ("val", "test"):
+        ids = [put("plain", PLAIN, split=split), put("ra", RA, split=split), put("clean", CLEAN, split=split)]
+    written = make_tables("smoke")
+    folder = study_root / "results" / "smoke"
+    assert written == [folder / f"{name}.csv" for name in TABLES]
+    first = snapshot(folder)
+    assert set(first) == {
+        *(f"{name}.csv" for name in TABLES),
+        *(f"{kind}.{split}.{end}" for run_id in ids for split in ("val", "test")
+          for kind, end in ((f"runs/{run_id}", "csv"), (f"predictions/{run_id}", "npz"))),
+    }  # fmt: skip
+    make_tables("smoke")
+    assert snapshot(folder) == first
+
+
+def test_make_tables_needs_predictions(study_root):
+    with pytest.raises(StudyError, match="python -m rastudy.sweep --preset smoke"):
+        make_tables("smoke")
+
+
+def test_cells_come_in_canonical_order(study_root):
+    """Tasks, baselines, modes; never in that of file names."""
+    for task in ("jpeg", "sr", "dn"):
+        for mode in ("ra", "plain", "clean", "none"):
+            put(mode, PLAIN, task=task)
+    found = [(key[0], key[2]) for key in load_cells("smoke", "test")]
+    assert found == [(task, mode) for task in ("sr", "dn", "jpeg") for mode in ("none", "clean", "plain", "ra")]
+
+
+def test_the_main_table_shows_the_presets_runs(study_root):
+    """Rows in order, one per task and mode, at the preset's weight and source."""
+    weight = PRESETS["smoke"]["ra_weights"]["sr"]["ra"]
+    put("plain", PLAIN, mse=0.001), put("ra", RA), put("clean", CLEAN), put("none", PLAIN)
+    put("ra", CLEAN, ra_weight=3 * weight), put("ra", CLEAN, source_arch=FAR)
+    make_tables("smoke")
+    table = tables.main_table("smoke")
+    assert list(table.index) == [("sr", mode) for mode in ("none", "plain", "ra", "clean")]
+    assert list(table.columns) == ["ResNet-18", "ResNet-50", "VGG-16-BN", "PSNR", "SSIM"]
+    assert table.loc[("sr", "ra")].tolist() == [55, 52.5, 50, 20, 0.5]
+    assert table.loc[("sr", "plain"), "PSNR"] == 30 and pd.isna(table.loc[("sr", "clean"), "PSNR"])
+
+
+# --- the paper
+
+PAPER = """
+sr   plain            52.6 58.8 61.9 57.7 50.2
+sr   ra               61.8 66.7 68.8 64.7 58.2
+sr   ra_unsupervised  61.3 66.3 68.6 64.5 57.3
+dn   plain            61.9 68.0 69.1 66.4 60.9
+dn   ra               65.1 70.6 71.9 69.1 63.8
+dn   ra_unsupervised  61.7 67.9 69.7 66.4 60.5
+jpeg plain            48.2 53.8 56.0 52.9 42.4
+jpeg ra               57.7 62.3 64.3 60.7 52.8
+jpeg ra_unsupervised  53.8 59.1 62.0 57.5 50.0
+"""
+
+
+def test_the_papers_figures():
+    """Exactly the published ones: ImageNet validation, P trained with ResNet-18."""
+    archs = ("resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn")
+    expected = {}
+    for task, mode, *values in (line.split() for line in PAPER.strip().splitlines()):
+        expected |= {(task, mode, arch): float(value) for arch, value in zip(archs, values, strict=True)}
+    table = paper_reported()
+    found = table.set_index(["task", "mode", "target_arch"])["value"]
+    assert not found.index.duplicated().any()
+    assert found.to_dict() == expected
+    assert set(table["metric"]) == {"top1"} and set(table["n_images"]) == {50000}
+    assert (table["source_arch"] == np.where(table["mode"] == "plain", "-", "resnet18")).all()
+    assert dict(zip(table["task"], table["strength"], strict=True)) == {"sr": 4, "dn": 0.1, "jpeg": 10}
+
+
+def test_the_papers_gains():
+    """The differences that its claims speak of."""
+    found = paper_gains().round(6).set_index(["task", "mode", "target_arch"])["value"].sort_index()
+    archs = ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
+    assert found.loc["sr", "ra"][archs].tolist() == [9.2, 7.9, 6.9, 7.0, 8.0]
+    assert found.loc["dn", "ra"][archs].tolist() == [3.2, 2.6, 2.8, 2.7, 2.9]
+    assert found.loc["jpeg", "ra"][archs].tolist() == [9.5, 8.5, 8.3, 7.8, 10.4]
+    assert found.loc["dn", "ra_unsupervised"][archs].tolist() == [-0.2, -0.1, 0.6, 0.0, -0.4]
+    roles = paper_gains().groupby("role")["target_arch"].unique()
+    assert list(roles["source"]) == ["resnet18"] and len(roles["unseen"]) == 4
+
+
+# --- the committed results
+
+
+def complete(preset: str) -> Path:
+    """``results/<preset>`` of the checkout; skips while the study's runs are not all there."""
+    folder = ROOT / "results" / preset
+    wanted = [f"predictions/{cell.config.run_id}.{split}.npz" for cell in grid(preset) for split in cell.splits]
+    missing = [name for name in (*wanted, *(f"{name}.csv" for name in TABLES)) if not (folder / name).is_file()]
+    if missing:
+        pytest.skip(f"results/{preset} is incomplete: {len(missing)} files are missing, the first {missing[0]}")
+    return folder
+
+
+@pytest.fixture
+def committed(monkeypatch) -> Path:
+    monkeypatch.delenv("RASTUDY_ROOT", raising=False)
+    return complete("digits")
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+def test_committed_tables_follow_from_the_committed_predictions(preset, tmp_path, monkeypatch):
+    """Recomputed, they are the same byte for byte; so are the CSVs of the runs, and no other lies there."""
+    folder, copy = complete(preset), tmp_path / "results" / preset
+    shutil.copytree(folder / "predictions", copy / "predictions")
+    monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path))
+    make_tables(preset)
+    for name in TABLES:
+        assert (copy / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
+    assert snapshot(copy / "runs") == snapshot(folder / "runs")
+
+
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_use_the_chosen_weights(committed, preset, mode):
+    """Those that the rule chooses on the digits' validation pictures."""
+    table = load_table("digits", "tradeoff")
+    rows = table[table["mode"] == mode]
+    if rows.groupby("task")["ra_weight"].nunique().min() < 2:
+        pytest.skip("results/digits holds no weight grid yet (make study-full)")
+    best = rows[rows["chosen"]].set_index("task")["ra_weight"].to_dict()
+    assert set(best) == {"sr", "dn", "jpeg"}
+    used = {task: weights[mode] for task, weights in PRESETS[preset]["ra_weights"].items()}
+    assert used == {task: best[task] for task in used}
+
+
+@pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])
+def test_strengths_follow_the_rule(committed, task):
+    """On validation plain keeps 70 to 90 % of the source R's clean accuracy, and beats no processing by 0.5 dB."""
+    table = load_results("digits")
+    runs = {mode: make_config("digits", task, mode).run_id for mode in ("none", "clean", "plain")}
+    val = table[table["split"] == "val"].set_index(["run_id", "target_arch", "metric"])["value"]
+    top1 = {mode: val[run_id, PRESETS["digits"]["source_arch"], "top1"] for mode, run_id in runs.items()}
+    assert 0.7 <= top1["plain"] / top1["clean"] <= 0.9
+    assert val[runs["plain"], "-", "psnr"] >= val[runs["none"], "-", "psnr"] + 0.5
+
+
+def test_every_mode_is_in_the_committed_tables(committed):
+    """All tasks, modes, baselines and R's, on all test pictures."""
+    table = tables.main_cells(load_table("digits", "accuracy"), "digits")
+    top1 = table[table["metric"] == "top1"]
+    cells = top1.groupby(["task", "mode"])["target_arch"].nunique()
+    assert cells.to_dict() == {(t, m): 5 for t in ("sr", "dn", "jpeg") for m in (*MODES, "none", "clean")}
+    assert set(top1["n_images"]) == {2500} and set(top1["n_groups"]) == {500}
