@@ -31,7 +31,7 @@ def unsupervised_loss(sources: Sequence[Classifier], restored: torch.Tensor, tar
 
     The mean runs over K classes, so the paper's weight of 10 at K = 1,000 weighs a picture as 0.1 does at K = 10.
     """
-    # ASSUMPTION: The unsupervised weight scales with 1/K. Presets with 10 classes search around 0.1 to 10, not around 10.
+    # ASSUMPTION: The unsupervised weight scales with 1/K. Presets with 10 classes search 0.01 to 0.1, not around 10.
     losses = [F.mse_loss(source(restored).float().softmax(1), target) for source, target in zip(sources, targets, strict=True)]
     return torch.stack(losses).mean()
 

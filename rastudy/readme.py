@@ -98,12 +98,23 @@ def claims_table() -> str:
     for claim, paper, ours in claims:
         for task in PRESETS["digits"]["tasks"]:
             rows.append([claim, task, paper(task), *(ours(preset, task) for preset in presets)])
-    return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {STUDIES[preset]}" for preset in presets)])
+    return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)])
+
+
+def _shown(preset: str) -> str:
+    """The set's name with what its intervals rest on."""
+    rows = main_cells(load_table(preset, "gains"), preset)
+    seeds, n, groups = (int(rows[name].max()) for name in ("n_seeds", "n_images", "n_groups"))
+    of = f" of {groups:,} digits" if groups != n else ""
+    return f"{STUDIES[preset]} ({seeds} seed{'s' * (seeds > 1)}, {n:,} pictures{of})"
 
 
 def timings_table() -> str:
     """Wall-clock of each part of `make study`."""
-    table = pd.read_csv(results_folder("digits") / "timings.csv")
+    path = results_folder("digits") / "timings.csv"
+    if not path.is_file():
+        return "(`make study` writes its times here.)\n"
+    table = pd.read_csv(path)
     rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in table.iterrows()]
     return markdown(rows, ["part of `make study`", "time", "on"])
 

@@ -41,7 +41,7 @@ class Models:
     transformer: nn.Module | None
     sources: list[Classifier]
     optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
-    progress: float = 0.0  # share of the steps that are done
+    joined: bool = True  # whether R has joined: false during the warm-up
 
     def autocast(self) -> torch.autocast:
         device = next(self.processor.parameters()).device.type
@@ -57,7 +57,9 @@ def plain_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
 
 
 def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and R's cross-entropy; bitwise plain at weight 0."""
+    """P learns the image loss and R's cross-entropy; bitwise plain at weight 0, and before R joins."""
+    if not models.joined:
+        return plain_step(models, batch)
     with models.autocast():
         restored = models.processor(batch.lq)
         loss, recognition = image_loss(restored, batch.gt), recognition_loss(models.sources, restored, batch.label)
@@ -67,6 +69,8 @@ def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss and to give R's softmax of the clean picture; needs no label."""
+    if not models.joined:
+        return plain_step(models, batch)
     targets = soft_targets(models.sources, batch.gt)
     with models.autocast():
         restored = models.processor(batch.lq)
@@ -77,8 +81,6 @@ def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, to
 
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone."""
-    # ASSUMPTION: T warms up as a copy. R's gradient says little about noise, and a fresh T needs the paper's millions of
-    # pictures to get past it; small presets first teach T to reproduce P's picture.
     with models.autocast():
         restored = models.processor(batch.lq)
         loss = image_loss(restored, batch.gt)
@@ -86,8 +88,8 @@ def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, tor
     with models.autocast():
         transformed = models.transformer(restored.detach())
         recognition = recognition_loss(models.sources, transformed, batch.label)
-        copying = models.progress < models.config.transformer_warmup
-        loss_of_t = image_loss(transformed, restored.detach()) if copying else models.config.ra_weight * recognition
+        copying = image_loss(transformed, restored.detach())
+        loss_of_t = models.config.ra_weight * recognition if models.joined else copying
     loss_of_t.backward()
     return loss, recognition
 
@@ -97,19 +99,30 @@ STEPS: dict[str, Callable[[Models, Batch], tuple[torch.Tensor, torch.Tensor]]] =
 }  # fmt: skip
 
 
+def joining_step(config: Config, steps: int) -> int:
+    """The step from which on R's loss counts."""
+    return round(config.warmup * steps)
+
+
 def learning_rate(config: Config, step: int, steps: int) -> float:
     """The learning rate of a step.
 
     ``step`` is the paper's schedule scaled to any number of epochs: 1 for the first 4/6, 0.1 for 1/6, 0.01 for 1/6
-    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine.
+    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine; where there is a
+    warm-up it does so twice, to ``lr`` before R joins and to ``joint_lr`` after.
     """
     if config.schedule == "step":
         sixth = step * config.epochs // steps * 6 // config.epochs
         return config.lr * {4: 0.1, 5: 0.01}.get(sixth, 1.0)
-    warm_up = 0.15 * steps
-    if step < warm_up:
-        return config.lr * (step + 1) / (warm_up + 1)
-    return config.lr * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
+    joining = joining_step(config, steps)
+    if joining == 0 or step < joining:
+        return config.lr * _one_cycle(step, joining or steps)
+    return config.joint_lr * _one_cycle(step - joining, steps - joining)
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    rise = 0.15 * steps
+    return (step + 1) / (rise + 1) if step < rise else (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
 
 
 def make_models(config: Config) -> Models:
@@ -194,7 +207,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
     for k, batch in enumerate(loader.epoch(config.seed, epoch)):
         step = epoch * len(loader) + k
-        models.progress = step / steps
+        models.joined = step >= joining_step(config, steps)
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
         for optimiser in models.optimisers:
             optimiser.zero_grad(set_to_none=True)

@@ -20,8 +20,9 @@ TWO = "resnet18_small,vgg16_bn_small"
 
 
 def small(mode: str = "ra", task: str = "sr", **overrides) -> Config:
-    """64 pictures, two epochs, a small P and T."""
-    sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1}
+    """64 pictures, two epochs, a small P and T; no warm-up unless asked for, as in the paper."""
+    sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1,
+             "warmup": 0.0}  # fmt: skip
     return make_config("smoke", task, mode, **(sizes | overrides))
 
 
@@ -110,16 +111,27 @@ def test_no_recognition_gradient_reaches_p_under_ra_transformer():
         assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True)) == equal, mode
 
 
-def t_gradients(progress: float, **overrides) -> list[torch.Tensor]:
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised"])
+def test_r_may_join_late(mode):
+    """Before that P's gradients are plain's, bitwise; from then on they are those without a warm-up."""
+    plain, alone = gradients(make_models(small("plain"))), gradients(make_models(small(mode, ra_weight=10.0)))
+    for joined, expected, other in ((False, plain, alone), (True, alone, plain)):
+        models = make_models(small(mode, ra_weight=10.0, warmup=0.5))
+        models.joined = joined
+        found = gradients(models)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
+
+
+def t_gradients(joined: bool, **overrides) -> list[torch.Tensor]:
     models = make_models(small("ra_transformer", **overrides))
-    models.progress = progress
+    models.joined = joined
     return gradients(models, "transformer")
 
 
-@pytest.mark.parametrize("warmup, progress", [(0.0, 0.0), (0.5, 0.5)])
-def test_t_learns_from_r_alone(warmup, progress):
+def test_t_learns_from_r_alone():
     """T has no image loss, but for its warm-up: its gradients scale with the weight."""
-    one, four, none = (t_gradients(progress, transformer_warmup=warmup, ra_weight=weight) for weight in (1.0, 4.0, 0.0))
+    one, four, none = (t_gradients(True, ra_weight=weight) for weight in (1.0, 4.0, 0.0))
     assert all(torch.equal(4 * a, b) for a, b in zip(one, four, strict=True))
     assert sum(float(gradient.abs().sum()) for gradient in one) > 0
     assert not any(gradient.any() for gradient in none)
@@ -127,26 +139,24 @@ def test_t_learns_from_r_alone(warmup, progress):
 
 def test_t_warms_up_as_a_copy():
     """Until then its gradients are those of the distance to P's picture; R and its weight have no say."""
-    config = small("ra_transformer", transformer_warmup=0.5, ra_weight=100.0)
+    config = small("ra_transformer", ra_weight=100.0)
     models = make_models(config)
     restored = models.processor(first_batch(config).lq).detach()
     (models.transformer(restored) - restored).square().mean().backward()
     expected = [parameter.grad for parameter in models.transformer.parameters()]
-    found = t_gradients(0.49, transformer_warmup=0.5, ra_weight=100.0)
+    found = t_gradients(False, ra_weight=100.0)
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b)
-    other = t_gradients(0.49, transformer_warmup=0.5, ra_weight=1.0, source_arch="vgg16_bn_small")
+    other = t_gradients(False, ra_weight=1.0, source_arch="vgg16_bn_small")
     assert all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
 
 
-def test_the_warm_up_takes_its_share_of_the_steps(study_root, monkeypatch):
-    """The first half of all steps, not of each epoch."""
-    seen, step = [], STEPS["ra_transformer"]
-    monkeypatch.setitem(
-        training.STEPS, "ra_transformer", lambda models, batch: seen.append(models.progress) or step(models, batch)
-    )
-    train(small("ra_transformer", transformer_warmup=0.5), quiet)
-    assert [progress < 0.5 for progress in seen] == [True] * 4 + [False] * 4
+def test_r_joins_at_the_warm_ups_share_of_all_steps(study_root, monkeypatch):
+    """Of all steps, not of an epoch's."""
+    seen, step = [], STEPS["ra"]
+    monkeypatch.setitem(training.STEPS, "ra", lambda models, batch: seen.append(models.joined) or step(models, batch))
+    train(small(warmup=0.5), quiet)
+    assert seen == [False] * 4 + [True] * 4
 
 
 @pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])
@@ -286,7 +296,7 @@ def test_resume_equals_the_uninterrupted_run(study_root, monkeypatch, mode):
         if "epoch 1/3" in line:
             raise Interruption
 
-    config, lines = small(mode, "dn", epochs=3), []
+    config, lines = small(mode, "dn", epochs=3, warmup=0.5), []
     parts = ("processor", "transformer") if mode == "ra_transformer" else ("processor",)
     with pytest.raises(Interruption):
         train(config, interrupt)
@@ -377,6 +387,16 @@ def test_one_cycle(steps):
     assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
     assert all(a > b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
     assert 0 < rates[-1] < 0.5 * (math.pi / 1.7 / steps) ** 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_cycle_before_r_joins_and_one_after(mode):
+    """To lr, then to joint_lr; the same in every mode, plain included."""
+    config = small(mode, lr=0.5, joint_lr=0.1, warmup=0.4)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    for part, lr in ((rates[:40], 0.5), (rates[40:], 0.1)):
+        alone = small(schedule="onecycle", lr=lr)
+        assert part == pytest.approx([learning_rate(alone, step, len(part)) for step in range(len(part))])
 
 
 def test_the_schedule_reaches_the_optimiser(study_root):
