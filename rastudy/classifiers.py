@@ -2,11 +2,11 @@
 
 import hashlib
 import importlib
+import re
 import sys
 from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -54,6 +54,16 @@ class Classifier(nn.Module):
         return self.net((pictures - self.mean) / self.std)
 
 
+def check_spec(spec: str) -> None:
+    """Raise StudyError unless ``spec`` has the form of a name that :func:`load_classifier` knows."""
+    name = spec.partition("@")[0]
+    if name not in SMALL and ":" not in name and name not in torchvision.models.list_models(module=torchvision.models):
+        raise StudyError(
+            f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
+            "module:function@FILE or torchscript:FILE"
+        )
+
+
 def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
     """Load the recogniser that ``spec`` names.
 
@@ -69,6 +79,7 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
     Raises:
         StudyError: an unknown name, or weights that are missing, damaged or of another architecture.
     """
+    check_spec(spec)
     name, _, file = spec.partition("@")
     if name.startswith("torchscript:"):
         return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
@@ -76,19 +87,29 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
         return _load_small(name, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors")
     if ":" in name:
         return _load_own(name, file)
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return _load_torchvision(name)
-    raise StudyError(
-        f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
-        "module:function@FILE or torchscript:FILE"
-    )
+    if file:
+        raise StudyError(f"recogniser {spec!r}: {name} has its own weights; for others write module:function@FILE")
+    return _load_torchvision(name)
 
 
-@lru_cache(maxsize=64)
-def weights_versions(specs: tuple[str, ...], dataset: str) -> dict[str, str]:
-    """Which weights each recogniser has now, name to version: retrained ones make earlier results stale."""
-    classifiers = [load_classifier(spec, dataset) for spec in specs]
-    return {classifier.name: classifier.weights for classifier in classifiers}
+def weights_versions(specs: Iterable[str], dataset: str) -> dict[str, str]:
+    """Which weights each recogniser has now, name to version, as :func:`load_classifier` would give them."""
+    return dict(_identify(spec, dataset) for spec in specs)
+
+
+def _identify(spec: str, dataset: str) -> tuple[str, str]:
+    name, _, file = spec.partition("@")
+    if name.startswith("torchscript:"):
+        path = Path(name.removeprefix("torchscript:")).expanduser()
+        name, prefix = path.stem, ""
+    elif name in SMALL:
+        path = Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
+        prefix = f"{path.parent.name}:"
+    elif ":" in name:
+        path, prefix = Path(file).expanduser(), ""
+    else:
+        return name, TORCHVISION_WEIGHTS
+    return name, prefix + sha256(path)[:8] if path.is_file() else "missing"
 
 
 def sha256(path: Path) -> str:
@@ -130,12 +151,16 @@ def _load_torchvision(name: str) -> Classifier:
     weights = choices[TORCHVISION_WEIGHTS]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError) as error:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:  # urllib's errors are OSErrors
         raise StudyError(f"weights of {name} are missing; put {weights.url} at {file} ({error})") from error
-    except RuntimeError as error:
+    except Exception as error:  # torch.load raises many types
         raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
+    if name.startswith("densenet"):  # the published files hold older names; torchvision's loader renames them, too
+        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", k): v for k, v in state.items()}
     net = torchvision.models.get_model(name, weights=None)
+    if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
+        net.transform_input = True
     return Classifier(name, _load_state(net, state, file), TORCHVISION_WEIGHTS)
 
 

@@ -7,12 +7,15 @@ field takes raise StudyError before anything starts.
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from rastudy.classifiers import FAMILIES
+from rastudy import digits
+from rastudy.classifiers import FAMILIES, check_spec
 from rastudy.degrade import check_task
 from rastudy.errors import StudyError, one_of
 from rastudy.processors import PROCESSORS
@@ -82,6 +85,10 @@ class Config:
             _at_least(name, getattr(self, name), 0)
         if not 0 <= self.warmup < 1:
             raise StudyError(f"warmup={self.warmup!r} must be at least 0 and below 1")
+        if self.dataset == "digits" and self.image_size != digits.SIZE:
+            raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
+        for spec in (*self.sources, *self.targets):
+            check_spec(spec)
         for name in ("lr", "joint_lr"):
             if getattr(self, name) <= 0:
                 raise StudyError(f"{name}={getattr(self, name)!r} must be above 0")
@@ -113,8 +120,9 @@ class Config:
             parts += [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
             parts += [f"w{self.ra_weight:g}"] if self.sources else []
             parts += [f"s{self.seed}"]
+        slug = re.sub(r"[^\w.,-]", "_", "-".join(parts))  # it names files; a recogniser may be named by its path
         science = json.dumps(self.science(), sort_keys=True)
-        return "-".join([*parts, hashlib.sha256(science.encode()).hexdigest()[:8]])
+        return f"{slug[-120:]}-{hashlib.sha256(science.encode()).hexdigest()[:8]}"
 
     def science(self) -> dict:
         """The fields that change a run's numbers."""
@@ -270,6 +278,8 @@ def _cast(name: str, value: object, kind: type) -> object:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise StudyError(f"{name}={value!r} is not a finite number")
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise StudyError(f"{name}={value!r} is a {type(value).__name__}; write a {kind.__name__}")
     return value

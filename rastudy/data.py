@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
@@ -135,13 +135,15 @@ def read_picture(path: Path, size: int, resize: int = 0) -> np.ndarray:
         with Image.open(path) as file:
             file.load()
             image = to_rgb(file, path)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except StudyError:
+        raise
+    except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         raise StudyError(f"{path}: not a readable picture ({error}); mend it or set skip_unreadable") from error
     if min(image.size) < size:
         raise StudyError(f"{path}: {image.width} x {image.height} is smaller than the crop of {size} pixels")
     if resize and min(image.size) != resize:
-        scale = resize / min(image.size)
-        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BILINEAR)
+        sides = tuple(side * resize // min(image.size) for side in image.size)  # as torchvision's Resize rounds
+        image = image.resize(sides, Image.Resampling.BILINEAR)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -182,13 +184,17 @@ def read_folder(folder: Path, size: int, resize: int = 0, skip_unreadable: bool 
     return np.stack(pictures), np.array(labels, np.int64), tuple(classes)
 
 
-def _read_cifar10(data_dir: Path, train: bool, size: int):
+def _read_cifar10(data_dir: Path, train: bool, size: int, skip_unreadable: bool):
     """CIFAR-10 through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
     if (data_dir / datasets.CIFAR10.base_folder).is_dir():
-        data = datasets.CIFAR10(str(data_dir), train=train)
+        try:
+            data = datasets.CIFAR10(str(data_dir), train=train)
+        except RuntimeError as error:
+            place = data_dir / datasets.CIFAR10.base_folder
+            raise StudyError(f"{place}: not the published files; unpack {datasets.CIFAR10.url} again") from error
         return data.data, np.array(data.targets, np.int64), tuple(data.classes)
     if (data_dir / "train").is_dir():
-        return read_folder(data_dir / ("train" if train else "test"), size)
+        return read_folder(data_dir / ("train" if train else "test"), size, 0, skip_unreadable)
     raise StudyError(
         f"{data_dir}: no CIFAR-10 here; put {datasets.CIFAR10.base_folder}/ from {datasets.CIFAR10.url} there, "
         "or train/ and test/ with a folder per class, or name the folder with --data"
@@ -217,7 +223,7 @@ def load_split(
         raise StudyError(f"dataset={dataset!r} needs its folder; give it with --data or the parameter data_dir")
     folder, train = Path(data_dir).expanduser(), split != "test"
     if dataset == "cifar10":
-        pictures, labels, classes = _read_cifar10(folder, train, size)
+        pictures, labels, classes = _read_cifar10(folder, train, size, skip_unreadable)
     else:
         part = "train" if train else "test" if (folder / "test").is_dir() else "val"
         pictures, labels, classes = read_folder(folder / part, size, resize, skip_unreadable)
@@ -225,10 +231,14 @@ def load_split(
     if train:
         if n_val >= len(labels):
             raise StudyError(f"{folder}: {len(labels)} training pictures leave nothing after {n_val} for validation")
+        if split == "val" and not n_val:
+            raise StudyError(f"{folder}: no pictures for validation; set val_images above 0")
         # by class where every class has enough pictures for it
-        stratify = labels if min(np.bincount(labels).min(), n_val / len(classes)) >= 2 else None
-        rest, val = train_test_split(index, test_size=n_val, random_state=0, stratify=stratify)
-        index = rest if split == "train" else np.sort(val)
+        enough = min(np.bincount(labels, minlength=len(classes)).min(), n_val / len(classes)) >= 2
+        stratify = labels if enough and len(labels) - n_val >= len(classes) else None
+        # n_val 0: one picture is split off and put back, for sklearn refuses an empty part
+        rest, val = train_test_split(index, test_size=n_val or 1, random_state=0, stratify=stratify)
+        index = np.append(rest, val[n_val:]) if split == "train" else np.sort(val[:n_val])
     index = index[: _count(n, len(index), dataset, split)]
     name = folder.name if dataset == "folder" else dataset
     return PictureSet(name, split, pictures[index], labels[index], index, classes)

@@ -39,6 +39,7 @@ def degrade(gt: np.ndarray, task: str, strength: float, seed: int = 0) -> torch.
     Returns:
         lq: (3, h, w) in [0, 1]: uint8 / 255 for sr and jpeg as a file would hold it, clamped floats for dn.
     """
+    one_of("task", task, TASKS)
     if task == "dn":
         clean = torch.from_numpy(gt.astype(np.float32) / 255).permute(2, 0, 1)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))

@@ -2,7 +2,7 @@
 
 Source: both come from scikit-learn's wheel (1,797 digits of 8 x 8 pixels; ``load_sample_images``, two photographs).
 Picture ``k`` of a split is drawn from its own random stream, so any prefix of a split is the same for ever.
-Source digits and photograph regions of train, validation and test are disjoint.
+Source digits and photograph regions of train, validation and test are disjoint (resampling reads up to 4 pixels beyond).
 """
 
 import hashlib

@@ -134,7 +134,7 @@ def is_evaluated(config: Config, split: str) -> bool:
     found = json.loads(marker.read_text())
     if config.mode not in BASELINES and marker.stat().st_mtime_ns < weights_file(config).stat().st_mtime_ns:
         return False  # trained again since
-    versions = weights_versions(tuple(config.targets), config.dataset)
+    versions = weights_versions(config.targets, config.dataset)
     return found["predictions"] == sha256(path) and found["targets"] == versions
 
 

@@ -104,7 +104,7 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
         table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable CSV ({error})") from error
-    if list(table.columns) != list(columns):
+    if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
     if "value" in table and (not pd.api.types.is_numeric_dtype(table["value"]) or table["value"].isna().any()):
         raise StudyError(f"{path}: its column 'value' holds something that is not a number")

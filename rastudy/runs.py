@@ -60,6 +60,14 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"))
 
 
+def read_json(path: Path) -> dict:
+    """A run folder's JSON; StudyError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: damaged ({error}); delete {path.parent} to start over") from error
+
+
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
     """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
     text = io.StringIO()
@@ -77,7 +85,7 @@ def claim_folder(config: Config, source_weights: Mapping[str, str]) -> Path:
     folder, mine = run_folder(config), config.science() | {"source_weights": dict(source_weights)}
     path = folder / "config.json"
     if path.is_file():
-        theirs = json.loads(path.read_text())
+        theirs = read_json(path)
         differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         if differing:
             changes = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)

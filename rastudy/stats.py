@@ -54,7 +54,11 @@ def _resamples(n_groups: int) -> np.ndarray:
 
 def percentile(resampled: np.ndarray) -> tuple[float, float]:
     """The 95 % percentile interval of resampled figures; infinite and undefined ones count as extreme."""
-    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanquantile(resampled, ends)
+    if np.isnan([low, high]).any():  # nothing can be interpolated between infinite figures
+        low, high = (np.nanquantile(resampled, q, method=m) for q, m in zip(ends, ("lower", "higher"), strict=True))
     return float(low), float(high)
 
 

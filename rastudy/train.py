@@ -1,7 +1,6 @@
 """Train one run: ``python -m rastudy.train --preset digits --task sr --mode ra``."""
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -20,6 +19,7 @@ from rastudy.losses import image_loss, recognition_loss, soft_targets, unsupervi
 from rastudy.runs import (
     build_models,
     claim_folder,
+    read_json,
     run_folder,
     save_weights,
     weights_file,
@@ -154,13 +154,13 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
         log(f"{config.run_id}: nothing to train")
         return []
     torch.set_num_threads(config.threads)
-    models = make_models(config)
-    folder = claim_folder(config, {source.name: source.weights for source in models.sources})
     if is_trained(config):
         log(f"{config.run_id}: trained already")
-        return json.loads((folder / "trained.json").read_text())["curve"]
+        return read_json(run_folder(config) / "trained.json")["curve"]
+    models = make_models(config)
     pictures = load_training_pictures(config)
     check_classes(models.sources, pictures)
+    folder = claim_folder(config, {source.name: source.weights for source in models.sources})
     loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
@@ -189,11 +189,12 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
 def is_trained(config: Config) -> bool:
     """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
     marker, path = run_folder(config) / "trained.json", weights_file(config)
-    if not (marker.is_file() and path.is_file()):
+    parts = [path, weights_file(config, "transformer")] if config.mode == "ra_transformer" else [path]
+    if not all(part.is_file() for part in (marker, *parts)):
         return False
-    sources = json.loads((run_folder(config) / "config.json").read_text())["source_weights"]
-    same = sources == weights_versions(tuple(config.sources), config.dataset)
-    return same and json.loads(marker.read_text())["sha256"] == sha256(path)
+    mine = config.science() | {"source_weights": weights_versions(config.sources, config.dataset)}
+    same = read_json(run_folder(config) / "config.json") == mine
+    return same and read_json(marker).get("sha256") == sha256(path)
 
 
 def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:

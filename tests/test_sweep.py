@@ -193,17 +193,17 @@ def test_unknown_names_exit_2(main, study_root, capsys, arguments, allowed):
     assert not any(study_root.iterdir())
 
 
-def test_a_failing_run_is_named(tmp_path):
-    """Exit 1; the run, why, and its failed notebook; the other runs are finished and in the tables."""
-    arguments = ["--task", "sr", "--mode", "none", "ra", "--ra-weight", "1e39"]
-    done = command(tmp_path, *arguments, "--jobs", "2")
+def test_a_failing_run_is_named(in_finished):
+    """Exit 1; the run, why, and its failed notebook; what is finished stays as it is."""
+    before = snapshot(in_finished / "results" / "smoke" / "predictions")
+    done = command(in_finished, "--task", "sr", "--mode", "ra", "--ra-weight", "1e39", "--jobs", "1")
     run_id = make_config("smoke", "sr", "ra", ra_weight=1e39).run_id
-    failed = tmp_path / "runs" / "smoke" / run_id / "01_train.failed.ipynb"
+    failed = in_finished / "runs" / "smoke" / run_id / "01_train.failed.ipynb"
     assert done.returncode == 1, done.stderr
     assert f"failed: {run_id}" in done.stderr and "not finite at epoch 1" in done.stderr and str(failed) in done.stderr
     assert failed.is_file() and [path.name for path in failed.parent.glob("*.ipynb")] == [failed.name]
     assert f"{run_id} FAILED" in done.stdout and "Traceback" not in done.stderr
-    assert (tmp_path / "results" / "smoke" / "accuracy.csv").is_file()
+    assert snapshot(in_finished / "results" / "smoke" / "predictions") == before
 
 
 def test_runs_are_named_where_every_one_failed(main, monkeypatch, capsys):
