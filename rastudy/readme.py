@@ -30,6 +30,8 @@ def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
 
 def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
+    if not (results_folder(preset) / "accuracy.csv").is_file():
+        return "(No committed results yet.)\n"
     table = main_table(preset)
     rows = []
     for (task, mode), row in table.iterrows():
@@ -51,7 +53,7 @@ def kept_of(preset: str, task: str, mode: str) -> str:
     rows = rows[(rows["task"] == task) & (rows["mode"] == mode)]
     if not len(rows):
         return ""
-    return "source's gain not resolved" if pd.isna(rows.iloc[0]["value"]) else interval(rows.iloc[0], 2, "")
+    return "the source has no gain" if pd.isna(rows.iloc[0]["value"]) else interval(rows.iloc[0], 2, "")
 
 
 def _paper(task: str, mode: str, role: str) -> str:

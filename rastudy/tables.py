@@ -185,7 +185,7 @@ def is_primary(cell: Cell, role: str) -> bool:
 
 
 def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
-    """``gain_kept``: mean unseen gain / source gain, empty with a reason where the source's interval includes 0."""
+    """``gain_kept``: mean unseen gain / source gain; empty with a reason unless the source's interval lies above 0."""
     for cell, _, gain in paired(cells):
         roles = {}
         for _, role, targets in contrasts(cell):
@@ -197,6 +197,8 @@ def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
         low, high = stats.percentile(cell.groups.bootstrap(source[:, None])[:, 0])
         if low <= 0 <= high:
             row["reason"] = f"the source's gain has the interval {low:.2f} to {high:.2f}, which includes 0"
+        elif high < 0:
+            row["reason"] = f"the source loses {-source.mean():.2f} points: there is no gain to keep"
         else:
             row |= dict(zip(ESTIMATE, stats.ratio_interval(unseen, source, cell.groups), strict=True))
         yield row
