@@ -192,6 +192,8 @@ def plot_tradeoff(preset: str) -> Figure:
     figure, axes = plt.subplots(
         len(modes), len(tasks), figsize=(1 + 4.4 * len(tasks), 3.6 * len(modes)), sharey=True, squeeze=False
     )
+    lowest = max(LOWEST, rows[["source_low", "unseen_low", "psnr_change"]].min(axis=None) - 0.5)
+    highest = rows[["source_high", "unseen_high"]].max(axis=None) + 0.5
     for mode, line in zip(modes, axes, strict=True):
         for task, ax in zip(tasks, line, strict=True):
             cell = rows[(rows["task"] == task) & (rows["mode"] == mode)].sort_values("ra_weight")
@@ -206,7 +208,7 @@ def plot_tradeoff(preset: str) -> Figure:
             for _, row in cell[cell[["source_gain", "unseen_gain", "psnr_change"]].min(axis=1) < LOWEST].iterrows():
                 text = f"{row['source_gain']:+.0f} points\n{row['psnr_change']:+.1f} dB"
                 ax.text(row["ra_weight"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
-            ax.set(xscale="log", ylim=(LOWEST, None))
+            ax.set(xscale="log", ylim=(lowest, highest))
             ax.set_title(f"{task_name(task)}, {mode_name(mode)}", fontsize=11)
         line[0].set_ylabel("change against plain")
     for ax in axes[-1]:
