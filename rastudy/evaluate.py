@@ -122,7 +122,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
     write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
-    write_json(marker, {"predictions": sha256(path), "targets": versions})
+    write_json(marker, {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions})
     return path
 
 
@@ -132,10 +132,14 @@ def is_evaluated(config: Config, split: str) -> bool:
     if not (marker.is_file() and path.is_file()):
         return False
     found = json.loads(marker.read_text())
-    if config.mode not in BASELINES and marker.stat().st_mtime_ns < weights_file(config).stat().st_mtime_ns:
-        return False  # trained again since
     versions = weights_versions(config.targets, config.dataset)
-    return found["predictions"] == sha256(path) and found["targets"] == versions
+    return found == {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions}
+
+
+def _weights_of(config: Config) -> dict[str, str]:
+    """SHA-256 of the P and T that a run is evaluated with."""
+    files = {part: weights_file(config, part) for part in ("processor", "transformer")}
+    return {part: sha256(path) for part, path in files.items() if config.mode not in BASELINES and path.is_file()}
 
 
 def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:

@@ -232,7 +232,7 @@ def _inputs_digest(preset: str) -> dict[str, str]:
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         sha.update("".join(cell.source for cell in notebook.cells).encode())
     folder = results_folder(preset)
-    files = [*Path(__file__).parent.glob("*.py"), *folder.glob("*.csv"), *folder.glob("curves/*.csv")]
+    files = [*Path(__file__).parent.glob("*.py"), *(folder / f"{name}.csv" for name in TABLES), *folder.glob("curves/*.csv")]
     for path in sorted(files):
         sha.update(path.read_bytes())
     return {"inputs": sha.hexdigest()}
@@ -311,10 +311,10 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     seconds, fresh = {}, not any(cell.is_done() for cell in cells)
     with timed(seconds, "training and evaluation"):
         failures = run_cells(cells, args.jobs, log=_say)
-    with timed(seconds, "tables"):
-        make_tables(args.preset)
     if failures:
         return failures
+    with timed(seconds, "tables"):
+        make_tables(args.preset)
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
             failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say)

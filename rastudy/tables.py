@@ -168,6 +168,7 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[Cell, Cell, np.ndarray]]:
         common = [seed for seed in cell.runs if seed in plain.runs]
         if common:
             cell, plain = cell.seeds(common), plain.seeds(common)
+            Cell({0: plain.runs[common[0]], 1: cell.runs[common[0]]})  # raises where they saw other pictures or R's
             yield cell, plain, cell.hits - plain.hits
 
 

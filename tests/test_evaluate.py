@@ -197,7 +197,8 @@ def test_retrained_weights_are_evaluated_again(study_root, monkeypatch, part):
     after = load_predictions(evaluate.evaluate(config, "val", lines.append)).arrays
     assert len(calls) == 2 and "verdicts differ from the earlier predictions" in lines[-1]
     assert np.array_equal(before["mse"], after["mse"]) == (part == "transformer")
-    assert not np.array_equal(before["mse_transformed"], after["mse_transformed"])
+    if part == "transformer":
+        assert not np.array_equal(before["mse_transformed"], after["mse_transformed"])
 
 
 def test_other_recognisers_are_evaluated_again(study_root, monkeypatch):
