@@ -142,3 +142,11 @@ def test_no_data_or_runs_are_tracked():
     names = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked()}
     assert not [name for name in names if name.startswith(("runs/", "results/smoke/", "figures/smoke/", "data/"))]
     assert not [name for name, size in names.items() if size > 5_000_000]
+
+
+def test_the_evidence_is_not_ignored():
+    """Everything under results/ and the pinned recognisers can be committed, but for the smoke preset's."""
+    tracked()  # skips outside a checkout
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "results", "rastudy/weights"]
+    ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert not [name for name in ignored if not name.startswith("results/smoke/")]
