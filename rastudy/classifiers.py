@@ -127,7 +127,8 @@ def pinned_hashes(folder: Path) -> dict[str, str]:
 def _load_small(name: str, path: Path) -> Classifier:
     if not path.is_file():
         raise StudyError(
-            f"{path}: no weights for {name}; `make recognisers` (python -m rastudy.recognisers) trains and puts them there"
+            f"{path}: no weights for {name}; `make recognisers` (python -m rastudy.recognisers) trains and puts them there, "
+            f"{name}@FILE names others, and for pictures of your own you bring your own R (module:function@FILE)"
         )
     pinned = pinned_hashes(path.parent).get(path.name)
     if pinned and pinned != sha256(path):

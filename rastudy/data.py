@@ -186,12 +186,14 @@ def read_folder(folder: Path, size: int, resize: int = 0, skip_unreadable: bool 
 
 def _read_cifar10(data_dir: Path, train: bool, size: int, skip_unreadable: bool):
     """CIFAR-10 through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
-    if (data_dir / datasets.CIFAR10.base_folder).is_dir():
+    place = data_dir / datasets.CIFAR10.base_folder
+    if place.is_dir():
         try:
             data = datasets.CIFAR10(str(data_dir), train=train)
         except RuntimeError as error:
-            place = data_dir / datasets.CIFAR10.base_folder
             raise StudyError(f"{place}: not the published files; unpack {datasets.CIFAR10.url} again") from error
+        if size != data.data.shape[1]:
+            raise StudyError(f"image_size={size} does not fit; {place} holds pictures of {data.data.shape[1]} pixels")
         return data.data, np.array(data.targets, np.int64), tuple(data.classes)
     if (data_dir / "train").is_dir():
         return read_folder(data_dir / ("train" if train else "test"), size, 0, skip_unreadable)

@@ -2,7 +2,7 @@
 
 Source: both come from scikit-learn's wheel (1,797 digits of 8 x 8 pixels; ``load_sample_images``, two photographs).
 Picture ``k`` of a split is drawn from its own random stream, so any prefix of a split is the same for ever.
-Source digits and photograph regions of train, validation and test are disjoint (resampling reads up to 4 pixels beyond).
+Source digits and photograph regions of train, validation and test are disjoint.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def _background(rng: np.random.RandomState, photographs: list[Image.Image], colu
     side = rng.randint(SIZE, 81)
     left = rng.randint(columns[0], columns[1] - side + 1)
     top = rng.randint(0, photograph.height - side + 1)
-    patch = photograph.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    patch = photograph.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     pixels = np.asarray(patch)
     return pixels[:, ::-1] if rng.randint(2) else pixels
 

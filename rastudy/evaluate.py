@@ -213,7 +213,11 @@ def evaluate_files(
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         settings |= {"data_dir": data}
     settings |= {"device": device, "skip_unreadable": skip_unreadable}
-    config = Config(**settings, **({"target_archs": target_archs} if target_archs else {}))
+    settings |= {"target_archs": target_archs} if target_archs else {}
+    try:
+        config = Config(**settings)
+    except TypeError as error:  # settings of another version: fields that are missing here or there
+        raise StudyError(f"{processor_file}: written by another version of this study ({error}); train it again") from error
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()
     transformer = None

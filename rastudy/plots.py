@@ -105,7 +105,7 @@ def _signed(value: float, low: float, high: float) -> str:
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per task; intervals in the cells."""
     rows = main_cells(load_table(preset, "gains"), preset)
-    tasks, modes = list(PRESETS[preset]["tasks"]), [mode for mode in MODES if mode in set(rows["mode"])]
+    tasks, modes = list(PRESETS[preset]["tasks"]), [mode for mode in MODES[1:] if mode in set(rows["mode"])]
     targets = list(rows["target_arch"].unique())
     sns.set_theme(style="white", context="notebook")
     figure, axes = plt.subplots(len(tasks), 1, figsize=(11.5, 0.9 + 1.05 * len(tasks) * len(modes)), squeeze=False)
@@ -122,6 +122,7 @@ def plot_gains(preset: str) -> Figure:
 def plot_matrix(preset: str) -> Figure:
     """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per task."""
     rows = load_table(preset, "gains")
+    rows = rows[rows["baseline"] == "plain"]
     weights = {task: by_mode["ra"] for task, by_mode in PRESETS[preset]["ra_weights"].items()}
     rows = rows[(rows["mode"] == "ra") & (rows["processor"] == PRESETS[preset].get("processor", "srresnet"))]
     rows = rows[np.isclose(rows["ra_weight"], rows["task"].map(weights)) & ~rows["source_arch"].str.contains(",")]
@@ -223,18 +224,22 @@ def plot_tradeoff(preset: str) -> Figure:
 
 
 def plot_curves(preset: str, seed: int = 0) -> Figure:
-    """Training curves of the main comparison's runs, one seed: image loss per picture seen."""
+    """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
     tasks = list(PRESETS[preset]["tasks"])
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.4 * len(tasks), 3.8), squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
-        for mode in PRESETS[preset]["modes"]:
-            path = results_folder(preset) / "curves" / f"{make_config(preset, task, mode, seed=seed).run_id}.csv"
-            if path.is_file():
-                name, colour, _ = MODE_STYLE[mode]
-                curve = pd.read_csv(path)
-                style = {"ls": "--", "lw": 3} if mode == "plain" else {"lw": 1.3}
-                ax.plot(curve["images"], curve["image_loss"], color=colour, label=name, **style)
+        runs = [make_config(preset, task, mode, seed=seed) for mode in PRESETS[preset]["modes"]]
+        start = _curve(runs[0].pretraining)
+        if start is not None:
+            ax.plot(start["images"], start["image_loss"], color=MODE_STYLE["none"][1], lw=3, label="pretraining")
+        for run in runs:
+            curve = _curve(run)
+            if curve is not None:
+                name, colour, _ = MODE_STYLE[run.mode]
+                style = {"ls": "--", "lw": 3} if run.mode == "plain" else {"lw": 1.3}
+                seen = curve["images"] + (0 if start is None else start["images"].iloc[-1])
+                ax.plot(seen, curve["image_loss"], color=colour, label=name, **style)
         ax.set(yscale="log", xlabel="pictures seen", title=task_name(task))
     axes[0, 0].set_ylabel("image loss (MSE)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -242,6 +247,11 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
     figure.text(0.5, -0.01, f"Means between the points, one run each (seed {seed}). RA with T trains P as plain does.",
                 ha="center", va="top", fontsize=9)  # fmt: skip
     return figure
+
+
+def _curve(run: Config | None) -> pd.DataFrame | None:
+    path = None if run is None else results_folder(run.preset) / "curves" / f"{run.run_id}.csv"
+    return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
 def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:

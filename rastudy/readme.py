@@ -103,6 +103,37 @@ def claims_table() -> str:
     return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)])
 
 
+CONTRASTS = (  # mode, what it is compared with
+    ("plain", "plain_one_cycle", "plain against plain in one cycle"),
+    ("ra", "plain_one_cycle", "RA against plain in one cycle"),
+    ("ra", "plain", "RA against plain"),
+)
+
+
+def controls_table() -> str:
+    """Plain and RA against plain trained in one uninterrupted cycle of the same length: is the schedule to blame?"""
+    rows = []
+    for preset in STUDIES:
+        if not (results_folder(preset) / "gains.csv").is_file():
+            continue
+        table = load_table(preset, "gains")
+        for task in PRESETS[preset]["tasks"]:
+            for mode, baseline, shown in CONTRASTS:
+                cell = schedule_cells(table, preset, task, mode, baseline)
+                if len(cell):
+                    values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
+                    rows.append([STUDIES[preset], task, shown, str(cell["n_seeds"].iloc[0]), *values])
+    if not any("one cycle" in row[2] for row in rows):
+        return "(`make study-full` runs this control.)\n"
+    return markdown(rows, ["data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's"])
+
+
+def schedule_cells(table: pd.DataFrame, preset: str, task: str, mode: str, baseline: str) -> pd.DataFrame:
+    """The main cell's contrasts to one of its two baselines."""
+    main = main_cells(table.assign(baseline="plain"), preset)
+    return main[(table.loc[main.index, "baseline"] == baseline) & (main["task"] == task) & (main["mode"] == mode)]
+
+
 def _shown(preset: str) -> str:
     """The set's name with what its intervals rest on."""
     rows = main_cells(load_table(preset, "gains"), preset)
@@ -123,7 +154,7 @@ def timings_table() -> str:
 
 def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
-    makers = {"claims": claims_table, "timings": timings_table}
+    makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table}
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

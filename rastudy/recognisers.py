@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, sha256
 from rastudy.data import PictureSet, load_split
 from rastudy.errors import command, one_of
+from rastudy.runs import write_atomic
 from rastudy.small import SMALL
 
 # dataset: pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4)
@@ -109,14 +110,15 @@ def main() -> None:
     for arch in args.arch:
         state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
         name = arch if args.seed == 0 else f"{arch}_seed{args.seed}"
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors", metadata)
+        state = {k: v.contiguous() for k, v in state.items()}
+        write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
         write_hashes(folder)
 
 
 def write_hashes(folder: Path) -> None:
     """Pin the SHA-256 of every weight file of ``folder`` in its SHA256SUMS."""
     lines = [f"{sha256(path)}  {path.name}" for path in sorted(folder.glob("*.safetensors"))]
-    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    write_atomic(folder / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
 
 
 if __name__ == "__main__":

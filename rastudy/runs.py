@@ -77,12 +77,12 @@ def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> No
     write_atomic(path, lambda p: p.write_text(text.getvalue()))
 
 
-def claim_folder(config: Config, source_weights: Mapping[str, str]) -> Path:
+def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
     """The run's folder, holding its config; refuses a folder that belongs to another configuration.
 
-    ``source_weights`` names the weights of the R's in the loss: retrained R's make another run.
+    ``inputs`` names the weights that the run starts from: with retrained R's or another pretraining it is another run.
     """
-    folder, mine = run_folder(config), config.science() | {"source_weights": dict(source_weights)}
+    folder, mine = run_folder(config), config.science() | dict(inputs)
     path = folder / "config.json"
     if path.is_file():
         theirs = read_json(path)

@@ -36,7 +36,7 @@ from rastudy.train import is_trained
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
-RELATIVE_COST = {"none": 0.1, "clean": 0.1, "plain": 1.0, "ra": 1.5, "ra_unsupervised": 1.7, "ra_transformer": 2.2}
+RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "ra_transformer": 2.2}  # of a step
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,17 @@ class Cell:
     def parameters(self) -> dict:
         """Notebook 01's parameters, plain JSON values; a field that does not apply keeps the notebook's default."""
         names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "processor", "channels",
-                 "blocks", "epochs", "train_images", "data_dir", "device")  # fmt: skip
+                 "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
         values = {name: getattr(self.config, name) for name in names}
         values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
         return values | {"evaluate_on": ",".join(self.splits)}
 
     @property
     def cost(self) -> float:
-        """Expected cost relative to plain sr."""
-        return RELATIVE_COST[self.config.mode] * (1.0 if self.config.task == "sr" else 1.3)
+        """Expected cost in epochs of plain sr; a kernel's start and the evaluation take about one."""
+        config, own = self.config, RELATIVE_COST[self.config.mode]
+        start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
+        return 1 + (own * config.epochs + start * config.pretrain_epochs) * (1 if config.task == "sr" else 2)
 
     def is_done(self) -> bool:
         trained = self.config.mode in BASELINES or is_trained(self.config)
@@ -78,7 +80,10 @@ def product(preset: str, tasks=TASKS, modes=MODES, seeds=(-1,), sources=("",), w
 
 
 def grid(preset: str, full: bool = False, **overrides) -> list[Cell]:
-    """The preset's grid: baselines and every task x mode; ``full`` adds seeds, weights, sources and processors."""
+    """The preset's grid: baselines and every task x mode.
+
+    ``full`` adds seeds, weights, sources, processors, and plain in one cycle: the control for the schedule.
+    """
     one_of("preset", preset, PRESETS)
     document = PRESETS[preset]
     tasks, modes = tuple(document["tasks"]), document["modes"]
@@ -86,10 +91,14 @@ def grid(preset: str, full: bool = False, **overrides) -> list[Cell]:
     if full:
         extra = document["full"]
         cells += product(preset, tasks, modes, extra["seeds"], **overrides)
+        for task, settings in document["tasks"].items():
+            total = settings["pretrain_epochs"] + settings["epochs"]
+            cycle = {"pretrain_epochs": 0, "epochs": total, "lr": document["pretrain_lr"]}
+            cells += product(preset, (task,), ("plain",), extra["seeds"], **cycle, **overrides)
         for mode, weights in extra["weights"].items():
             cells += product(preset, tasks, (mode,), weights=weights, splits=("val",), **overrides)
         cells += product(preset, extra["matrix_tasks"], ("ra",), sources=FAMILIES, **overrides)
-        for name, settings in document["processors"].items():
+        for name, settings in document.get("processors", {}).items():
             cells += product(preset, settings["tasks"], ("plain", "ra"), processors=(name,), **overrides)
     return merge(cells)
 

@@ -22,12 +22,12 @@ from rastudy.errors import StudyError, command, one_of
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
-CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight")
+CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "pretrain_epochs", "epochs")
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ESTIMATE = ("value", "low", "high")
 COUNTS = ("n_seeds", "n_images", "n_groups")
 ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)
-GAINS = ("preset", *CELL, "target_arch", "role", *ESTIMATE, "seed_low", "seed_high", "p", "p_holm", "primary",
+GAINS = ("preset", *CELL, "baseline", "target_arch", "role", *ESTIMATE, "seed_low", "seed_high", "p", "p_holm", "primary",
          "gap_closed", "gap_low", "gap_high", *COUNTS)  # fmt: skip
 KEPT = ("preset", *CELL, "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS)
 TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "source_gain", "source_low", "source_high",
@@ -72,6 +72,7 @@ class Cell:
 
 def cell_key(settings: dict) -> tuple:
     defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0}
+    defaults |= {"pretrain_epochs": 0, "epochs": 0}
     return tuple((defaults | settings)[name] for name in CELL)
 
 
@@ -92,10 +93,17 @@ def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
     return {key: Cell(runs[key]) for key in keys}
 
 
-def plain_of(cell: Cell, cells: dict[tuple, Cell]) -> Cell | None:
-    """The plain cell with the same task, strength and processor."""
-    task, strength, _, processor, *_ = cell.key
-    return cells.get((task, strength, "plain", processor, NOT_APPLICABLE, 0.0))
+def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
+    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and ``plain_one_cycle``.
+
+    The second is the control for the schedule: plain, the same number of epochs, in one cycle without pretraining.
+    """
+    task, strength, mode, processor, *_, pretrain_epochs, epochs = cell.key
+    same = (task, strength, "plain", processor, NOT_APPLICABLE, 0.0)
+    candidates = {"plain": (*same, pretrain_epochs, epochs), "plain_one_cycle": (*same, 0, pretrain_epochs + epochs)}
+    for name, key in candidates.items():
+        if mode not in BASELINES and key in cells and key != cell.key and (pretrain_epochs or name == "plain"):
+            yield name, cells[key]
 
 
 def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -119,8 +127,8 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
 
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, role, target rows) of a cell's contrasts to plain."""
-    sources = cell.settings["source_arch"].split(",")
+    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives."""
+    sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
     unseen = [r for r, arch in enumerate(cell.targets) if arch not in sources]
     for r, arch in enumerate(cell.targets):
         yield arch, "unseen" if r in unseen else "source", [r]
@@ -129,28 +137,29 @@ def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
-    """Paired differences to plain on the same pictures and seeds, in points of top-1.
+    """Paired differences to the baselines on the same pictures and seeds, in points of top-1.
 
-    Primary contrasts (the main processor's ``ra`` at the preset's weight: source and mean unseen R, per task) stand
-    alone; p-values of all others are Holm-corrected together.
+    Primary contrasts (the main processor's ``ra`` at the preset's weight to ``plain``: source and mean unseen R, per
+    task) stand alone; p-values of all others are Holm-corrected together.
     """
     # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
-    for cell, plain, gain in paired(cells):
-        clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0))
+    for baseline, cell, plain, gain in paired(cells):
+        clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0, 0, 0))
         for name, role, targets in contrasts(cell):
             values = gain[:, targets].mean(1)  # (S, N)
             mean = values.mean(0)
             low, high = stats.percentile(cell.groups.bootstrap(mean[:, None])[:, 0])
             row = cell.base() | cell.counts() | {
-                "target_arch": name, "role": role, "value": mean.mean(), "low": low, "high": high,
+                "baseline": baseline, "target_arch": name, "role": role, "value": mean.mean(), "low": low, "high": high,
                 "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
-                "p": stats.paired_p(mean / 100, cell.groups), "primary": is_primary(cell, role),
+                "p": stats.paired_p(mean / 100, cell.groups), "primary": baseline == "plain" and is_primary(cell, role),
             }  # fmt: skip
             if clean is not None:
                 gap = (clean.hits.mean(0) - plain.hits.mean(0))[targets].mean(0)
-                closed = stats.ratio_interval(mean, gap, cell.groups)
-                row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed, strict=True))
+                if stats.percentile(cell.groups.bootstrap(gap[:, None])[:, 0])[0] > 0:  # else there is no gap to close
+                    closed = stats.ratio_interval(mean, gap, cell.groups)
+                    row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed, strict=True))
             rows.append(row)
     others = [row for row in rows if not row["primary"]]
     if others:
@@ -159,17 +168,15 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     return rows
 
 
-def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[Cell, Cell, np.ndarray]]:
-    """Each RA cell with its plain cell over their common seeds, and the gain per seed, R and picture (S, R, N)."""
+def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
+    """Each cell with each of its baselines over their common seeds, and the gain per seed, R and picture (S, R, N)."""
     for cell in cells.values():
-        plain = plain_of(cell, cells)
-        if cell.settings["mode"] in ("plain", *BASELINES) or plain is None:
-            continue
-        common = [seed for seed in cell.runs if seed in plain.runs]
-        if common:
-            cell, plain = cell.seeds(common), plain.seeds(common)
-            Cell({0: plain.runs[common[0]], 1: cell.runs[common[0]]})  # raises where they saw other pictures or R's
-            yield cell, plain, cell.hits - plain.hits
+        for name, plain in baselines_of(cell, cells):
+            common = [seed for seed in cell.runs if seed in plain.runs]
+            if common:
+                mine, theirs = cell.seeds(common), plain.seeds(common)
+                Cell({0: theirs.runs[common[0]], 1: mine.runs[common[0]]})  # raises where they saw other pictures or R's
+                yield name, mine, theirs, mine.hits - theirs.hits
 
 
 def is_primary(cell: Cell, role: str) -> bool:
@@ -182,13 +189,16 @@ def is_primary(cell: Cell, role: str) -> bool:
         and settings["source_arch"] == preset["source_arch"]
         and settings["strength"] == preset["tasks"][settings["task"]]["strength"]
         and settings["ra_weight"] == preset["ra_weights"][settings["task"]]["ra"]
+        and all(settings[name] == preset["tasks"][settings["task"]].get(name, 0) for name in ("pretrain_epochs", "epochs"))
     )
 
 
 def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
     """``gain_kept``: mean unseen gain / source gain; empty with a reason unless the source's interval lies above 0."""
-    for cell, _, gain in paired(cells):
+    for baseline, cell, _, gain in paired(cells):
         roles = {}
+        if baseline != "plain":
+            continue
         for _, role, targets in contrasts(cell):
             roles.setdefault(role, []).extend(targets)
         if "mean_unseen" not in roles or "source" not in roles:
@@ -212,8 +222,8 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     smaller weight.
     """
     rows = []
-    for cell, plain, gain in paired(cells):
-        same = cell.settings["source_arch"] == PRESETS[preset]["source_arch"]
+    for baseline, cell, plain, gain in paired(cells):
+        same = baseline == "plain" and cell.settings["source_arch"] == PRESETS[preset]["source_arch"]
         if not same or cell.settings["processor"] != plain.settings["processor"] or 0 not in cell.runs:
             continue
         if cell.settings["processor"] != PRESETS[preset].get("processor", "srresnet"):
@@ -299,17 +309,21 @@ def display_name(arch: str) -> str:
 
 
 def main_cells(table: pd.DataFrame, preset: str) -> pd.DataFrame:
-    """The rows of the main comparison: the preset's processor, source R and weights, and the baselines."""
-    document = PRESETS[preset]
-    weight = [document["ra_weights"][task].get(mode, 0.0) for task, mode in zip(table["task"], table["mode"], strict=True)]
-    strength = [document["tasks"].get(task, {}).get("strength") for task in table["task"]]
+    """The rows of the main comparison: the preset's processor, source R, weights and schedule, and the baselines."""
+    document, tasks = PRESETS[preset], table["task"]
+    wanted = {name: [document["tasks"].get(task, {}).get(name, 0) for task in tasks] for name in
+              ("strength", "pretrain_epochs", "epochs")}  # fmt: skip
+    wanted["ra_weight"] = [document["ra_weights"][t].get(mode, 0.0) for t, mode in zip(tasks, table["mode"], strict=True)]
+    trained = ~table["mode"].isin(BASELINES)
     keep = (
         table["processor"].isin([document.get("processor", "srresnet"), "-"])
         & table["source_arch"].isin([document["source_arch"], "-"])
-        & np.isclose(table["ra_weight"], weight)
-        & (table["strength"] == strength)
+        & np.isclose(table["ra_weight"], wanted["ra_weight"])
+        & (table["strength"] == wanted["strength"])
+        & ~(trained & (table["pretrain_epochs"] != wanted["pretrain_epochs"]))
+        & ~(trained & (table["epochs"] != wanted["epochs"]))
     )
-    return table[keep]
+    return table[keep & (table["baseline"] == "plain")] if "baseline" in table else table[keep]
 
 
 def main_table(preset: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
@@ -19,6 +20,7 @@ from rastudy.losses import image_loss, recognition_loss, soft_targets, unsupervi
 from rastudy.runs import (
     build_models,
     claim_folder,
+    load_weights,
     read_json,
     run_folder,
     save_weights,
@@ -41,7 +43,6 @@ class Models:
     transformer: nn.Module | None
     sources: list[Classifier]
     optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
-    joined: bool = True  # whether R has joined: false during the warm-up
 
     def autocast(self) -> torch.autocast:
         device = next(self.processor.parameters()).device.type
@@ -57,9 +58,7 @@ def plain_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
 
 
 def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and R's cross-entropy; bitwise plain at weight 0, and before R joins."""
-    if not models.joined:
-        return plain_step(models, batch)
+    """P learns the image loss and R's cross-entropy; bitwise plain at weight 0."""
     with models.autocast():
         restored = models.processor(batch.lq)
         loss, recognition = image_loss(restored, batch.gt), recognition_loss(models.sources, restored, batch.label)
@@ -69,8 +68,6 @@ def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss and to give R's softmax of the clean picture; needs no label."""
-    if not models.joined:
-        return plain_step(models, batch)
     targets = soft_targets(models.sources, batch.gt)
     with models.autocast():
         restored = models.processor(batch.lq)
@@ -80,17 +77,21 @@ def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, to
 
 
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone."""
+    """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone.
+
+    Without an R, in the pretraining, T learns to copy P's picture.
+    """
     with models.autocast():
         restored = models.processor(batch.lq)
         loss = image_loss(restored, batch.gt)
     loss.backward()
     with models.autocast():
         transformed = models.transformer(restored.detach())
+        if not models.sources:
+            image_loss(transformed, restored.detach()).backward()
+            return loss, torch.zeros(())
         recognition = recognition_loss(models.sources, transformed, batch.label)
-        copying = image_loss(transformed, restored.detach())
-        loss_of_t = models.config.ra_weight * recognition if models.joined else copying
-    loss_of_t.backward()
+    (models.config.ra_weight * recognition).backward()
     return loss, recognition
 
 
@@ -99,45 +100,36 @@ STEPS: dict[str, Callable[[Models, Batch], tuple[torch.Tensor, torch.Tensor]]] =
 }  # fmt: skip
 
 
-def joining_step(config: Config, steps: int) -> int:
-    """The step from which on R's loss counts."""
-    return round(config.warmup * steps)
-
-
 def learning_rate(config: Config, step: int, steps: int) -> float:
     """The learning rate of a step.
 
     ``step`` is the paper's schedule scaled to any number of epochs: 1 for the first 4/6, 0.1 for 1/6, 0.01 for 1/6
-    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine; where there is a
-    warm-up it does so twice, to ``lr`` before R joins and to ``joint_lr`` after.
+    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine.
     """
     if config.schedule == "step":
         sixth = step * config.epochs // steps * 6 // config.epochs
         return config.lr * {4: 0.1, 5: 0.01}.get(sixth, 1.0)
-    joining = joining_step(config, steps)
-    if joining == 0 or step < joining:
-        return config.lr * _one_cycle(step, joining or steps)
-    return config.joint_lr * _one_cycle(step - joining, steps - joining)
-
-
-def _one_cycle(step: int, steps: int) -> float:
     rise = 0.15 * steps
-    return (step + 1) / (rise + 1) if step < rise else (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
+    cosine = (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
+    return config.lr * ((step + 1) / (rise + 1) if step < rise else cosine)
 
 
 def make_models(config: Config) -> Models:
-    """Build P, T, their optimisers, and load the source R's."""
+    """Build P and T, from their pretraining where there is one, their optimisers, and load the source R's."""
     device = config.torch_device()
     # R's of the data set the run is on; a folder's classes are the user's own or ImageNet's
     sources = [load_classifier(name, config.dataset).to(device) for name in config.sources]
     processor, transformer = build_models(config)
     nets = [processor] if transformer is None else [processor, transformer]
+    if config.pretraining is not None:
+        for net, part in zip(nets, ("processor", "transformer"), strict=False):
+            load_weights(weights_file(config.pretraining, part), net)
     optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
     return Models(config, processor, transformer, sources, optimisers)
 
 
 def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
-    """Train a run to its end, or resume it from its last epoch; a finished run returns at once.
+    """Train a run, and the pretraining it starts from, to the end; resumes from the last epoch, returns at once if done.
 
     Writes P (and T) and the training curve under ``results/<preset>/``; checkpoints under ``runs/<preset>/<run_id>/``.
 
@@ -157,10 +149,26 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     if is_trained(config):
         log(f"{config.run_id}: trained already")
         return read_json(run_folder(config) / "trained.json")["curve"]
-    models = make_models(config)
     pictures = load_training_pictures(config)
-    check_classes(models.sources, pictures)
-    folder = claim_folder(config, {source.name: source.weights for source in models.sources})
+    check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
+    build_models(config)  # raises, before a file is written, where P does not fit the task
+    if config.pretraining is not None:
+        _train(config.pretraining, pictures, log)
+    return _train(config, pictures, log)
+
+
+def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> list[dict]:
+    """Train one run while no other process does."""
+    folder = claim_folder(config, _inputs(config))
+    with FileLock(folder / "lock"):
+        if not is_trained(config):
+            _train_or_resume(config, pictures, folder, log)
+    return read_json(folder / "trained.json")["curve"]
+
+
+def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
+    """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
+    models = make_models(config)
     loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
@@ -183,7 +191,14 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     write_csv(curves, curve, CURVE_COLUMNS)
     write_json(folder / "trained.json", {"curve": curve, "seconds": round(seconds, 1), "sha256": sha256(weights_file(config))})
     checkpoint.unlink(missing_ok=True)
-    return curve
+
+
+def _inputs(config: Config) -> dict:
+    """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
+    inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
+    if config.pretraining is not None:
+        inputs["pretrained"] = sha256(weights_file(config.pretraining))
+    return inputs
 
 
 def is_trained(config: Config) -> bool:
@@ -192,8 +207,9 @@ def is_trained(config: Config) -> bool:
     parts = [path, weights_file(config, "transformer")] if config.mode == "ra_transformer" else [path]
     if not all(part.is_file() for part in (marker, *parts)):
         return False
-    mine = config.science() | {"source_weights": weights_versions(config.sources, config.dataset)}
-    same = read_json(run_folder(config) / "config.json") == mine
+    if config.pretraining is not None and not is_trained(config.pretraining):
+        return False
+    same = read_json(run_folder(config) / "config.json") == config.science() | _inputs(config)
     return same and read_json(marker).get("sha256") == sha256(path)
 
 
@@ -206,9 +222,8 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     if models.transformer is not None:
         models.transformer.train()
     curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
-    for k, batch in enumerate(loader.epoch(config.seed, epoch)):
+    for k, batch in enumerate(loader.epoch(config.seed, config.pretrain_epochs + epoch)):
         step = epoch * len(loader) + k
-        models.joined = step >= joining_step(config, steps)
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
         for optimiser in models.optimisers:
             optimiser.zero_grad(set_to_none=True)

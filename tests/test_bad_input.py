@@ -68,10 +68,10 @@ def write_weights(folder: Path) -> None:
 
 def write_study(root: Path) -> None:
     """A study's folders with runs and results of another kind than the code expects."""
-    folder = claim_folder(RA, {"resnet18_small": "digits:aaaaaaaa"})
+    folder = claim_folder(RA, {"source_weights": {"resnet18_small": "digits:aaaaaaaa"}})
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"lr": 0.5}))
-    interrupted = claim_folder(plain(seed=7), {})
+    interrupted = claim_folder(plain(seed=7, pretrain_epochs=0), {"source_weights": {}})
     (interrupted / "checkpoint.pt").write_bytes(b"damaged")
     edited = run_folder(plain(seed=8)) / "config.json"
     edited.parent.mkdir(parents=True)
@@ -199,10 +199,11 @@ MISUSES = [
     ("weights of no run", lambda i, r: evaluate.evaluate_files(i / "weights/r10.safetensors", None, "dn"),
      StudyError, ["r10.safetensors", "of this study"]),
     # runs and results
-    ("run folder of another configuration", lambda i, r: claim_folder(RA, {"resnet18_small": "digits:bbbbbbbb"}),
+    ("run folder of another configuration",
+     lambda i, r: claim_folder(RA, {"source_weights": {"resnet18_small": "digits:bbbbbbbb"}}),
      StudyError, [RA.run_id, "lr: 0.5 there, 0.01 now", "source_weights", "digits:aaaaaaaa", "digits:bbbbbbbb"]),
     ("damaged run folder", lambda i, r: claim_folder(plain(seed=8), {}), StudyError, ["config.json"]),
-    ("damaged checkpoint", training(seed=7), StudyError, ["checkpoint.pt", "delete it"]),
+    ("damaged checkpoint", training(seed=7, pretrain_epochs=0), StudyError, ["checkpoint.pt", "delete it"]),
     ("results with duplicate keys", table("duplicate.csv"), StudyError, ["duplicate.csv", "2 rows", "sr4-plain"]),
     ("results of two files with one key", lambda i, r: load_results("smoke"),
      StudyError, ["results/smoke/runs", "share a key", "sr4-plain"]),
@@ -255,8 +256,9 @@ def ground(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def contents(root: Path) -> dict[str, bytes | None]:
-    """Every file and folder under ``root``."""
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+    """Every file and folder under ``root``, but for locks."""
+    paths = (path for path in root.rglob("*") if path.name != "lock")
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.mark.parametrize(("misuse", "exception", "fragments"), [pytest.param(*row, id=name) for name, *row in MISUSES])
@@ -286,7 +288,9 @@ def test_the_sound_counterparts_are_accepted(ground, study_root):
     load_weights(inputs / "weights/dn.safetensors", build_processor("srresnet", 1, 4, 1))
     assert len(load_csv(study_root / "results" / "smoke" / "runs" / "one.csv")) == 1
     assert load_predictions(study_root / "whole.npz").arrays["label"].tolist() == list(range(500))
-    assert claim_folder(plain(seed=7), {}) == run_folder(plain(seed=7))
+    assert claim_folder(plain(seed=7, pretrain_epochs=0), {"source_weights": {}}) == run_folder(
+        plain(seed=7, pretrain_epochs=0)
+    )
 
 
 def test_unreadable_pictures_are_skipped_on_request(ground):

@@ -163,9 +163,33 @@ def test_pairs_must_match(study_root, other):
 
 def test_stale_runs_are_refused(study_root):
     """Two runs of one cell and seed: the message asks to delete one."""
-    put("plain", PLAIN), put("plain", PLAIN, epochs=9)
+    put("plain", PLAIN), put("plain", PLAIN, lr=9.0)
     with pytest.raises(StudyError, match="delete the stale one"):
         make_tables("smoke")
+
+
+ONE_CYCLE = {"pretrain_epochs": 0, "epochs": 2, "lr": PRESETS["smoke"]["pretrain_lr"]}  # as long as smoke's two phases
+
+
+def test_the_control_for_the_schedule(study_root):
+    """RA and plain are also compared with plain in one cycle of the same length; the main figures stay those to plain."""
+    put("plain", PLAIN), put("ra", RA), put("plain", {arch: right((0, 220)) for arch in PLAIN}, **ONE_CYCLE)
+    make_tables("smoke")
+    table = load_table("smoke", "gains").set_index(["mode", "baseline", "target_arch"])["value"]
+    assert table["ra", "plain", SOURCE] == 5 and table["ra", "plain_one_cycle", SOURCE] == 0
+    assert table["plain", "plain_one_cycle", SOURCE] == -5 and table["plain", "plain_one_cycle", "mean_unseen"] == -5
+    assert set(table.index.droplevel(2)) == {("ra", "plain"), ("ra", "plain_one_cycle"), ("plain", "plain_one_cycle")}
+    main = tables.main_cells(load_table("smoke", "gains"), "smoke")
+    assert set(main["baseline"]) == {"plain"} and set(main["mode"]) == {"ra"}
+    assert tables.main_table("smoke").loc[("sr", "plain"), "ResNet-18"] == 50
+    assert load_table("smoke", "gains").query("primary")["baseline"].unique().tolist() == ["plain"]
+
+
+def test_other_lengths_are_no_baseline(study_root):
+    """Plain trained for more epochs is another cell, compared with nothing."""
+    put("ra", RA), put("plain", PLAIN, epochs=5)
+    make_tables("smoke")
+    assert not len(load_table("smoke", "gains"))
 
 
 # --- the share that unseen R's keep

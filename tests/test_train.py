@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -20,9 +22,9 @@ TWO = "resnet18_small,vgg16_bn_small"
 
 
 def small(mode: str = "ra", task: str = "sr", **overrides) -> Config:
-    """64 pictures, two epochs, a small P and T; no warm-up unless asked for, as in the paper."""
+    """64 pictures, two epochs, a small P and T; no pretraining unless asked for, as in the paper."""
     sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1,
-             "warmup": 0.0}  # fmt: skip
+             "pretrain_epochs": 0}  # fmt: skip
     return make_config("smoke", task, mode, **(sizes | overrides))
 
 
@@ -111,52 +113,81 @@ def test_no_recognition_gradient_reaches_p_under_ra_transformer():
         assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True)) == equal, mode
 
 
-@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised"])
-def test_r_may_join_late(mode):
-    """Before that P's gradients are plain's, bitwise; from then on they are those without a warm-up."""
-    plain, alone = gradients(make_models(small("plain"))), gradients(make_models(small(mode, ra_weight=10.0)))
-    for joined, expected, other in ((False, plain, alone), (True, alone, plain)):
-        models = make_models(small(mode, ra_weight=10.0, warmup=0.5))
-        models.joined = joined
-        found = gradients(models)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-        assert not all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
-
-
-def t_gradients(joined: bool, **overrides) -> list[torch.Tensor]:
-    models = make_models(small("ra_transformer", **overrides))
-    models.joined = joined
-    return gradients(models, "transformer")
+def t_gradients(**overrides) -> list[torch.Tensor]:
+    return gradients(make_models(small("ra_transformer", **overrides)), "transformer")
 
 
 def test_t_learns_from_r_alone():
-    """T has no image loss, but for its warm-up: its gradients scale with the weight."""
-    one, four, none = (t_gradients(True, ra_weight=weight) for weight in (1.0, 4.0, 0.0))
+    """T has no image loss: its gradients scale with the weight."""
+    one, four, none = (t_gradients(ra_weight=weight) for weight in (1.0, 4.0, 0.0))
     assert all(torch.equal(4 * a, b) for a, b in zip(one, four, strict=True))
     assert sum(float(gradient.abs().sum()) for gradient in one) > 0
     assert not any(gradient.any() for gradient in none)
 
 
-def test_t_warms_up_as_a_copy():
-    """Until then its gradients are those of the distance to P's picture; R and its weight have no say."""
-    config = small("ra_transformer", ra_weight=100.0)
+def test_t_learns_to_copy_in_the_pretraining():
+    """Its gradients there are those of the distance to P's picture; no R has a say."""
+    config = small("ra_transformer", ra_weight=100.0, pretrain_epochs=1).pretraining
     models = make_models(config)
+    assert models.sources == []
     restored = models.processor(first_batch(config).lq).detach()
     (models.transformer(restored) - restored).square().mean().backward()
     expected = [parameter.grad for parameter in models.transformer.parameters()]
-    found = t_gradients(False, ra_weight=100.0)
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, gradients(make_models(config), "transformer"), strict=True):
         torch.testing.assert_close(a, b)
-    other = t_gradients(False, ra_weight=1.0, source_arch="vgg16_bn_small")
-    assert all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
 
 
-def test_r_joins_at_the_warm_ups_share_of_all_steps(study_root, monkeypatch):
-    """Of all steps, not of an epoch's."""
-    seen, step = [], STEPS["ra"]
-    monkeypatch.setitem(training.STEPS, "ra", lambda models, batch: seen.append(models.joined) or step(models, batch))
-    train(small(warmup=0.5), quiet)
-    assert seen == [False] * 4 + [True] * 4
+def test_every_mode_starts_from_one_pretraining(study_root):
+    """P is bitwise plain's after it, whatever mode, weight and R follow; T's is trained once for every R."""
+    runs = [small(mode, pretrain_epochs=1, ra_weight=weight) for mode in MODES for weight in (0.5, 1.0)]
+    runs += [small(mode, pretrain_epochs=1, source_arch="vgg16_bn_small") for mode in MODES]
+    assert len({run.pretraining.run_id for run in runs}) == 2
+    start = trained(runs[0].pretraining)
+    assert same_bits(start, trained(small("plain", epochs=1, lr=runs[0].pretrain_lr)))
+    for run in runs[::2]:
+        train(run.pretraining, quiet)
+        assert same_bits(start, {k: v for k, v in copy(make_models(run).processor).items()})
+    lines = []
+    train(small("plain", pretrain_epochs=1), lines.append)
+    assert len(lines) == 2 and not same_bits(start, trained(small("plain", pretrain_epochs=1)))  # it goes on from there
+
+
+def test_a_run_goes_on_with_fresh_shuffles(study_root, monkeypatch):
+    """The epochs after the pretraining are not the ones it saw."""
+    seen, step = [], STEPS["plain"]
+    monkeypatch.setitem(training.STEPS, "plain", lambda models, batch: seen.append(batch.index) or step(models, batch))
+    train(small("plain", pretrain_epochs=2, epochs=1), quiet)
+    assert len({tuple(index.tolist()) for index in seen}) == 3 * 4
+
+
+def test_another_pretraining_is_another_run(study_root):
+    """A run is not finished, and not resumed, where its pretraining is lost or has come out otherwise."""
+    config = small(pretrain_epochs=1)
+    train(config, quiet)
+    assert training.is_trained(config)
+    path = weights_file(config.pretraining)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    assert not training.is_trained(config)
+    train(config, quiet)  # trained again, to the same bits
+    assert training.is_trained(config)
+
+
+def _train_in_a_process(config: Config, root: str) -> None:
+    os.environ["RASTUDY_ROOT"] = root
+    train(config, quiet)
+
+
+def test_two_processes_share_one_pretraining(study_root):
+    """Side by side they leave the files of one after the other."""
+    runs = [small("plain", pretrain_epochs=2), small("ra", pretrain_epochs=2)]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_train_in_a_process, args=(run, str(study_root))) for run in runs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert all(training.is_trained(run) for run in runs)
 
 
 @pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])
@@ -236,9 +267,9 @@ def test_what_a_run_leaves_behind(study_root):
     folder = study_root / "results" / "smoke"
     lines = (folder / "curves" / f"{config.run_id}.csv").read_text().splitlines()
     assert lines[0] == "step,images,lr,image_loss,recognition_loss" and len(lines) == 1 + len(curve)
-    assert [float(x) for x in lines[1].split(",")] == list(curve[0].values())
+    assert [float(x) for x in lines[1].split(",")] == [curve[0][name] for name in training.CURVE_COLUMNS]
     assert sorted(path.name for path in (folder / "weights").iterdir()) == [f"{config.run_id}.processor.safetensors"]
-    assert sorted(path.name for path in run_folder(config).iterdir()) == ["config.json", "trained.json"]
+    assert sorted(path.name for path in run_folder(config).iterdir()) == ["config.json", "lock", "trained.json"]
 
 
 def test_the_curve_holds_means_over_pictures(study_root, monkeypatch):
@@ -296,7 +327,7 @@ def test_resume_equals_the_uninterrupted_run(study_root, monkeypatch, mode):
         if "epoch 1/3" in line:
             raise Interruption
 
-    config, lines = small(mode, "dn", epochs=3, warmup=0.5), []
+    config, lines = small(mode, "dn", epochs=3, pretrain_epochs=1), []
     parts = ("processor", "transformer") if mode == "ra_transformer" else ("processor",)
     with pytest.raises(Interruption):
         train(config, interrupt)
@@ -387,16 +418,6 @@ def test_one_cycle(steps):
     assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
     assert all(a > b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
     assert 0 < rates[-1] < 0.5 * (math.pi / 1.7 / steps) ** 2
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_one_cycle_before_r_joins_and_one_after(mode):
-    """To lr, then to joint_lr; the same in every mode, plain included."""
-    config = small(mode, lr=0.5, joint_lr=0.1, warmup=0.4)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    for part, lr in ((rates[:40], 0.5), (rates[40:], 0.1)):
-        alone = small(schedule="onecycle", lr=lr)
-        assert part == pytest.approx([learning_rate(alone, step, len(part)) for step in range(len(part))])
 
 
 def test_the_schedule_reaches_the_optimiser(study_root):
