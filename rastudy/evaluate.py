@@ -37,7 +37,7 @@ from rastudy.runs import (
 )
 from rastudy.train import check_classes
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 100
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
 
 

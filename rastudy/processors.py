@@ -29,7 +29,7 @@ class _Residual(nn.Module):
 
 
 class _FewChannelConv(nn.Conv2d):
-    """A 9 x 9 convolution to 3 channels, computed for 2 x 2 output pixels at once.
+    """A convolution to 3 channels, computed for 2 x 2 output pixels at once.
 
     The same parameters and the same sums, but 12 output channels fill a CPU's vector registers where 3 leave most lanes
     empty; the shifted kernels' zeros cost less than that. GPUs and odd sizes take the ordinary way.
@@ -133,7 +133,7 @@ class ResnetGenerator(nn.Module):
             ),
             nn.ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1, bias=False), *norm_relu(2 * c),
             nn.ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1, bias=False), *norm_relu(c),
-            nn.ReflectionPad2d(3), nn.Conv2d(c, 3, 7),
+            nn.ReflectionPad2d(3), _FewChannelConv(c, 3, 7),
         )  # fmt: skip
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:

@@ -79,18 +79,21 @@ def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, to
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone.
 
-    Without an R, in the pretraining, T learns to copy P's picture.
+    Without an R, in T's pretraining, P rests and T learns to copy its pictures.
     """
+    if not models.sources:
+        with torch.no_grad(), models.autocast():
+            restored = models.processor(batch.lq)
+        with models.autocast():
+            loss = image_loss(models.transformer(restored), restored)
+        loss.backward()
+        return loss, torch.zeros(())
     with models.autocast():
         restored = models.processor(batch.lq)
         loss = image_loss(restored, batch.gt)
     loss.backward()
     with models.autocast():
-        transformed = models.transformer(restored.detach())
-        if not models.sources:
-            image_loss(transformed, restored.detach()).backward()
-            return loss, torch.zeros(())
-        recognition = recognition_loss(models.sources, transformed, batch.label)
+        recognition = recognition_loss(models.sources, models.transformer(restored.detach()), batch.label)
     (models.config.ra_weight * recognition).backward()
     return loss, recognition
 
@@ -121,15 +124,17 @@ def make_models(config: Config) -> Models:
     sources = [load_classifier(name, config.dataset).to(device) for name in config.sources]
     processor, transformer = build_models(config)
     nets = [processor] if transformer is None else [processor, transformer]
-    if config.pretraining is not None:
-        for net, part in zip(nets, ("processor", "transformer"), strict=False):
-            load_weights(weights_file(config.pretraining, part), net)
+    start = config.pretraining
+    if start is not None:
+        load_weights(weights_file(start), processor)
+        if start.mode == "ra_transformer":
+            load_weights(weights_file(start, "transformer"), transformer)
     optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
     return Models(config, processor, transformer, sources, optimisers)
 
 
 def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
-    """Train a run, and the pretraining it starts from, to the end; resumes from the last epoch, returns at once if done.
+    """Train a run, and what it starts from, to the end; resumes from the last epoch, returns at once if done.
 
     Writes P (and T) and the training curve under ``results/<preset>/``; checkpoints under ``runs/<preset>/<run_id>/``.
 
@@ -152,9 +157,10 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     pictures = load_training_pictures(config)
     check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
     build_models(config)  # raises, before a file is written, where P does not fit the task
-    if config.pretraining is not None:
-        _train(config.pretraining, pictures, log)
-    return _train(config, pictures, log)
+    chain = [config]
+    while chain[0].pretraining is not None:
+        chain.insert(0, chain[0].pretraining)
+    return [_train(run, pictures, log) for run in chain][-1]
 
 
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> list[dict]:
@@ -196,8 +202,11 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
 def _inputs(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
-    if config.pretraining is not None:
-        inputs["pretrained"] = sha256(weights_file(config.pretraining))
+    start = config.pretraining
+    if start is not None:
+        inputs["pretrained"] = sha256(weights_file(start))
+        if start.mode == "ra_transformer":
+            inputs["pretrained_transformer"] = sha256(weights_file(start, "transformer"))
     return inputs
 
 
@@ -218,7 +227,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     config, device = models.config, next(models.processor.parameters()).device
     steps = len(loader) * config.epochs
     every = max(1, steps // CURVE_POINTS)
-    models.processor.train()
+    models.processor.train(config.mode == "plain" or bool(config.sources))  # P rests while T learns to copy
     if models.transformer is not None:
         models.transformer.train()
     curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)

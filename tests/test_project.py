@@ -72,8 +72,14 @@ def test_ci_runs_the_documented_tests():
 
 
 def test_every_module_is_packaged():
-    assert PYPROJECT["tool"]["setuptools"]["packages"] == ["rastudy"]
-    assert PYPROJECT["tool"]["setuptools"]["package-data"]["rastudy"] == ["weights/*/*"]
+    """With the recognisers' weights and their hashes."""
+    include = PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    setuptools = pytest.importorskip("setuptools")
+    found = setuptools.find_namespace_packages(str(ROOT), include=include)
+    assert set(found) == {"rastudy", "rastudy.weights", "rastudy.weights.digits", "rastudy.weights.cifar10"}
+    kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
+    weights = [path for path in (ROOT / "rastudy" / "weights").rglob("*") if path.is_file()]
+    assert weights and all(any(path.match(kind) for kind in kinds) for path in weights)
     assert {path.parent.name for path in (ROOT / "rastudy").rglob("*.py")} == {"rastudy"}
 
 

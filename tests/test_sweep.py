@@ -260,7 +260,9 @@ def test_the_full_grid(preset):
     weights = PRESETS[preset]["full"]["weights"]
     used = PRESETS[preset]["ra_weights"]
     expected = sum(weight != used[task][mode] for task in used for mode in weights for weight in weights[mode])
-    assert only_val == expected > 0
+    assert only_val == expected and (expected > 0) == bool(weights)
+    cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
+    assert {config.task for config in cycles} == set(PRESETS[preset]["tasks"])  # the control for the schedule
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -125,31 +125,46 @@ def test_t_learns_from_r_alone():
     assert not any(gradient.any() for gradient in none)
 
 
-def test_t_learns_to_copy_in_the_pretraining():
-    """Its gradients there are those of the distance to P's picture; no R has a say."""
+def test_t_learns_to_copy_in_its_pretraining(study_root):
+    """Its gradients there are those of the distance to plain P's picture; no R has a say, and P does not move."""
     config = small("ra_transformer", ra_weight=100.0, pretrain_epochs=1).pretraining
+    start = trained(config.pretraining)
     models = make_models(config)
-    assert models.sources == []
+    assert models.sources == [] and same_bits(start, copy(models.processor))
+    models.processor.eval()
     restored = models.processor(first_batch(config).lq).detach()
     (models.transformer(restored) - restored).square().mean().backward()
-    expected = [parameter.grad for parameter in models.transformer.parameters()]
-    for a, b in zip(expected, gradients(make_models(config), "transformer"), strict=True):
-        torch.testing.assert_close(a, b)
+    expected = [parameter.grad.clone() for parameter in models.transformer.parameters()]
+    models.transformer.zero_grad(set_to_none=True)
+    STEPS["ra_transformer"](models, first_batch(config))
+    for a, b in zip(expected, models.transformer.parameters(), strict=True):
+        torch.testing.assert_close(a, b.grad)
+    before = copy(models.transformer)
+    assert same_bits(start, trained(config)) and not same_bits(before, load_file(weights_file(config, "transformer")))
 
 
 def test_every_mode_starts_from_one_pretraining(study_root):
-    """P is bitwise plain's after it, whatever mode, weight and R follow; T's is trained once for every R."""
+    """P is plain's after it, bitwise, whatever mode, weight and R follow; T's is trained once for every R."""
     runs = [small(mode, pretrain_epochs=1, ra_weight=weight) for mode in MODES for weight in (0.5, 1.0)]
     runs += [small(mode, pretrain_epochs=1, source_arch="vgg16_bn_small") for mode in MODES]
     assert len({run.pretraining.run_id for run in runs}) == 2
+    assert len({(run.pretraining.pretraining or run.pretraining).run_id for run in runs}) == 1
     start = trained(runs[0].pretraining)
     assert same_bits(start, trained(small("plain", epochs=1, lr=runs[0].pretrain_lr)))
     for run in runs[::2]:
-        train(run.pretraining, quiet)
-        assert same_bits(start, {k: v for k, v in copy(make_models(run).processor).items()})
+        for before in (run.pretraining.pretraining, run.pretraining):
+            if before is not None:
+                train(before, quiet)
+        assert same_bits(start, copy(make_models(run).processor))
     lines = []
     train(small("plain", pretrain_epochs=1), lines.append)
     assert len(lines) == 2 and not same_bits(start, trained(small("plain", pretrain_epochs=1)))  # it goes on from there
+
+
+@pytest.mark.parametrize("pretrain_epochs", [0, 1])
+def test_p_under_t_is_plains_with_a_pretraining_too(study_root, pretrain_epochs):
+    plain, other = (trained(small(mode, pretrain_epochs=pretrain_epochs)) for mode in ("plain", "ra_transformer"))
+    assert same_bits(plain, other)
 
 
 def test_a_run_goes_on_with_fresh_shuffles(study_root, monkeypatch):
