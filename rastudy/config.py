@@ -219,7 +219,11 @@ PRESETS["cifar10"] = {
     "gate_db": 0.5,
     "tasks": {"sr": {"strength": 4, "pretrain_epochs": 3, "epochs": 2}},
     "ra_weights": {"sr": PRESETS["digits"]["ra_weights"]["sr"]},
-    "full": {"seeds": (0,), "weights": {}, "matrix_tasks": ()},
+    "full": {
+        "seeds": (0,),
+        "weights": {"ra": (3e-4, 1e-3, 3e-3), "ra_unsupervised": (0.01, 0.03, 0.1)},
+        "matrix_tasks": (),
+    },
 }
 
 # The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.

@@ -232,15 +232,15 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
         runs = [make_config(preset, task, mode, seed=seed) for mode in PRESETS[preset]["modes"]]
         start = _curve(runs[0].pretraining)
         if start is not None:
-            ax.plot(start["images"], start["image_loss"], color=MODE_STYLE["none"][1], lw=3, label="pretraining")
+            ax.plot(start["images"] / 1000, start["image_loss"], color=MODE_STYLE["none"][1], lw=3, label="pretraining")
         for run in runs:
             curve = _curve(run)
             if curve is not None:
                 name, colour, _ = MODE_STYLE[run.mode]
                 style = {"ls": "--", "lw": 3} if run.mode == "plain" else {"lw": 1.3}
                 seen = curve["images"] + (0 if start is None else start["images"].iloc[-1])
-                ax.plot(seen, curve["image_loss"], color=colour, label=name, **style)
-        ax.set(yscale="log", xlabel="pictures seen", title=task_name(task))
+                ax.plot(seen / 1000, curve["image_loss"], color=colour, label=name, **style)
+        ax.set(yscale="log", xlabel="thousand pictures seen", title=task_name(task))
     axes[0, 0].set_ylabel("image loss (MSE)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()

@@ -134,6 +134,21 @@ def schedule_cells(table: pd.DataFrame, preset: str, task: str, mode: str, basel
     return main[(table.loc[main.index, "baseline"] == baseline) & (main["task"] == task) & (main["mode"] == mode)]
 
 
+def processors_table() -> str:
+    """RA against plain with every P: is the gain SRResNet's alone?"""
+    names = ["task", "strength", "ra_weight", "pretrain_epochs", "epochs", "source_arch"]
+    gains, accuracy = load_table("digits", "gains"), load_table("digits", "accuracy")
+    main = main_cells(gains, "digits").query("mode == 'ra' and role == 'source'")[names]
+    gains = gains[gains["baseline"] == "plain"].merge(main, on=names).query("mode == 'ra'")
+    rows = []
+    for (task, processor), cell in gains.groupby(["task", "processor"], sort=False):
+        plain = accuracy.query("mode == 'plain' and task == @task and processor == @processor and metric == 'psnr'")
+        plain = plain[plain["pretrain_epochs"] == cell["pretrain_epochs"].iloc[0]]
+        values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
+        rows.append([task, processor, str(cell["n_seeds"].iloc[0]), f"{plain['value'].iloc[0]:.2f}", *values])
+    return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
+
+
 def _shown(preset: str) -> str:
     """The set's name with what its intervals rest on."""
     rows = main_cells(load_table(preset, "gains"), preset)
@@ -154,7 +169,7 @@ def timings_table() -> str:
 
 def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
-    makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table}
+    makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table}
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

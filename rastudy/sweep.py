@@ -168,12 +168,19 @@ def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print
     return failures
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # one thread a process: several small networks side by side do more than one with several threads
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
     log = root() / "runs" / "kernels.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _stderr_to, (log,))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _stderr_to, (log,)) as pool:
+        try:
+            yield pool
+        except BaseException:  # an interruption ends at once; the kernels end with the workers that they belong to
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def _stderr_to(path: Path) -> None:
@@ -210,7 +217,7 @@ def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[
         log("notebooks: up to date")
         return {}
     with _pool(jobs) as pool:
-        parameters = {"preset": preset} if preset != "digits" else {}
+        parameters = {"preset": preset, "task": list(PRESETS[preset]["tasks"])[-1]} if preset != "digits" else {}
         parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}

@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -136,11 +138,35 @@ def test_every_run_keeps_its_notebook(in_finished):
 def test_figures_are_written(in_finished):
     """Each figure that a notebook names, readable, and with a picture in it."""
     found = {path.stem: path for path in (in_finished / "figures" / "smoke").glob("*.png")}
-    assert found.keys() >= {"degradations", "strengths", "accuracy", "gains", "matrix", "paper", "restored_sr", "curves",
+    assert found.keys() >= {"degradations", "strengths", "accuracy", "gains", "matrix", "paper", "restored_jpeg", "curves",
                             "tradeoff"}  # fmt: skip
     for name, path in found.items():
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 200 and pixels.std() > 5, name
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interruption_ends_at_once(tmp_path, name, code):
+    """While a run's notebook is executed: no kernel stays behind, and nothing looks finished."""
+    arguments = [sys.executable, "-m", "rastudy.sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "plain", "--jobs", "1"]
+    environment = os.environ | {"RASTUDY_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    # a shell's background jobs ignore SIGINT, and their children do, too
+    restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=restore) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.running.ipynb")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1)
+        kernels = [
+            child for child in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in str(child.cmdline())
+        ]
+        process.send_signal(getattr(signal, name))
+        process.wait(timeout=30)
+        message = process.stderr.read()
+    assert process.returncode == code and (name == "SIGTERM" or "goes on from here" in message)
+    psutil.wait_procs(kernels, timeout=20)
+    assert kernels and not any(kernel.is_running() for kernel in kernels)
+    assert not list(tmp_path.rglob("trained.json")) and not list(tmp_path.rglob("01_train.ipynb"))
 
 
 def test_a_second_call_trains_nothing(finished, in_finished):
