@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 5000
+FLIPS = 50_000  # of signs; many more than resamples, since Holm multiplies small p-values by the number of contrasts
 LEVEL = 0.95
 
 
@@ -70,19 +71,34 @@ def mean_interval(values: np.ndarray, groups: Groups) -> Estimate:
     return Estimate(float(values.mean()), *percentile(groups.bootstrap(values[:, None])[:, 0]))
 
 
-def paired_p(differences: np.ndarray, groups: Groups) -> float:
-    """Two-sided p-value of mean difference 0 for (N,) paired differences.
+def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
+    """Two-sided p-values of mean difference 0 for each column of (N, M) paired differences; (M,).
 
     Exact McNemar where pictures are independent and differences are -1, 0 or 1; else a test that flips the signs of
-    whole groups at random (``RESAMPLES`` times, so never below 1 / (RESAMPLES + 1)).
+    whole groups at random (``FLIPS`` times, so never below 1 / (FLIPS + 1)).
     """
-    if groups.independent and set(np.unique(differences)) <= {-1.0, 0.0, 1.0}:
-        gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
-        return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    sums = groups.sums(differences[:, None])[:, 0]
-    signs = np.random.default_rng(1).integers(0, 2, size=(RESAMPLES, len(sums)), dtype=np.int8) * 2 - 1
-    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
-    return float((1 + extreme.sum()) / (RESAMPLES + 1))
+    exact = groups.independent & np.isin(differences, (-1.0, 0.0, 1.0)).all(0)
+    p = np.array([_mcnemar(column) if one else 1.0 for one, column in zip(exact, differences.T, strict=True)])
+    if exact.all():
+        return p
+    sums = groups.sums(differences[:, ~exact])  # G M
+    total, slack, extreme = np.abs(sums.sum(0)), 1e-5 * np.abs(sums).sum(0), 0  # ties count in spite of rounding
+    for bits in _flips(len(sums)).reshape(FLIPS // 1000, 1000, -1):  # in parts, for memory
+        flipped = np.unpackbits(bits, axis=1, count=len(sums)).astype(np.float32) @ sums.astype(np.float32)
+        extreme += (np.abs(sums.sum(0) - 2 * flipped) >= total - slack).sum(0)  # a flip takes twice its sum away
+    p[~exact] = (1 + extreme) / (FLIPS + 1)
+    return p
+
+
+def _mcnemar(differences: np.ndarray) -> float:
+    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+@lru_cache(maxsize=2)
+def _flips(n_groups: int) -> np.ndarray:
+    """Which groups change their sign, bits packed into (FLIPS, ceil(G / 8)) uint8. The draws never change."""
+    return np.random.default_rng(1).integers(0, 256, size=(FLIPS, -(-n_groups // 8)), dtype=np.uint8)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

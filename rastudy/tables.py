@@ -146,14 +146,17 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     rows = []
     for baseline, cell, plain, gain in paired(cells):
         clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0, 0, 0))
-        for name, role, targets in contrasts(cell):
-            values = gain[:, targets].mean(1)  # (S, N)
+        found = list(contrasts(cell))
+        per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # (S, N, contrast)
+        resampled, p = cell.groups.bootstrap(per_seed.mean(0)), stats.paired_p(per_seed.mean(0) / 100, cell.groups)
+        for k, (name, role, targets) in enumerate(found):
+            values = per_seed[..., k]
             mean = values.mean(0)
-            low, high = stats.percentile(cell.groups.bootstrap(mean[:, None])[:, 0])
+            low, high = stats.percentile(resampled[:, k])
             row = cell.base() | cell.counts() | {
                 "baseline": baseline, "target_arch": name, "role": role, "value": mean.mean(), "low": low, "high": high,
                 "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
-                "p": stats.paired_p(mean / 100, cell.groups), "primary": baseline == "plain" and is_primary(cell, role),
+                "p": p[k], "primary": baseline == "plain" and is_primary(cell, role),
             }  # fmt: skip
             if clean is not None:
                 gap = (clean.hits.mean(0) - plain.hits.mean(0))[targets].mean(0)
