@@ -203,7 +203,7 @@ PRESETS["digits"] = {
 }
 
 
-# Real photographs: CIFAR-10, 25,000 training pictures, all 10,000 test pictures; the digits' schedule, weights by the same rule.
+# Real photographs: CIFAR-10, 25,000 training pictures, all 10,000 test pictures; the digits' schedule, weights by the rule.
 # Budget: about 4 minutes a run on one core. Command: python -m rastudy.sweep --preset cifar10 --full --data DIR
 PRESETS["cifar10"] = {
     "dataset": "cifar10",
