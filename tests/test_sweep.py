@@ -122,7 +122,7 @@ def test_reading_notebooks_are_executed(in_finished, name):
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
     assert sum(output.output_type in ("execute_result", "display_data") for output in outputs) >= 2
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert f"run      {make_config('smoke', 'sr').run_id}" in printed and "missing" not in printed
+    assert f"run      {make_config('smoke', 'jpeg').run_id}" in printed and "missing" not in printed
 
 
 def test_every_run_keeps_its_notebook(in_finished):
