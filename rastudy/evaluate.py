@@ -7,7 +7,6 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from rastudy.runs import (
     load_models,
     load_weights,
     provenance,
+    read_json,
     read_metadata,
     run_folder,
     weights_file,
@@ -131,9 +131,8 @@ def is_evaluated(config: Config, split: str) -> bool:
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
     if not (marker.is_file() and path.is_file()):
         return False
-    found = json.loads(marker.read_text())
     versions = weights_versions(config.targets, config.dataset)
-    return found == {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions}
+    return read_json(marker) == {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions}
 
 
 def _weights_of(config: Config) -> dict[str, str]:

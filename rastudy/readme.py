@@ -119,19 +119,14 @@ def controls_table() -> str:
         table = load_table(preset, "gains")
         for task in PRESETS[preset]["tasks"]:
             for mode, baseline, shown in CONTRASTS:
-                cell = schedule_cells(table, preset, task, mode, baseline)
+                cell = main_cells(table, preset, baseline)
+                cell = cell[(cell["task"] == task) & (cell["mode"] == mode)]
                 if len(cell):
                     values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
                     rows.append([STUDIES[preset], task, shown, str(cell["n_seeds"].iloc[0]), *values])
     if not any("one cycle" in row[2] for row in rows):
         return "(`make study-full` runs this control.)\n"
     return markdown(rows, ["data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's"])
-
-
-def schedule_cells(table: pd.DataFrame, preset: str, task: str, mode: str, baseline: str) -> pd.DataFrame:
-    """The main cell's contrasts to one of its two baselines."""
-    main = main_cells(table.assign(baseline="plain"), preset)
-    return main[(table.loc[main.index, "baseline"] == baseline) & (main["task"] == task) & (main["mode"] == mode)]
 
 
 def processors_table() -> str:

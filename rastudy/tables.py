@@ -199,9 +199,9 @@ def is_primary(cell: Cell, role: str) -> bool:
 def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
     """``gain_kept``: mean unseen gain / source gain; empty with a reason unless the source's interval lies above 0."""
     for baseline, cell, _, gain in paired(cells):
-        roles = {}
         if baseline != "plain":
             continue
+        roles = {}
         for _, role, targets in contrasts(cell):
             roles.setdefault(role, []).extend(targets)
         if "mean_unseen" not in roles or "source" not in roles:
@@ -311,22 +311,24 @@ def display_name(arch: str) -> str:
     return names.get(arch, {"mean_unseen": "mean unseen"}.get(arch, arch))
 
 
-def main_cells(table: pd.DataFrame, preset: str) -> pd.DataFrame:
-    """The rows of the main comparison: the preset's processor, source R, weights and schedule, and the baselines."""
-    document, tasks = PRESETS[preset], table["task"]
-    wanted = {name: [document["tasks"].get(task, {}).get(name, 0) for task in tasks] for name in
-              ("strength", "pretrain_epochs", "epochs")}  # fmt: skip
-    wanted["ra_weight"] = [document["ra_weights"][t].get(mode, 0.0) for t, mode in zip(tasks, table["mode"], strict=True)]
-    trained = ~table["mode"].isin(BASELINES)
+def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.DataFrame:
+    """The rows of the main comparison: the preset's processor, source R, weights and schedule, and the baselines.
+
+    Of a table of contrasts, those to ``baseline``.
+    """
+    document = PRESETS[preset]
+    cells = list(zip(table["task"], table["mode"], strict=True))
     keep = (
         table["processor"].isin([document.get("processor", "srresnet"), "-"])
         & table["source_arch"].isin([document["source_arch"], "-"])
-        & np.isclose(table["ra_weight"], wanted["ra_weight"])
-        & (table["strength"] == wanted["strength"])
-        & ~(trained & (table["pretrain_epochs"] != wanted["pretrain_epochs"]))
-        & ~(trained & (table["epochs"] != wanted["epochs"]))
+        & np.isclose(table["ra_weight"], [document["ra_weights"][task].get(mode, 0.0) for task, mode in cells])
+        & (table["strength"] == [document["tasks"].get(task, {}).get("strength") for task, _ in cells])
     )
-    return table[keep & (table["baseline"] == "plain")] if "baseline" in table else table[keep]
+    for name in ("pretrain_epochs", "epochs"):  # the baselines none and clean train for 0
+        keep &= table[name] == [
+            0 if mode in BASELINES else document["tasks"].get(task, {}).get(name, 0) for task, mode in cells
+        ]
+    return table[keep & (table["baseline"] == baseline)] if "baseline" in table else table[keep]
 
 
 def main_table(preset: str) -> pd.DataFrame:
