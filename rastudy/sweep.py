@@ -1,6 +1,6 @@
 """The grid through papermill: ``python -m rastudy.sweep --preset digits``.
 
-Runs every cell of the grid that is not finished, several one-thread processes side by side; then rebuilds the tables
+Runs every cell of the grid that is not finished, several one-thread kernels side by side; then rebuilds the tables
 and executes the reading notebooks. Safe to interrupt and to repeat.
 """
 
@@ -8,14 +8,13 @@ import argparse
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, Config, ma
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
+from rastudy.kernels import stop_kernels, use_warm_kernels
 from rastudy.readme import STUDIES, refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import results_folder, root, run_folder, write_atomic, write_csv, write_json
@@ -121,7 +121,9 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(notebook, running, parameters, progress_bar=False, cwd=notebook.parent)
+        # not papermill's own cwd, which would be that of all threads
+        place = {"metadata": {"path": str(notebook.parent)}}
+        papermill.execute_notebook(notebook, running, parameters, progress_bar=False, resources=place)
     except Exception as error:  # whatever a cell raised
         if running.is_file():
             os.replace(running, failed)
@@ -169,23 +171,16 @@ def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print
 
 
 @contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    # one thread a process: several small networks side by side do more than one with several threads
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
-    log = root() / "runs" / "kernels.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _stderr_to, (log,)) as pool:
+def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that execute notebooks, each in a kernel of its own."""
+    (root() / "runs").mkdir(parents=True, exist_ok=True)
+    use_warm_kernels()
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             yield pool
-        except BaseException:  # an interruption ends at once; the kernels end with the workers that they belong to
-            for worker in multiprocessing.active_children():
-                worker.terminate()
+        except BaseException:  # an interruption ends at once
+            stop_kernels()
             raise
-
-
-def _stderr_to(path: Path) -> None:
-    """Keep the kernels' notices off the screen; what a cell raises comes back as text."""
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
 
 
 def check_gate(cells: list[Cell]) -> None:
