@@ -10,6 +10,7 @@ import threading
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import pandas
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
@@ -86,6 +87,7 @@ def _run_kernel(arguments: list[str], environment: dict[str, str], cwd: str) -> 
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    pandas.set_option("display.max_columns", 20)  # a notebook's; imported outside of one, pandas has taken a terminal's
     IPKernelApp.launch_instance(arguments)
 
 

@@ -15,9 +15,9 @@ import torch
 from matplotlib.figure import Figure
 
 from rastudy.classifiers import Classifier, load_classifier
-from rastudy.config import BASELINES, MODES, PRESETS, Config, make_config
+from rastudy.config import BASELINES, MODES, PRESETS, Config, degradations, make_config
 from rastudy.data import Loader, PictureSet
-from rastudy.degrade import TASKS, degrade, no_processing, to_uint8
+from rastudy.degrade import degrade, no_processing, to_uint8
 from rastudy.errors import one_of
 from rastudy.evaluate import load_pictures, restore
 from rastudy.runs import load_models, results_folder, root, write_atomic
@@ -64,15 +64,15 @@ def _note(figure: Figure, rows: pd.DataFrame, what: str) -> None:
 
 
 def plot_accuracy(preset: str) -> Figure:
-    """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per task."""
+    """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per degradation."""
     table = main_cells(load_table(preset, "accuracy"), preset)
     rows = table[table["metric"] == "top1"]
-    tasks, targets = list(PRESETS[preset]["tasks"]), list(rows["target_arch"].unique())
+    keys, targets = _present(rows, preset), list(rows["target_arch"].unique())
     sns.set_theme(style="whitegrid", context="notebook")
-    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.6 * len(tasks), 4.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(keys), figsize=(1 + 4.6 * len(keys), 4.6), sharey=True, squeeze=False)
     modes = [mode for mode in ("clean", *reversed(MODES), "none") if mode in set(rows["mode"])]
-    for ax, task in zip(axes[0], tasks, strict=True):
-        part = rows[rows["task"] == task]
+    for ax, key in zip(axes[0], keys, strict=True):
+        part = _of(rows, key)
         for k, mode in enumerate(modes):
             name, colour, marker = MODE_STYLE[mode]
             cell = part[part["mode"] == mode].set_index("target_arch").reindex(targets)
@@ -80,7 +80,7 @@ def plot_accuracy(preset: str) -> Figure:
             error = [cell["value"] - cell["low"], cell["high"] - cell["value"]]
             ax.errorbar(x, cell["value"], error, fmt=marker, color=colour, ms=6, lw=1.5, label=name)
         ax.set_xticks(range(len(targets)), [display_name(arch) for arch in targets], rotation=30, ha="right")
-        ax.set_title(task_name(task, part["strength"].iloc[0]))
+        ax.set_title(task_name(*key))
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("top-1 (%)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -93,6 +93,16 @@ def plot_accuracy(preset: str) -> Figure:
     return figure
 
 
+def _of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
+    """The rows of one degradation."""
+    return rows[(rows["task"] == key[0]) & (rows["strength"] == key[1])]
+
+
+def _present(rows: pd.DataFrame, preset: str) -> list[tuple[str, float]]:
+    """The preset's degradations that a table has rows of."""
+    return [key for key in degradations(preset) if len(_of(rows, key))]
+
+
 def _diverging(values: pd.DataFrame) -> dict:
     limit = max(float(np.nanmax(np.abs(values.to_numpy()))), 0.1)
     return {"cmap": "RdBu", "center": 0, "vmin": -limit, "vmax": limit, "linewidths": 1, "linecolor": "white"}
@@ -103,43 +113,41 @@ def _signed(value: float, low: float, high: float) -> str:
 
 
 def plot_gains(preset: str) -> Figure:
-    """Difference to plain in points, RA modes x target R's, a panel per task; intervals in the cells."""
+    """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
     rows = main_cells(load_table(preset, "gains"), preset)
-    tasks, modes = list(PRESETS[preset]["tasks"]), [mode for mode in MODES[1:] if mode in set(rows["mode"])]
+    keys, modes = _present(rows, preset), [mode for mode in MODES[1:] if mode in set(rows["mode"])]
     targets = list(rows["target_arch"].unique())
     sns.set_theme(style="white", context="notebook")
-    figure, axes = plt.subplots(len(tasks), 1, figsize=(11.5, 0.9 + 1.05 * len(tasks) * len(modes)), squeeze=False)
+    figure, axes = plt.subplots(len(keys), 1, figsize=(11.5, 0.9 + 1.05 * len(keys) * len(modes)), squeeze=False)
     style = _diverging(rows[["value"]])
-    for ax, task in zip(axes[:, 0], tasks, strict=True):
-        _gain_panel(ax, rows[rows["task"] == task], "mode", modes, targets, style)
+    for ax, key in zip(axes[:, 0], keys, strict=True):
+        _gain_panel(ax, _of(rows, key), "mode", modes, targets, style)
         ax.set_yticklabels([mode_name(mode) for mode in modes], rotation=0)
-        ax.set_title(task_name(task, rows.loc[rows["task"] == task, "strength"].iloc[0]), loc="left")
+        ax.set_title(task_name(*key), loc="left")
     figure.tight_layout()
     _note(figure, rows, "Top-1 minus plain's on the same pictures, in points; 95 % intervals over pictures.")
     return figure
 
 
 def plot_matrix(preset: str) -> Figure:
-    """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per task."""
+    """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per degradation."""
     rows = load_table(preset, "gains")
-    rows = rows[rows["baseline"] == "plain"]
-    weights = {task: by_mode["ra"] for task, by_mode in PRESETS[preset]["ra_weights"].items()}
-    rows = rows[(rows["mode"] == "ra") & (rows["processor"] == PRESETS[preset].get("processor", "srresnet"))]
-    rows = rows[np.isclose(rows["ra_weight"], rows["task"].map(weights)) & ~rows["source_arch"].str.contains(",")]
-    tasks = [task for task in TASKS if rows.loc[rows["task"] == task, "source_arch"].nunique() > 1]
-    if not tasks:
-        tasks = list(rows["task"].unique()[:1])
+    rows = rows[(rows["mode"] == "ra") & (rows["baseline"] == "plain") & ~rows["source_arch"].str.contains(",")]
+    # the main cells but for their R
+    rows = rows.loc[main_cells(rows.assign(source_arch=PRESETS[preset]["source_arch"]), preset).index]
+    keys = [key for key in _present(rows, preset) if _of(rows, key)["source_arch"].nunique() > 1]
+    keys = keys or _present(rows, preset)[:1]
     targets = list(rows["target_arch"].unique())
     sources = [arch for arch in targets if arch in set(rows["source_arch"])]
     sns.set_theme(style="white", context="notebook")
     height = 1.3 + 0.75 * len(sources)
-    figure, axes = plt.subplots(len(tasks), 1, figsize=(11.5, height * len(tasks)), squeeze=False)
-    shown = rows[rows["task"].isin(tasks)]
-    for ax, task in zip(axes[:, 0], tasks, strict=True):
-        _gain_panel(ax, shown[shown["task"] == task], "source_arch", sources, targets, _diverging(shown[["value"]]))
+    figure, axes = plt.subplots(len(keys), 1, figsize=(11.5, height * len(keys)), squeeze=False)
+    shown = pd.concat([_of(rows, key) for key in keys])
+    for ax, key in zip(axes[:, 0], keys, strict=True):
+        _gain_panel(ax, _of(rows, key), "source_arch", sources, targets, _diverging(shown[["value"]]))
         ax.set_yticklabels([display_name(arch) for arch in sources], rotation=0)
         ax.set_ylabel("R in the loss")
-        ax.set_title(task_name(task), loc="left")
+        ax.set_title(task_name(*key), loc="left")
     figure.tight_layout()
     _note(figure, shown, "RA's top-1 minus plain's, in points; 95 % intervals over pictures.")
     return figure
@@ -155,19 +163,22 @@ def _gain_panel(ax, rows: pd.DataFrame, index: str, order: Sequence[str], target
 
 
 def plot_paper(preset: str) -> Figure:
-    """Our gains beside the paper's (ImageNet), by task and mode: each R a point, ours with intervals."""
+    """Our gains beside the paper's (ImageNet), by task and mode: each R a point, ours with intervals.
+
+    Of a task with several strengths, the paper's: sr x4.
+    """
     ours, paper = main_cells(load_table(preset, "gains"), preset), paper_gains()
-    tasks = list(PRESETS[preset]["tasks"])
+    keys = [key for key in _present(ours, preset) if key[0] != "sr" or key[1] == 4]
     modes = [mode for mode in ("ra", "ra_unsupervised") if mode in set(ours["mode"])]
     sns.set_theme(style="whitegrid", context="notebook")
-    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.4 * len(tasks), 4.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(keys), figsize=(1 + 4.4 * len(keys), 4.2), sharey=True, squeeze=False)
     names = [display_name(arch) for arch in ours.loc[ours["role"] != "mean_unseen", "target_arch"].unique()]
-    for ax, task in zip(axes[0], tasks, strict=True):
+    for ax, key in zip(axes[0], keys, strict=True):
         for k, mode in enumerate(modes):
             _, colour, marker = MODE_STYLE[mode]
-            mine = ours[(ours["task"] == task) & (ours["mode"] == mode) & (ours["role"] != "mean_unseen")]
+            mine = _of(ours[(ours["mode"] == mode) & (ours["role"] != "mean_unseen")], key)
             mine = mine.assign(name=mine["target_arch"].map(display_name)).set_index("name").reindex(names)
-            theirs = paper[(paper["task"] == task) & (paper["mode"] == mode)]
+            theirs = paper[(paper["task"] == key[0]) & (paper["mode"] == mode)]
             theirs = theirs.assign(name=theirs["target_arch"].map(display_name)).set_index("name").reindex(names)
             x = np.arange(len(names)) + (k - 0.5) * 0.3
             error = [mine["value"] - mine["low"], mine["high"] - mine["value"]]
@@ -175,7 +186,7 @@ def plot_paper(preset: str) -> Figure:
             ax.plot(x + 0.1, theirs["value"], marker, color=colour, mfc="none", ms=7, label=f"{mode_name(mode)}, paper")
         ax.axhline(0, color="black", lw=1)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
-        ax.set_title(task_name(task))
+        ax.set_title(task_name(*key))
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("gain over plain (points)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -188,16 +199,16 @@ def plot_tradeoff(preset: str) -> Figure:
     """Validation: gain of source and unseen R's, and PSNR change, against the weight; the chosen weight is marked."""
     rows = load_table(preset, "tradeoff")
     rows = rows[rows["mode"].isin(["ra", "ra_unsupervised"])]
-    tasks, modes = list(PRESETS[preset]["tasks"]), [m for m in ("ra", "ra_unsupervised") if m in set(rows["mode"])]
+    keys, modes = _present(rows, preset), [m for m in ("ra", "ra_unsupervised") if m in set(rows["mode"])]
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(
-        len(modes), len(tasks), figsize=(1 + 4.4 * len(tasks), 3.6 * len(modes)), sharey=True, squeeze=False
+        len(modes), len(keys), figsize=(1 + 4.4 * len(keys), 3.6 * len(modes)), sharey=True, squeeze=False
     )
     lowest = max(LOWEST, rows[["source_low", "unseen_low", "psnr_change"]].min(axis=None) - 0.5)
     highest = rows[["source_high", "unseen_high"]].max(axis=None) + 0.5
     for mode, line in zip(modes, axes, strict=True):
-        for task, ax in zip(tasks, line, strict=True):
-            cell = rows[(rows["task"] == task) & (rows["mode"] == mode)].sort_values("ra_weight")
+        for key, ax in zip(keys, line, strict=True):
+            cell = _of(rows[rows["mode"] == mode], key).sort_values("ra_weight")
             for role, colour, marker in (("source", "#d55e00", "^"), ("unseen", "#0072b2", "o")):
                 label = {"source": "source R", "unseen": "mean unseen R"}[role]
                 ax.plot(cell["ra_weight"], cell[f"{role}_gain"], color=colour, marker=marker, label=f"{label} (points)")
@@ -210,7 +221,7 @@ def plot_tradeoff(preset: str) -> Figure:
                 text = f"{row['source_gain']:+.0f} points\n{row['psnr_change']:+.1f} dB"
                 ax.text(row["ra_weight"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
             ax.set(xscale="log", ylim=(lowest, highest))
-            ax.set_title(f"{task_name(task)}, {mode_name(mode)}", fontsize=11)
+            ax.set_title(f"{task_name(*key)}, {mode_name(mode)}", fontsize=11)
         line[0].set_ylabel("change against plain")
     for ax in axes[-1]:
         ax.set_xlabel("recognition weight")
@@ -225,11 +236,11 @@ def plot_tradeoff(preset: str) -> Figure:
 
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
-    tasks = list(PRESETS[preset]["tasks"])
+    keys = degradations(preset)
     sns.set_theme(style="whitegrid", context="notebook")
-    figure, axes = plt.subplots(1, len(tasks), figsize=(1 + 4.4 * len(tasks), 3.8), squeeze=False)
-    for ax, task in zip(axes[0], tasks, strict=True):
-        runs = [make_config(preset, task, mode, seed=seed) for mode in PRESETS[preset]["modes"]]
+    figure, axes = plt.subplots(1, len(keys), figsize=(1 + 4.4 * len(keys), 3.8), squeeze=False)
+    for ax, (task, strength) in zip(axes[0], keys, strict=True):
+        runs = [make_config(preset, task, mode, seed=seed, strength=strength) for mode in PRESETS[preset]["modes"]]
         start = _curve(runs[0].pretraining)
         if start is not None:
             ax.plot(start["images"] / 1000, start["image_loss"], color=MODE_STYLE["none"][1], lw=3, label="pretraining")
@@ -240,7 +251,7 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
                 style = {"ls": "--", "lw": 3} if run.mode == "plain" else {"lw": 1.3}
                 seen = curve["images"] + (0 if start is None else start["images"].iloc[-1])
                 ax.plot(seen / 1000, curve["image_loss"], color=colour, label=name, **style)
-        ax.set(yscale="log", xlabel="thousand pictures seen", title=task_name(task))
+        ax.set(yscale="log", xlabel="thousand pictures seen", title=task_name(task, strength))
     axes[0, 0].set_ylabel("image loss (MSE)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
@@ -262,14 +273,13 @@ def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> 
 
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
     """The first pictures of a set: the original, and what each task's P gets to see (sr: after bicubic upsampling)."""
-    tasks = PRESETS[preset]["tasks"]
+    keys = degradations(preset)
     sns.set_theme(style="white", context="notebook")
-    figure, axes = plt.subplots(1 + len(tasks), count, figsize=(1.55 * count, 1.6 * (1 + len(tasks))), squeeze=False)
+    figure, axes = plt.subplots(1 + len(keys), count, figsize=(1.55 * count, 1.6 * (1 + len(keys))), squeeze=False)
     for k in range(count):
         gt = pictures.pictures[k]
         _show(axes[0, k], gt, pictures.classes[pictures.labels[k]])
-        for row, (task, settings) in enumerate(tasks.items(), start=1):
-            strength = settings["strength"]
+        for row, (task, strength) in enumerate(keys, start=1):
             lq = degrade(gt, task, strength, seed=k)
             _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
             axes[row, 0].set_ylabel(task_name(task, strength).replace(" ", "\n", 1), fontsize=9)
@@ -288,7 +298,8 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
         part = table[table["task"] == task]
         for colour, (arch, line) in zip(palette, part.groupby("target_arch", sort=False), strict=True):
             ax.plot(line["strength"], line["top1"], "o-", color=colour, ms=5, label=display_name(arch))
-        ax.axvline(PRESETS[preset]["tasks"][task]["strength"], color="#009e73", lw=6, alpha=0.25, label="the study's")
+        for k, (_, strength) in enumerate(degradations(preset, task)):
+            ax.axvline(strength, color="#009e73", lw=6, alpha=0.25, label="the study's" if k == 0 else None)
         ax.set(title=task_name(task), xlabel={"sr": "factor", "dn": "sigma", "jpeg": "quality"}[task])
         ax.set_xticks(part["strength"].unique())
         ax.grid(axis="x", visible=False)

@@ -4,11 +4,10 @@
 """
 
 import re
-from collections.abc import Callable
 
 import pandas as pd
 
-from rastudy.config import MODES, PRESETS
+from rastudy.config import MODES, degradations
 from rastudy.plots import mode_name
 from rastudy.runs import results_folder, root, write_atomic
 from rastudy.tables import load_table, main_cells, main_table, paper_gains
@@ -40,32 +39,52 @@ def results_table(preset: str) -> str:
     return markdown(rows, ["task", "mode", *table.columns])
 
 
-def gain_of(preset: str, task: str, mode: str, role: str) -> str:
+CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
+PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
+
+
+def degradation_of(preset: str, condition: str) -> tuple[str, float] | None:
+    """A preset's degradation under a condition of the claims table, or None where it has none."""
+    task, strength = CONDITIONS[condition]
+    return next((key for key in degradations(preset, task) if strength in (None, key[1])), None)
+
+
+def main_rows(name: str, preset: str, condition: str, baseline: str = "plain", **wanted: str) -> pd.DataFrame:
+    """The main comparison's rows of a table under a condition, of one mode, say."""
+    rows, (task, strength) = (
+        main_cells(load_table(preset, name), preset, baseline),
+        degradation_of(preset, condition) or ("", 0),
+    )
+    keep = (rows["task"] == task) & (rows["strength"] == strength)
+    for column, value in wanted.items():
+        keep &= rows[column] == value
+    return rows[keep]
+
+
+def gain_of(preset: str, condition: str, mode: str, role: str) -> str:
     """The gain over plain of the source or the mean unseen R, with its interval; empty where it was not run."""
-    rows = main_cells(load_table(preset, "gains"), preset)
-    rows = rows[(rows["task"] == task) & (rows["mode"] == mode) & (rows["role"] == role)]
+    rows = main_rows("gains", preset, condition, mode=mode, role=role)
     return interval(rows.iloc[0]) if len(rows) else ""
 
 
-def kept_of(preset: str, task: str, mode: str) -> str:
+def kept_of(preset: str, condition: str, mode: str) -> str:
     """``gain_kept`` with its interval, or that the source's gain is not resolved."""
-    rows = main_cells(load_table(preset, "kept"), preset)
-    rows = rows[(rows["task"] == task) & (rows["mode"] == mode)]
+    rows = main_rows("kept", preset, condition, mode=mode)
     if not len(rows):
         return ""
     return "the source has no gain" if pd.isna(rows.iloc[0]["value"]) else interval(rows.iloc[0], 2, "")
 
 
-def _paper(task: str, mode: str, role: str) -> str:
-    gains = paper_gains().set_index(["task", "mode", "role"])["value"]
+def _paper(condition: str, mode: str, role: str) -> str:
+    gains, task = paper_gains().set_index(["task", "mode", "role"])["value"], PAPER_TASKS.get(condition)
     if (task, mode, role) not in gains.index:
         return "not at hand"
     mean = gains.loc[[(task, mode, role)]].mean()
     return f"{mean:+.1f}"
 
 
-def _paper_kept(task: str, mode: str) -> str:
-    gains = paper_gains().set_index(["task", "mode", "role"])["value"]
+def _paper_kept(condition: str, mode: str) -> str:
+    gains, task = paper_gains().set_index(["task", "mode", "role"])["value"], PAPER_TASKS.get(condition)
     if (task, mode, "source") not in gains.index:
         return "not at hand"
     source, unseen = (gains.loc[[(task, mode, role)]].mean() for role in ("source", "unseen"))
@@ -73,33 +92,19 @@ def _paper_kept(task: str, mode: str) -> str:
 
 
 def claims_table() -> str:
-    """Claim by claim and task: the paper's figure, and ours with intervals, on every set."""
-    claims: list[tuple[str, Callable[[str], str], Callable[[str, str], str]]] = []
-    for mode in MODES[1:]:
-        name = mode_name(mode)
-        for role, who, paper_role in (
-            ("source", "the R in the loss", "source"),
-            ("mean_unseen", "unseen R's", "unseen"),
-        ):
-            claims.append(
-                (
-                    f"{name}: gain of {who} (points)",
-                    lambda task, m=mode, r=paper_role: _paper(task, m, r),
-                    lambda preset, task, m=mode, r=role: gain_of(preset, task, m, r),
-                )
-            )
-        claims.append(
-            (
-                f"{name}: share that unseen R's keep",
-                lambda task, m=mode: _paper_kept(task, m),
-                lambda preset, task, m=mode: kept_of(preset, task, m),
-            )
-        )
+    """Claim by claim and degradation: the paper's figure, and ours with intervals, on every set."""
     presets = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
     rows = []
-    for claim, paper, ours in claims:
-        for task in PRESETS["digits"]["tasks"]:
-            rows.append([claim, task, paper(task), *(ours(preset, task) for preset in presets)])
+    for mode in MODES[1:]:
+        for role, who in (("source", "the R in the loss"), ("mean_unseen", "unseen R's")):
+            for condition in conditions:
+                ours = [gain_of(preset, condition, mode, role) for preset in presets]
+                paper = _paper(condition, mode, role.removeprefix("mean_"))
+                rows.append([f"{mode_name(mode)}: gain of {who} (points)", condition, paper, *ours])
+        for condition in conditions:
+            ours = [kept_of(preset, condition, mode) for preset in presets]
+            rows.append([f"{mode_name(mode)}: share that unseen R's keep", condition, _paper_kept(condition, mode), *ours])
     return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)])
 
 
@@ -116,14 +121,12 @@ def controls_table() -> str:
     for preset in STUDIES:
         if not (results_folder(preset) / "gains.csv").is_file():
             continue
-        table = load_table(preset, "gains")
-        for task in PRESETS[preset]["tasks"]:
+        for condition in CONDITIONS:
             for mode, baseline, shown in CONTRASTS:
-                cell = main_cells(table, preset, baseline)
-                cell = cell[(cell["task"] == task) & (cell["mode"] == mode)]
+                cell = main_rows("gains", preset, condition, baseline, mode=mode)
                 if len(cell):
                     values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
-                    rows.append([STUDIES[preset], task, shown, str(cell["n_seeds"].iloc[0]), *values])
+                    rows.append([STUDIES[preset], condition, shown, str(cell["n_seeds"].iloc[0]), *values])
     if not any("one cycle" in row[2] for row in rows):
         return "(`make study-full` runs this control.)\n"
     return markdown(rows, ["data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's"])

@@ -67,12 +67,21 @@ def percentile(resampled: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_interval(values: np.ndarray, groups: Groups) -> Estimate:
-    """Mean of (N,) values with its interval: Wilson's for independent hits, else a bootstrap over groups."""
-    if groups.independent and set(np.unique(values)) <= {0.0, 1.0}:
-        interval = stats.binomtest(int(values.sum()), len(values)).proportion_ci(LEVEL, method="wilson")
-        return Estimate(float(values.mean()), interval.low, interval.high)
-    return Estimate(float(values.mean()), *percentile(groups.bootstrap(values[:, None])[:, 0]))
+def mean_intervals(values: np.ndarray, groups: Groups, differences: bool = False) -> list[Estimate]:
+    """Means of the columns of (N, M) with intervals: Wilson's for independent hits, else a bootstrap over groups.
+
+    ``differences`` are no hits, even where each of them is 0 or 1.
+    """
+    hits = groups.independent & np.isin(values, (0.0, 1.0)).all(0) & (not differences)
+    resampled = groups.bootstrap(values) if not hits.all() else None
+    estimates = []
+    for k, column in enumerate(values.T):
+        if hits[k]:
+            interval = stats.binomtest(int(column.sum()), len(column)).proportion_ci(LEVEL, method="wilson")
+            estimates.append(Estimate(float(column.mean()), interval.low, interval.high))
+        else:
+            estimates.append(Estimate(float(column.mean()), *percentile(resampled[:, k])))
+    return estimates
 
 
 def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
@@ -114,8 +123,9 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, groups: Groups) -> Estimate:
-    """Ratio of the means of two (N,) arrays with a joint bootstrap interval."""
-    both = groups.bootstrap(np.stack([numerator, denominator], 1))
+def ratio_intervals(numerator: np.ndarray, denominator: np.ndarray, groups: Groups) -> list[Estimate]:
+    """Ratios of the means of the columns of two (N, M) arrays with joint bootstrap intervals."""
+    above, below = groups.bootstrap(numerator), groups.bootstrap(denominator)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Estimate(float(numerator.mean() / denominator.mean()), *percentile(both[:, 0] / both[:, 1]))
+        values, resampled = numerator.mean(0) / denominator.mean(0), above / below
+    return [Estimate(float(value), *percentile(column)) for value, column in zip(values, resampled.T, strict=True)]

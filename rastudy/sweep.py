@@ -22,9 +22,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from rastudy.classifiers import FAMILIES
-from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, Config, make_config
-from rastudy.degrade import TASKS
+from rastudy.config import BASELINES, NOT_APPLICABLE, PRESETS, Config, degradations, make_config, settings_of
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
@@ -67,39 +65,34 @@ class Cell:
         return trained and all(is_evaluated(self.config, split) for split in self.splits)
 
 
-def product(preset: str, tasks=TASKS, modes=MODES, seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            splits=("val", "test"), **overrides) -> list[Cell]:  # fmt: skip
-    """Cells of a product of axes; an empty or negative value means the preset's."""
-    cells = []
-    for task, mode, seed, source, weight, name in itertools.product(tasks, modes, seeds, sources, weights, processors):
-        sizes = PRESETS[preset].get("processors", {}).get(name, {})
-        sizes = {key: value for key, value in sizes.items() if key != "tasks"}
-        axes = {"seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
-        cells.append(Cell(make_config(preset, task, mode, **(sizes | axes | overrides)), splits))
+def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
+            one_cycle=False, splits=("val", "test"), **overrides) -> list[Cell]:  # fmt: skip
+    """Cells of a product of axes; an empty or negative value means the preset's.
+
+    ``tasks`` take every strength that the preset has of them. ``one_cycle`` trains for as many epochs without a
+    pretraining: the control for the schedule.
+    """
+    document, cells = PRESETS[preset], []
+    axes = itertools.product(degradations(preset), modes or document["modes"], seeds, sources, weights, processors)
+    for (task, strength), mode, seed, source, weight, name in axes:
+        if tasks and task not in tasks:
+            continue
+        values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
+        values |= document.get("processors", {}).get(name, {})
+        if one_cycle:
+            settings = settings_of(preset, task, strength)
+            values |= {"pretrain_epochs": 0, "epochs": settings["pretrain_epochs"] + settings["epochs"]}
+            values |= {"lr": document["pretrain_lr"]}
+        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits))
     return cells
 
 
 def grid(preset: str, full: bool = False, **overrides) -> list[Cell]:
-    """The preset's grid: baselines and every task x mode.
-
-    ``full`` adds seeds, weights, sources, processors, and plain in one cycle: the control for the schedule.
-    """
+    """The preset's grid: the baselines and every degradation x mode; ``full`` adds what the preset lists there."""
     one_of("preset", preset, PRESETS)
-    document = PRESETS[preset]
-    tasks, modes = tuple(document["tasks"]), document["modes"]
-    cells = product(preset, tasks, (*BASELINES, *modes), **overrides)
-    if full:
-        extra = document["full"]
-        cells += product(preset, tasks, modes, extra["seeds"], **overrides)
-        for task, settings in document["tasks"].items():
-            total = settings["pretrain_epochs"] + settings["epochs"]
-            cycle = {"pretrain_epochs": 0, "epochs": total, "lr": document["pretrain_lr"]}
-            cells += product(preset, (task,), ("plain",), extra["seeds"], **cycle, **overrides)
-        for mode, weights in extra["weights"].items():
-            cells += product(preset, tasks, (mode,), weights=weights, splits=("val",), **overrides)
-        cells += product(preset, extra["matrix_tasks"], ("ra",), sources=FAMILIES, **overrides)
-        for name, settings in document.get("processors", {}).items():
-            cells += product(preset, settings["tasks"], ("plain", "ra"), processors=(name,), **overrides)
+    cells = product(preset, modes=(*BASELINES, *PRESETS[preset]["modes"]), **overrides)
+    for axes in PRESETS[preset].get("full", ()) if full else ():
+        cells += product(preset, **axes, **overrides)
     return merge(cells)
 
 
@@ -212,7 +205,7 @@ def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[
         log("notebooks: up to date")
         return {}
     with _pool(jobs) as pool:
-        parameters = {"preset": preset, "task": list(PRESETS[preset]["tasks"])[-1]} if preset != "digits" else {}
+        parameters = {"preset": preset, "task": degradations(preset)[-1][0]} if preset != "digits" else {}
         parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}
@@ -294,7 +287,9 @@ def select(args: argparse.Namespace) -> list[Cell]:
     document = PRESETS[args.preset]
     if args.task or args.mode or any(value[0] not in (-1, "") for value in axes.values()):
         modes = args.mode or [*BASELINES, *document["modes"]]
-        return merge(product(args.preset, args.task or document["tasks"], modes, **axes, **overrides))
+        for task in args.task or ():
+            one_of("task", task, dict.fromkeys(task for task, _ in degradations(args.preset)))
+        return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
     return grid(args.preset, args.full, **overrides)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from rastudy import metrics, stats
 from rastudy.classifiers import FAMILIES
-from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS
+from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, degradations, make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
@@ -115,9 +115,10 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
             if f"mse{suffix}" in runs[0].arrays and cell.settings["mode"] != "clean":
                 values["-", f"psnr{suffix}"] = np.stack([metrics.psnr(run.arrays[f"mse{suffix}"]) for run in runs])
                 values["-", f"ssim{suffix}"] = np.stack([run.arrays[f"ssim{suffix}"] for run in runs])
-        for (arch, metric), value in values.items():  # (S, N)
-            scale = 100.0 if metric == "top1" else 1.0
-            estimate = stats.mean_interval(value.mean(0) / scale, cell.groups)
+        scales = [100.0 if metric == "top1" else 1.0 for _, metric in values]
+        columns = [value.mean(0) / scale for value, scale in zip(values.values(), scales, strict=True)]
+        estimates = stats.mean_intervals(np.stack(columns, 1), cell.groups)
+        for ((arch, metric), value), scale, estimate in zip(values.items(), scales, estimates, strict=True):  # (S, N)
             seeds = value.mean(1)
             yield cell.base() | cell.counts() | {
                 "split": cell.split, "target_arch": arch, "metric": metric,
@@ -148,21 +149,21 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
         clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0, 0, 0))
         found = list(contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # (S, N, contrast)
-        resampled, p = cell.groups.bootstrap(per_seed.mean(0)), stats.paired_p(per_seed.mean(0) / 100, cell.groups)
-        for k, (name, role, targets) in enumerate(found):
+        means = per_seed.mean(0)
+        estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
+        if clean is not None:
+            gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
+            gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
+            gaps, closed = stats.mean_intervals(gap, cell.groups, True), stats.ratio_intervals(means, gap, cell.groups)
+        for k, (name, role, _) in enumerate(found):
             values = per_seed[..., k]
-            mean = values.mean(0)
-            low, high = stats.percentile(resampled[:, k])
             row = cell.base() | cell.counts() | {
-                "baseline": baseline, "target_arch": name, "role": role, "value": mean.mean(), "low": low, "high": high,
+                "baseline": baseline, "target_arch": name, "role": role, **dict(zip(ESTIMATE, estimates[k], strict=True)),
                 "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
                 "p": p[k], "primary": baseline == "plain" and is_primary(cell, role),
             }  # fmt: skip
-            if clean is not None:
-                gap = (clean.hits.mean(0) - plain.hits.mean(0))[targets].mean(0)
-                if stats.percentile(cell.groups.bootstrap(gap[:, None])[:, 0])[0] > 0:  # else there is no gap to close
-                    closed = stats.ratio_interval(mean, gap, cell.groups)
-                    row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed, strict=True))
+            if clean is not None and gaps[k].low > 0:  # else there is no gap to close
+                row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed[k], strict=True))
             rows.append(row)
     others = [row for row in rows if not row["primary"]]
     if others:
@@ -183,17 +184,8 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarr
 
 
 def is_primary(cell: Cell, role: str) -> bool:
-    preset = PRESETS[cell.settings["preset"]]
-    settings = cell.settings
-    return (
-        role in ("source", "mean_unseen")
-        and settings["mode"] == "ra"
-        and settings["processor"] == preset.get("processor", "srresnet")
-        and settings["source_arch"] == preset["source_arch"]
-        and settings["strength"] == preset["tasks"][settings["task"]]["strength"]
-        and settings["ra_weight"] == preset["ra_weights"][settings["task"]]["ra"]
-        and all(settings[name] == preset["tasks"][settings["task"]].get(name, 0) for name in ("pretrain_epochs", "epochs"))
-    )
+    preset = cell.settings["preset"]
+    return role in ("source", "mean_unseen") and cell.key in {main_key(preset, *key, "ra") for key in degradations(preset)}
 
 
 def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -208,13 +200,14 @@ def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
             continue
         source, unseen = (gain.mean(0)[roles[role]].mean(0) for role in ("source", "mean_unseen"))
         row = cell.base() | cell.counts() | {"source_gain": source.mean(), "unseen_gain": unseen.mean(), "reason": ""}
-        low, high = stats.percentile(cell.groups.bootstrap(source[:, None])[:, 0])
+        (_, low, high), *_ = stats.mean_intervals(source[:, None], cell.groups, differences=True)
         if low <= 0 <= high:
             row["reason"] = f"the source's gain has the interval {low:.2f} to {high:.2f}, which includes 0"
         elif high < 0:
             row["reason"] = f"the source loses {-source.mean():.2f} points: there is no gain to keep"
         else:
-            row |= dict(zip(ESTIMATE, stats.ratio_interval(unseen, source, cell.groups), strict=True))
+            (kept,) = stats.ratio_intervals(unseen[:, None], source[:, None], cell.groups)
+            row |= dict(zip(ESTIMATE, kept, strict=True))
         yield row
 
 
@@ -226,19 +219,20 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     """
     rows = []
     for baseline, cell, plain, gain in paired(cells):
-        same = baseline == "plain" and cell.settings["source_arch"] == PRESETS[preset]["source_arch"]
-        if not same or cell.settings["processor"] != plain.settings["processor"] or 0 not in cell.runs:
-            continue
-        if cell.settings["processor"] != PRESETS[preset].get("processor", "srresnet"):
+        settings = cell.settings
+        main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"])
+        same = cell_key(settings | {"ra_weight": main.ra_weight}) == cell_key(main.science())
+        if baseline != "plain" or not same or 0 not in cell.runs:
             continue
         one, base = cell.seeds([0]), plain.seeds([0])
         roles = {role: targets for _, role, targets in contrasts(one)}
         seed = list(cell.runs).index(0)
         row = one.base() | one.counts() | {"source_top1": one.hits[0, roles["source"]].mean(), "chosen": False}
-        for name, role in (("source", "source"), ("unseen", "mean_unseen")):
-            values = gain[seed, roles[role]].mean(0)
-            low, high = stats.percentile(one.groups.bootstrap(values[:, None])[:, 0])
-            row |= {f"{name}_gain": values.mean(), f"{name}_low": low, f"{name}_high": high}
+        gains = np.stack([gain[seed, roles[role]].mean(0) for role in ("source", "mean_unseen")], 1)
+        for name, (value, low, high) in zip(
+            ("source", "unseen"), stats.mean_intervals(gains, one.groups, differences=True), strict=True
+        ):
+            row |= {f"{name}_gain": value, f"{name}_low": low, f"{name}_high": high}
         quality = {k: [metrics.psnr(c.runs[0].arrays["mse"]).mean(), c.runs[0].arrays["ssim"].mean()] for k, c in
                    (("ra", one), ("plain", base))}  # fmt: skip
         row |= {
@@ -247,9 +241,10 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
             "psnr_change": quality["ra"][0] - quality["plain"][0],
         }
         rows.append({name: row[name] for name in TRADEOFF})
-    for task in TASKS:
+    for key in degradations(preset):
         for mode in MODES:
-            allowed = [r for r in rows if (r["task"], r["mode"]) == (task, mode) and r["psnr_change"] >= -MAX_PSNR_COST]
+            same = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
+            allowed = [r for r in same if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
                 max(allowed, key=lambda r: (round(r["source_top1"], 9), -r["ra_weight"]))["chosen"] = True
     return rows
@@ -276,8 +271,11 @@ def make_tables(preset: str) -> list[Path]:
 
 
 def _rounded(row: dict) -> dict:
-    """Six decimals: enough for any reader, and stable against the last bits of a sum."""
-    return {k: round(float(v), 6) if isinstance(v, float) else v for k, v in row.items()}
+    """Six decimals, p-values three digits: enough for any reader, and stable against the last bits of a sum."""
+    small = lambda v: float(f"{v:.3g}")  # noqa: E731
+    return {
+        k: (small(v) if k in ("p", "p_holm") else round(float(v), 6)) if isinstance(v, float) else v for k, v in row.items()
+    }
 
 
 def load_table(preset: str, name: str) -> pd.DataFrame:
@@ -311,33 +309,35 @@ def display_name(arch: str) -> str:
     return names.get(arch, {"mean_unseen": "mean unseen"}.get(arch, arch))
 
 
+def short_name(task: str, strength: float) -> str:
+    """A degradation's name in tables: ``sr x4``, ``dn 0.1``, ``jpeg 10``."""
+    return f"{task} {'x' * (task == 'sr')}{strength:g}"
+
+
 def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.DataFrame:
     """The rows of the main comparison: the preset's processor, source R, weights and schedule, and the baselines.
 
     Of a table of contrasts, those to ``baseline``.
     """
-    document = PRESETS[preset]
-    cells = list(zip(table["task"], table["mode"], strict=True))
-    keep = (
-        table["processor"].isin([document.get("processor", "srresnet"), "-"])
-        & table["source_arch"].isin([document["source_arch"], "-"])
-        & np.isclose(table["ra_weight"], [document["ra_weights"][task].get(mode, 0.0) for task, mode in cells])
-        & (table["strength"] == [document["tasks"].get(task, {}).get("strength") for task, _ in cells])
-    )
-    for name in ("pretrain_epochs", "epochs"):  # the baselines none and clean train for 0
-        keep &= table[name] == [
-            0 if mode in BASELINES else document["tasks"].get(task, {}).get(name, 0) for task, mode in cells
-        ]
+    main = {main_key(preset, *key, mode) for key in degradations(preset) for mode in (*BASELINES, *PRESETS[preset]["modes"])}
+    keep = pd.Series([key in main for key in table[list(CELL)].itertuples(index=False, name=None)], table.index, bool)
     return table[keep & (table["baseline"] == baseline)] if "baseline" in table else table[keep]
 
 
+def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
+    """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
+    return cell_key(make_config(preset, task, mode, strength=strength).science())
+
+
 def main_table(preset: str) -> pd.DataFrame:
-    """Top-1 (%) of every R, PSNR (dB) and SSIM, by task and mode, on the test pictures; means over seeds."""
+    """Top-1 (%) of every R, PSNR (dB) and SSIM, by degradation and mode, on the test pictures; means over seeds."""
     table = main_cells(load_table(preset, "accuracy"), preset)
     table = table[table["metric"].isin(["top1", "psnr", "ssim"])]
     column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
-    wide = table.assign(column=column).pivot(index=["task", "mode"], columns="column", values="value")
-    tasks, modes = list(PRESETS[preset]["tasks"]), ["none", *MODES, "clean"]
+    shown = [short_name(*key) for key in zip(table["task"], table["strength"], strict=True)]
+    wide = table.assign(column=column, task=shown).pivot(index=["task", "mode"], columns="column", values="value")
+    modes = ["none", *MODES, "clean"]
+    tasks = [short_name(*key) for key in degradations(preset)]
     rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
     order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]
     wide = wide.loc[rows, [*order, "PSNR", "SSIM"]]

@@ -101,11 +101,25 @@ def test_negative_and_empty_mean_the_presets(override):
 @pytest.mark.parametrize("mode", MODES + BASELINES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid(preset, mode):
-    for task, settings in PRESETS[preset]["tasks"].items():
-        config = make_config(preset, task, mode)
-        assert config.strength == settings["strength"]
-        assert config.ra_weight == PRESETS[preset]["ra_weights"][task].get(mode, 0.0)
-        assert config.factor == (settings["strength"] if task == "sr" else 1)
+    for (task, strength), settings in PRESETS[preset]["degradations"].items():
+        config = make_config(preset, task, mode, strength=strength)
+        assert config.strength == strength
+        assert config.ra_weight == settings["ra_weights"].get(mode, 0.0)
+        assert config.factor == (strength if task == "sr" else 1)
+
+
+def test_a_strength_has_settings_of_its_own(monkeypatch):
+    """The first strength of a task is the default; one that the preset does not list takes the first one's settings."""
+    own = {("sr", 4.0): {"epochs": 2, "ra_weights": {"ra": 0.1}}, ("sr", 2.0): {"epochs": 5, "ra_weights": {"ra": 0.2}}}
+    monkeypatch.setitem(PRESETS, "digits", PRESETS["digits"] | {"degradations": own})
+    expected = {-1: (4, 2, 0.1), 4: (4, 2, 0.1), 2: (2, 5, 0.2)}
+    for strength, values in expected.items():
+        config = make_config("digits", "sr", "ra", strength=strength)
+        assert (config.strength, config.epochs, config.ra_weight) == values
+    assert make_config("digits", "sr", "none", strength=2.0).strength == 2
+    monkeypatch.setitem(PRESETS, "digits", PRESETS["digits"] | {"degradations": {("dn", 0.1): own["sr", 4.0]}})
+    other = make_config("digits", "dn", "ra", strength=0.3)
+    assert (other.strength, other.epochs) == (0.3, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, kstest
 
 from rastudy import stats
-from rastudy.stats import Groups, holm, mean_interval, ratio_interval
+from rastudy.stats import Estimate, Groups, holm
 
 
 def paired_p(differences: np.ndarray, groups: Groups) -> float:
@@ -17,6 +17,19 @@ def paired_p(differences: np.ndarray, groups: Groups) -> float:
     beside = stats.paired_p(np.stack([differences, 0.3 * differences + 0.01], 1), groups)
     assert alone.shape == (1,) and alone[0] == pytest.approx(beside[0], abs=1e-12)
     return float(alone[0])
+
+
+def mean_interval(values: np.ndarray, groups: Groups) -> Estimate:
+    """The estimate of one column; beside another it is the same."""
+    alone, (beside, _) = (stats.mean_intervals(np.stack(columns, 1), groups) for columns in ([values], [values, 0.5 * values]))
+    assert alone == [beside]
+    return beside
+
+
+def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, groups: Groups) -> Estimate:
+    """The ratio of one column."""
+    (estimate,) = stats.ratio_intervals(numerator[:, None], denominator[:, None], groups)
+    return estimate
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -32,6 +45,13 @@ def test_wilsons_interval(right, n):
     estimate = mean_interval(hits.astype(float), Groups(np.arange(n)))
     assert estimate.value == right / n
     assert (estimate.low, estimate.high) == pytest.approx(wilson(right, n), abs=1e-12)
+
+
+def test_differences_are_no_hits():
+    """Of 0 and 1 alone, too: nothing gained anywhere has the interval 0 to 0, not Wilson's."""
+    values, groups = np.stack([np.zeros(50), np.ones(50)], 1), Groups(np.arange(50))
+    assert stats.mean_intervals(values, groups, differences=True) == [(0, 0, 0), (1, 1, 1)]
+    assert stats.mean_intervals(values, groups)[0].high > 0.05
 
 
 def test_duplicates_add_no_certainty():

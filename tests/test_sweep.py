@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from rastudy import sweep
-from rastudy.config import BASELINES, MODES, PRESETS, make_config
+from rastudy.config import BASELINES, MODES, PRESETS, degradations, make_config, settings_of
 from rastudy.errors import StudyError
 from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import results_folder, weights_file, write_csv
@@ -301,15 +301,17 @@ def test_the_full_grid(preset):
     only_val = 0
     for cell in cells:
         config = cell.config
-        chosen = config.ra_weight == PRESETS[preset]["ra_weights"][config.task].get(config.mode, 0.0)
+        chosen = config.ra_weight == settings_of(preset, config.task, config.strength)["ra_weights"].get(config.mode, 0.0)
         assert cell.splits == (("val", "test") if chosen else ("val",)), config.run_id
         only_val += not chosen
-    weights = PRESETS[preset]["full"]["weights"]
-    used = PRESETS[preset]["ra_weights"]
-    expected = sum(weight != used[task][mode] for task in used for mode in weights for weight in weights[mode])
-    assert only_val == expected and (expected > 0) == bool(weights)
+    weights = {axes["modes"][0]: axes["weights"] for axes in PRESETS[preset]["full"] if "weights" in axes}
+    used = [settings["ra_weights"] for settings in PRESETS[preset]["degradations"].values()]
+    assert only_val == sum(weight != own[mode] for own in used for mode in weights for weight in weights[mode]) > 0
     cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
-    assert {config.task for config in cycles} == set(PRESETS[preset]["tasks"])  # the control for the schedule
+    assert {(c.task, c.strength) for c in cycles} == set(degradations(preset))  # the control for the schedule
+    for config in cycles:
+        two = settings_of(preset, config.task, config.strength)
+        assert config.epochs == two["pretrain_epochs"] + two["epochs"] and config.lr == PRESETS[preset]["pretrain_lr"]
 
 
 @pytest.mark.parametrize("full", [False, True])
