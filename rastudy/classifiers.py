@@ -54,10 +54,15 @@ class Classifier(nn.Module):
         return self.net((pictures - self.mean) / self.std)
 
 
+def small_arch(name: str) -> str | None:
+    """The architecture of one of the study's own R's: of ``resnet18_small_seed1``, ``resnet18_small``; None of others."""
+    return next((arch for arch in SMALL if name == arch or name.startswith(f"{arch}_")), None)
+
+
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a name that :func:`load_classifier` knows."""
     name = spec.partition("@")[0]
-    if name not in SMALL and ":" not in name and name not in torchvision.models.list_models(module=torchvision.models):
+    if not small_arch(name) and ":" not in name and name not in torchvision.models.list_models(module=torchvision.models):
         raise StudyError(
             f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
             "module:function@FILE or torchscript:FILE"
@@ -69,7 +74,8 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
 
     Args:
         spec: one of
-            ``resnet18_small`` ... (the study's own, trained on ``dataset``; ``NAME@FILE`` takes another weight file),
+            ``resnet18_small`` ... (the study's own, trained on ``dataset``; ``resnet18_small_seed1``: another training of
+            that architecture, from the file of that name; ``NAME@FILE`` takes another weight file),
             a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
@@ -83,7 +89,7 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
     name, _, file = spec.partition("@")
     if name.startswith("torchscript:"):
         return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
-    if name in SMALL:
+    if small_arch(name):
         return _load_small(name, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors")
     if ":" in name:
         return _load_own(name, file)
@@ -102,7 +108,7 @@ def _identify(spec: str, dataset: str) -> tuple[str, str]:
     if name.startswith("torchscript:"):
         path = Path(name.removeprefix("torchscript:")).expanduser()
         name, prefix = path.stem, ""
-    elif name in SMALL:
+    elif small_arch(name):
         path = Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
         prefix = f"{path.parent.name}:"
     elif ":" in name:
@@ -139,10 +145,11 @@ def _load_small(name: str, path: Path) -> Classifier:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
-    if metadata.get("arch", name) != name:
-        raise StudyError(f"{path}: holds {metadata['arch']}, not {name}")
+    arch = small_arch(name)
+    if metadata.get("arch", arch) != arch:
+        raise StudyError(f"{path}: holds {metadata['arch']}, not {arch}")
     num_classes = len(state["fc.bias"]) if "fc.bias" in state else len(state.get("classifier.bias", ()))
-    return Classifier(name, _load_state(SMALL[name](num_classes), state, path), f"{path.parent.name}:{sha256(path)[:8]}")
+    return Classifier(name, _load_state(SMALL[arch](num_classes), state, path), f"{path.parent.name}:{sha256(path)[:8]}")
 
 
 def _load_torchvision(name: str) -> Classifier:

@@ -20,6 +20,11 @@ from rastudy.degrade import check_task
 from rastudy.errors import StudyError, one_of
 from rastudy.processors import PROCESSORS
 
+LABELS = (
+    "correct",
+    "shuffled",
+    "fixed",
+)  # what R's loss is told: the truth, or for controls another picture's label or class 0
 MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
 BASELINES = ("none", "clean")  # no processing, and the original picture
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
@@ -40,6 +45,7 @@ class Config:
     source_arch: str  # R in the loss; several, separated by commas, share it equally
     ra_weight: float  # lambda of the paper
     seed: int = 0
+    labels: str = "correct"  # shuffled, fixed: the controls whose recognition loss is told wrong labels
     # data
     dataset: str = "digits"  # digits, cifar10 or folder
     data_dir: str = ""
@@ -76,6 +82,7 @@ class Config:
         one_of("mode", self.mode, MODES + BASELINES)
         check_task(self.task, self.strength)
         one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
+        one_of("labels", self.labels, LABELS)
         one_of("schedule", self.schedule, ("onecycle", "step"))
         one_of("precision", self.precision, ("fp32", "bf16"))
         one_of("dataset", self.dataset, ("digits", "cifar10", "folder"))
@@ -93,6 +100,7 @@ class Config:
         if self.mode in ("plain", *BASELINES):  # one run, whatever R the user had in mind
             object.__setattr__(self, "ra_weight", 0.0)
             object.__setattr__(self, "source_arch", NOT_APPLICABLE)
+            object.__setattr__(self, "labels", "correct")
         elif not self.sources and self.mode != "ra_transformer":
             raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
         if self.mode in BASELINES:
@@ -119,7 +127,8 @@ class Config:
         """
         if not self.pretrain_epochs:
             return None
-        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
+        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
+        start |= {"epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
         if self.mode == "ra_transformer" and self.sources:
             return dataclasses.replace(self, **start)
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
@@ -132,6 +141,7 @@ class Config:
             parts += [] if self.processor == "srresnet" else [self.processor]
             parts += [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
             parts += [f"w{self.ra_weight:g}"] if self.sources else []
+            parts += [f"{self.labels}-labels"] if self.labels != "correct" else []
             parts += [f"s{self.seed}", f"e{self.pretrain_epochs}+{self.epochs}" if self.pretrain_epochs else f"e{self.epochs}"]
         slug = re.sub(r"[^\w.,+-]", "_", "-".join(parts))  # it names files; a recogniser may be named by its path
         science = json.dumps(self.science(), sort_keys=True)
@@ -143,6 +153,8 @@ class Config:
         if self.mode in BASELINES:  # only data and degradation matter
             keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images"}
             return {k: v for k, v in dataclasses.asdict(self).items() if k in keep}
+        if self.labels == "correct":
+            skip |= {"labels"}
         if self.mode != "ra_transformer":
             skip |= {"transformer_channels", "transformer_blocks"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}

@@ -48,8 +48,7 @@ def restore(processor: nn.Module | None, lq: torch.Tensor, gt: torch.Tensor, con
     if config.mode == "none":
         return torch.stack([no_processing(p.cpu(), config.task, config.strength) for p in lq]).to(gt.device)
     # ASSUMPTION: No rounding. As in the release R sees P's floats, neither rounded to 8 bits nor clamped.
-    with torch.autocast(gt.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        return processor(lq).float()
+    return processor(lq)  # in full precision, whatever it was trained in
 
 
 @torch.inference_mode()

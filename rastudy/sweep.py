@@ -47,7 +47,7 @@ class Cell:
     @property
     def parameters(self) -> dict:
         """Notebook 01's parameters, plain JSON values; a field that does not apply keeps the notebook's default."""
-        names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "processor", "channels",
+        names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "labels", "processor", "channels",
                  "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
         values = {name: getattr(self.config, name) for name in names}
         values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
@@ -66,23 +66,25 @@ class Cell:
 
 
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            one_cycle=False, splits=("val", "test"), **overrides) -> list[Cell]:  # fmt: skip
+            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=("val", "test"),
+            **overrides) -> list[Cell]:  # fmt: skip
     """Cells of a product of axes; an empty or negative value means the preset's.
 
-    ``tasks`` take every strength that the preset has of them. ``one_cycle`` trains for as many epochs without a
-    pretraining: the control for the schedule.
+    ``tasks`` take every strength that the preset has of them, or ``strengths``. ``budgets`` multiply the epochs.
+    ``one_cycle`` trains for as many epochs without a pretraining: the control for the schedule.
     """
     document, cells = PRESETS[preset], []
-    axes = itertools.product(degradations(preset), modes or document["modes"], seeds, sources, weights, processors)
-    for (task, strength), mode, seed, source, weight, name in axes:
-        if tasks and task not in tasks:
+    axes = (degradations(preset), modes or document["modes"], seeds, sources, weights, processors, labels, budgets)
+    for (task, strength), mode, seed, source, weight, name, told, budget in itertools.product(*axes):
+        if (tasks and task not in tasks) or (strengths and strength not in strengths):
             continue
         values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
-        values |= document.get("processors", {}).get(name, {})
+        values |= {"labels": told} | document.get("processors", {}).get(name, {})
+        settings = settings_of(preset, task, strength)
+        before, after = (budget * settings[key] for key in ("pretrain_epochs", "epochs"))
+        values |= {"pretrain_epochs": before, "epochs": after}
         if one_cycle:
-            settings = settings_of(preset, task, strength)
-            values |= {"pretrain_epochs": 0, "epochs": settings["pretrain_epochs"] + settings["epochs"]}
-            values |= {"lr": document["pretrain_lr"]}
+            values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
         cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits))
     return cells
 

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from rastudy import metrics, stats
-from rastudy.classifiers import FAMILIES
+from rastudy.classifiers import FAMILIES, small_arch
 from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, degradations, make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
-CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "pretrain_epochs", "epochs")
+CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs")
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ESTIMATE = ("value", "low", "high")
 COUNTS = ("n_seeds", "n_images", "n_groups")
@@ -71,7 +71,7 @@ class Cell:
 
 
 def cell_key(settings: dict) -> tuple:
-    defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0}
+    defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
     defaults |= {"pretrain_epochs": 0, "epochs": 0}
     return tuple((defaults | settings)[name] for name in CELL)
 
@@ -94,15 +94,18 @@ def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
 
 
 def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
-    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and ``plain_one_cycle``.
+    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and two controls.
 
-    The second is the control for the schedule: plain, the same number of epochs, in one cycle without pretraining.
+    ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
     """
     task, strength, mode, processor, *_, pretrain_epochs, epochs = cell.key
-    same = (task, strength, "plain", processor, NOT_APPLICABLE, 0.0)
-    candidates = {"plain": (*same, pretrain_epochs, epochs), "plain_one_cycle": (*same, 0, pretrain_epochs + epochs)}
-    for name, key in candidates.items():
-        if mode not in BASELINES and key in cells and key != cell.key and (pretrain_epochs or name == "plain"):
+    same = (task, strength, "plain", processor, NOT_APPLICABLE, 0.0, "correct")
+    candidates = {"plain": (pretrain_epochs, epochs), "plain_twice": (2 * pretrain_epochs, 2 * epochs)}
+    if pretrain_epochs:
+        candidates["plain_one_cycle"] = (0, pretrain_epochs + epochs)
+    for name, schedule in candidates.items():
+        key = (*same, *schedule)
+        if mode not in BASELINES and key in cells and key != cell.key:
             yield name, cells[key]
 
 
@@ -128,11 +131,15 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
 
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives."""
+    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives.
+
+    A second training of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
+    """
     sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
-    unseen = [r for r, arch in enumerate(cell.targets) if arch not in sources]
+    again = [r for r, arch in enumerate(cell.targets) if small_arch(arch) not in (None, arch)]  # trained a second time
+    unseen = [r for r, arch in enumerate(cell.targets) if arch not in sources and r not in again]
     for r, arch in enumerate(cell.targets):
-        yield arch, "unseen" if r in unseen else "source", [r]
+        yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
     if unseen:
         yield "mean_unseen", "mean_unseen", unseen
 
@@ -146,7 +153,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
     for baseline, cell, plain, gain in paired(cells):
-        clean = cells.get((*cell.key[:2], "clean", NOT_APPLICABLE, NOT_APPLICABLE, 0.0, 0, 0))
+        clean = cells.get(cell_key({"task": cell.key[0], "strength": cell.key[1], "mode": "clean"}))
         found = list(contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # (S, N, contrast)
         means = per_seed.mean(0)
@@ -306,7 +313,9 @@ def paper_gains() -> pd.DataFrame:
 def display_name(arch: str) -> str:
     """The name to show for an R."""
     names = {small: shown for small, (_, shown) in FAMILIES.items()} | {full: shown for full, shown in FAMILIES.values()}
-    return names.get(arch, {"mean_unseen": "mean unseen"}.get(arch, arch))
+    names["mean_unseen"] = "mean unseen"
+    own = small_arch(arch)
+    return names.get(arch, f"{names[own]} {arch[len(own) + 1 :].replace('_', ' ')}" if own else arch)
 
 
 def short_name(task: str, strength: float) -> str:

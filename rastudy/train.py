@@ -5,9 +5,10 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import nn
@@ -175,6 +176,7 @@ def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -
 def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
     """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
     models = make_models(config)
+    pictures = relabel(pictures, config.labels, config.seed)
     loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
@@ -260,6 +262,15 @@ def load_training_pictures(config: Config) -> PictureSet:
         config.dataset, "train", config.train_images, n_val=config.val_images, data_dir=config.data_dir,
         size=config.image_size, skip_unreadable=config.skip_unreadable,
     )  # fmt: skip
+
+
+def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
+    """The same pictures with the labels that R's loss is told (``LABELS``), the same ones in every epoch."""
+    wrong = {
+        "shuffled": lambda: np.random.default_rng(seed).permutation(pictures.labels),
+        "fixed": lambda: np.zeros_like(pictures.labels),
+    }
+    return pictures if labels == "correct" else replace(pictures, labels=wrong[labels]())
 
 
 def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:

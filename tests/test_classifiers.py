@@ -1,6 +1,7 @@
 """Recognisers: frozen for good, pinned, and loaded from whatever the user names."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rastudy import classifiers
 from rastudy.classifiers import (
     FAMILIES,
     IMAGENET_MEAN,
@@ -18,6 +20,7 @@ from rastudy.classifiers import (
     load_classifier,
     pinned_hashes,
     sha256,
+    weights_versions,
 )
 from rastudy.errors import StudyError
 from rastudy.small import SMALL
@@ -54,6 +57,25 @@ def test_frozen_for_good(small_r, name):
     assert all(p.grad is None for p in classifier.parameters())
     assert before.keys() == classifier.state_dict().keys()
     assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
+
+
+def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
+    """``resnet18_small_seed1`` is a ResNet-18 from the file of that name; a file of another architecture is refused."""
+    monkeypatch.setattr(classifiers, "WEIGHTS", tmp_path)
+    (tmp_path / "digits").mkdir()
+    net = SMALL["resnet18_small"](10)
+    save_file(net.state_dict(), tmp_path / "digits" / "resnet18_small_seed1.safetensors", {"arch": "resnet18_small"})
+    loaded = load_classifier("resnet18_small_seed1", "digits")
+    assert loaded.name == "resnet18_small_seed1" and loaded.weights.startswith("digits:")
+    picture = torch.rand(2, 3, 32, 32)
+    expected = net.eval()((picture - loaded.mean) / loaded.std)
+    assert torch.allclose(loaded(picture), expected, atol=1e-5)
+    assert weights_versions(["resnet18_small_seed1"], "digits") == {loaded.name: loaded.weights}
+    with pytest.raises(StudyError, match="vgg16_bn_small_seed2.safetensors: no weights"):
+        load_classifier("vgg16_bn_small_seed2", "digits")
+    shutil.copy(tmp_path / "digits" / "resnet18_small_seed1.safetensors", tmp_path / "digits" / "vgg16_bn_small_x.safetensors")
+    with pytest.raises(StudyError, match="holds resnet18_small, not vgg16_bn_small"):
+        load_classifier("vgg16_bn_small_x", "digits")
 
 
 def test_eval_mode_means_pictures_do_not_mix(small_r):

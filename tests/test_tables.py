@@ -185,6 +185,37 @@ def test_the_control_for_the_schedule(study_root):
     assert load_table("smoke", "gains").query("primary")["baseline"].unique().tolist() == ["plain"]
 
 
+def test_plain_for_twice_as_long_is_a_control(study_root):
+    """RA against plain that was trained for twice its epochs; the main figures stay those to plain."""
+    put("plain", PLAIN), put("ra", RA), put("plain", {arch: right((0, 220)) for arch in PLAIN}, pretrain_epochs=2, epochs=2)
+    make_tables("smoke")
+    table = load_table("smoke", "gains").set_index(["mode", "baseline", "target_arch"])["value"]
+    assert table["ra", "plain", SOURCE] == 5 and table["ra", "plain_twice", SOURCE] == 0
+    assert table["plain", "plain_twice", SOURCE] == -5 and len(table) == 3 * 4
+    main = tables.main_cells(load_table("smoke", "gains"), "smoke")
+    assert set(main["baseline"]) == {"plain"} and set(main["mode"]) == {"ra"}
+
+
+def test_wrong_labels_are_cells_of_their_own(study_root):
+    """A control is compared with plain, too, and is no part of the main comparison."""
+    put("plain", PLAIN), put("ra", RA), put("ra", PLAIN, labels="shuffled")
+    make_tables("smoke")
+    table = load_table("smoke", "gains").set_index(["labels", "target_arch"])
+    assert table.loc[("shuffled", SOURCE), "value"] == 0 and table.loc[("correct", SOURCE), "value"] == 5
+    assert not table.loc["shuffled", "primary"].any() and table.loc[("correct", SOURCE), "primary"]
+    assert set(tables.main_cells(load_table("smoke", "gains"), "smoke")["labels"]) == {"correct"}
+
+
+def test_a_second_training_is_not_counted_twice(study_root):
+    """Another training of an architecture has its own role, and no part in the mean over unseen R's."""
+    both = {**PLAIN, f"{FAR}_seed1": PLAIN[FAR]}, {**RA, f"{FAR}_seed1": RA[SOURCE]}
+    put("plain", both[0]), put("ra", both[1])
+    make_tables("smoke")
+    found = gains()
+    assert found.loc[f"{FAR}_seed1", "role"] == "other_training" and found.loc["mean_unseen", "value"] == 1.25
+    assert tables.display_name(f"{FAR}_seed1") == "VGG-16-BN seed1"
+
+
 def test_other_lengths_are_no_baseline(study_root):
     """Plain trained for more epochs is another cell, compared with nothing."""
     put("ra", RA), put("plain", PLAIN, epochs=5)

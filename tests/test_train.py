@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from rastudy.data import Loader
 from rastudy.errors import StudyError
 from rastudy.losses import recognition_loss
 from rastudy.runs import load_models, run_folder, weights_file
-from rastudy.train import STEPS, Models, learning_rate, load_training_pictures, make_models, train, train_one_epoch
+from rastudy.train import STEPS, Models, learning_rate, load_training_pictures, make_models, relabel, train, train_one_epoch
 
 TWO = "resnet18_small,vgg16_bn_small"
 
@@ -480,3 +481,28 @@ def test_the_recogniser_must_know_every_class(study_root):
     many = type(pictures)("many", "train", pictures.pictures, pictures.labels, pictures.groups, tuple(map(str, range(11))))
     with pytest.raises(StudyError, match="resnet18_small knows 10 classes, many has 11"):
         training.check_classes([load_classifier("resnet18_small", "digits")], many)
+
+
+# --- wrong labels, for controls
+
+
+@pytest.mark.parametrize("labels", ["shuffled", "fixed"])
+def test_the_controls_tell_wrong_labels(study_root, labels):
+    """The same pictures and start; only what R's loss is told differs, and the run has a name of its own."""
+    config = make_config("smoke", "jpeg", "ra", labels=labels)
+    right = make_config("smoke", "jpeg", "ra")
+    pictures = load_training_pictures(config)
+    told = relabel(pictures, labels, config.seed)
+    assert np.array_equal(told.pictures, pictures.pictures) and (told.labels != pictures.labels).mean() > 0.7
+    if labels == "shuffled":
+        assert np.array_equal(np.sort(told.labels), np.sort(pictures.labels))
+    else:
+        assert set(told.labels) == {0}
+    assert config.pretraining == right.pretraining and labels in config.run_id and config.run_id != right.run_id
+    curves = [train(c, log=lambda line: None) for c in (config, right)]
+    assert abs(curves[0][0]["recognition_loss"] - curves[1][0]["recognition_loss"]) > 0.01
+    assert "labels" not in right.science() and config.science()["labels"] == labels
+
+
+def test_labels_without_a_recognition_loss_are_one_run():
+    assert make_config("smoke", "sr", "plain", labels="fixed") == make_config("smoke", "sr", "plain")
