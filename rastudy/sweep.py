@@ -34,6 +34,8 @@ from rastudy.train import is_trained
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
+PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
+READING_RATE, WHOLE_SET = 1600, 50_000  # pictures that an R reads in a second; pictures where a preset takes all
 RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "ra_transformer": 2.2}  # of a step
 
 
@@ -55,10 +57,13 @@ class Cell:
 
     @property
     def cost(self) -> float:
-        """Expected cost in epochs of plain sr; a kernel's start and the evaluation take about one."""
+        """Expected seconds on one core like ours: a guess for the order of runs, the time left and the dry run."""
         config, own = self.config, RELATIVE_COST[self.config.mode]
         start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
-        return 1 + (own * config.epochs + start * config.pretrain_epochs) * (1 if config.task == "sr" else 2)
+        pictures = (own * config.epochs + start * config.pretrain_epochs) * (config.train_images or WHOLE_SET)
+        rate = PLAIN_RATE[config.task] * (1.7 if config.precision == "bf16" else 1)
+        read = sum({"val": config.val_images, "test": config.test_images or WHOLE_SET}[split] for split in self.splits)
+        return pictures / rate + read * len(config.targets) / READING_RATE
 
     def is_done(self) -> bool:
         trained = self.config.mode in BASELINES or is_trained(self.config)
@@ -302,6 +307,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.dry_run:
         for cell in cells:
             print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
+        hours = sum(cell.cost for cell in cells if not cell.is_done()) / 3600
+        print(f"about {hours:.1f} hours of one core, {hours / args.jobs:.1f} with {args.jobs} processes", file=sys.stderr)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

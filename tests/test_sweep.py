@@ -229,7 +229,9 @@ def test_a_finished_study_is_listed_as_done(in_finished, capsys):
 def test_a_dry_run_writes_nothing(main, study_root, capsys):
     """It lists every run with its splits, and stops."""
     assert main(["--preset", "smoke", "--dry-run"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr()
+    assert "about 0.0 hours of one core" in printed.err
+    lines = [line.split() for line in printed.out.splitlines()]
     assert [line[:2] for line in lines] == [["to", "do"]] * 18
     assert {(line[2], line[3]) for line in lines} == {(cell.config.run_id, "val+test") for cell in grid("smoke")}
     assert not any(study_root.iterdir())
@@ -352,6 +354,17 @@ def test_full_adds_seeds_sources_and_processors():
     }
     for name, task, mode in others:
         assert mode in BASELINES or (name, task, {"plain": "ra", "ra": "plain"}[mode]) in others
+
+
+def test_the_dry_run_foretells_the_hours():
+    """A run costs what it trains for and what is read; RA finds its pretraining done."""
+    plain, ra, none = (Cell(make_config("digits", "sr", mode), ("val", "test")) for mode in ("plain", "ra", "none"))
+    assert none.cost < ra.cost and none.cost < plain.cost
+    assert Cell(plain.config, ("val",)).cost < plain.cost
+    longer = Cell(make_config("digits", "sr", "ra", epochs=2 * ra.config.epochs), ra.splits)
+    assert longer.cost - none.cost == pytest.approx(2 * (ra.cost - none.cost))
+    from_scratch = Cell(make_config("digits", "sr", "plain", pretrain_epochs=0, epochs=5), plain.splits)
+    assert plain.config.pretrain_epochs + plain.config.epochs == 5 and from_scratch.cost == pytest.approx(plain.cost)
 
 
 def test_a_run_asked_for_twice_is_evaluated_on_all_its_splits():
