@@ -56,7 +56,7 @@ class Classifier(nn.Module):
 
 def small_arch(name: str) -> str | None:
     """The architecture of one of the study's own R's: of ``resnet18_small_seed1``, ``resnet18_small``; None of others."""
-    return next((arch for arch in SMALL if name == arch or name.startswith(f"{arch}_")), None)
+    return next((arch for arch in SMALL if re.fullmatch(rf"{arch}(_seed\d+)?", name)), None)
 
 
 def check_spec(spec: str) -> None:

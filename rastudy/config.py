@@ -20,11 +20,7 @@ from rastudy.degrade import check_task
 from rastudy.errors import StudyError, one_of
 from rastudy.processors import PROCESSORS
 
-LABELS = (
-    "correct",
-    "shuffled",
-    "fixed",
-)  # what R's loss is told: the truth, or for controls another picture's label or class 0
+LABELS = ("correct", "shuffled", "constant")  # what R's loss is told; in controls permuted labels, or class 0 for all
 MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
 BASELINES = ("none", "clean")  # no processing, and the original picture
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
@@ -36,7 +32,7 @@ OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one run. ``strength`` and ``ra_weight`` come from the preset by task and mode."""
+    """Settings of one run. ``ra_weight`` comes from the preset by degradation and mode."""
 
     preset: str
     task: str  # sr, dn or jpeg
@@ -45,7 +41,7 @@ class Config:
     source_arch: str  # R in the loss; several, separated by commas, share it equally
     ra_weight: float  # lambda of the paper
     seed: int = 0
-    labels: str = "correct"  # shuffled, fixed: the controls whose recognition loss is told wrong labels
+    labels: str = "correct"  # shuffled, constant: controls whose recognition loss is told permuted labels, or class 0
     # data
     dataset: str = "digits"  # digits, cifar10 or folder
     data_dir: str = ""
@@ -100,11 +96,12 @@ class Config:
         if self.mode in ("plain", *BASELINES):  # one run, whatever R the user had in mind
             object.__setattr__(self, "ra_weight", 0.0)
             object.__setattr__(self, "source_arch", NOT_APPLICABLE)
-            object.__setattr__(self, "labels", "correct")
         elif not self.sources and self.mode != "ra_transformer":
             raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
         if self.mode in BASELINES:
             object.__setattr__(self, "processor", NOT_APPLICABLE)
+        if self.mode not in ("ra", "ra_transformer"):  # no loss reads them
+            object.__setattr__(self, "labels", "correct")
 
     @property
     def factor(self) -> int:

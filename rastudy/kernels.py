@@ -3,17 +3,20 @@
 A kernel spends most of its start on imports (torch, torchvision, scikit-learn), and the sweep's runs are short and many.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+from importlib.metadata import EntryPoint
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pandas
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 from rastudy.runs import root
 
@@ -29,7 +32,9 @@ def use_warm_kernels() -> None:
     """
     # one thread a process: several small networks side by side do more than one with several threads
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
-    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "rastudy-warm"  # WarmProvisioner's entry point, see pyproject.toml
+    entry = EntryPoint("rastudy-warm", f"{__name__}:WarmProvisioner", KernelProvisionerFactory.GROUP_NAME)
+    KernelProvisionerFactory.provisioners[entry.name] = entry
+    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = entry.name
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib reads it on import
     multiprocessing.set_forkserver_preload(["rastudy.sweep", "rastudy.plots"])
     _stopped.clear()
@@ -74,16 +79,23 @@ class _Process:
         return self._process.exitcode
 
     def send_signal(self, signum: int) -> None:
-        os.kill(self.pid, signum)
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def _run_kernel(arguments: list[str], environment: dict[str, str], cwd: str) -> None:
-    if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C is for the sweep, which ends its kernels itself
+    os.setsid()  # Ctrl-C is for the sweep, which ends its kernels itself
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    log = os.open(root() / "runs" / "kernels.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(root() / "runs" / "kernels.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

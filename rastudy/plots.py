@@ -323,7 +323,8 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
     figure, axes = plt.subplots(count, len(columns), figsize=(1.75 * len(columns), 2.0 * count), squeeze=False)
     subset = PictureSet(pictures.name, pictures.split, *(a[: first + count] for a in
                         (pictures.pictures, pictures.labels, pictures.groups)), pictures.classes)  # fmt: skip
-    batch = next(Loader(subset, task, make_config(preset, task).strength, first + count).ordered())
+    strength = make_config(preset, task, **overrides).strength
+    batch = next(Loader(subset, task, strength, first + count).ordered())
     for k, (mode, _) in enumerate(columns):
         config = make_config(preset, task, mode, **overrides)
         processor, transformer = (None, None) if mode in BASELINES else load_models(config)
@@ -341,7 +342,7 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
                 place = {"ha": "center", "va": "center", "transform": ax.transAxes}
                 ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=colour, **place)
         axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
-    figure.suptitle(task_name(task, make_config(preset, task).strength), y=0.95)
+    figure.suptitle(task_name(task, strength), y=0.95)
     figure.subplots_adjust(hspace=0.5, wspace=0.08)
     return figure
 
@@ -353,8 +354,9 @@ def _two_targets(config: Config) -> list[Classifier]:
 
 
 def show_restored(config: Config) -> Figure:
-    """:func:`plot_restored` of the first test pictures for the config's task, saved."""
+    """:func:`plot_restored` of the first test pictures for the config's degradation, saved."""
     pictures = load_pictures(config, "test")
-    figure = plot_restored(config.preset, config.task, pictures, data_dir=config.data_dir)
-    save(figure, config.preset, f"restored_{config.task}")
+    figure = plot_restored(config.preset, config.task, pictures, strength=config.strength, data_dir=config.data_dir)
+    first = degradations(config.preset, config.task)[0][1]
+    save(figure, config.preset, f"restored_{config.task}" + ("" if config.strength == first else f"{config.strength:g}"))
     return figure

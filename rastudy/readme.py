@@ -10,7 +10,7 @@ import pandas as pd
 from rastudy.config import MODES, degradations
 from rastudy.plots import mode_name
 from rastudy.runs import results_folder, root, write_atomic
-from rastudy.tables import load_table, main_cells, main_table, paper_gains
+from rastudy.tables import load_table, main_cells, main_table, paper_gains, short_name
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
@@ -134,16 +134,16 @@ def controls_table() -> str:
 
 def processors_table() -> str:
     """RA against plain with every P: is the gain SRResNet's alone?"""
-    names = ["task", "strength", "ra_weight", "pretrain_epochs", "epochs", "source_arch"]
+    names = ["task", "strength", "ra_weight", "labels", "pretrain_epochs", "epochs", "source_arch", "other"]
     gains, accuracy = load_table("digits", "gains"), load_table("digits", "accuracy")
     main = main_cells(gains, "digits").query("mode == 'ra' and role == 'source'")[names]
     gains = gains[gains["baseline"] == "plain"].merge(main, on=names).query("mode == 'ra'")
     rows = []
-    for (task, processor), cell in gains.groupby(["task", "processor"], sort=False):
-        plain = accuracy.query("mode == 'plain' and task == @task and processor == @processor and metric == 'psnr'")
-        plain = plain[plain["pretrain_epochs"] == cell["pretrain_epochs"].iloc[0]]
+    for (*key, processor), cell in gains.groupby(["task", "strength", "processor"], sort=False):
+        plain = accuracy.query("mode == 'plain' and processor == @processor and metric == 'psnr'")
+        plain = plain.merge(main.drop(columns=["ra_weight", "source_arch"]).query("task == @key[0] and strength == @key[1]"))
         values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
-        rows.append([task, processor, str(cell["n_seeds"].iloc[0]), f"{plain['value'].iloc[0]:.2f}", *values])
+        rows.append([short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain['value'].iloc[0]:.2f}", *values])
     return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
 
 

@@ -18,8 +18,8 @@ from rastudy.errors import StudyError
 from rastudy.runs import results_folder, write_atomic
 
 COLUMNS = (
-    "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "seed",
-    "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
+    "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels",
+    "seed", "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
 )  # fmt: skip
 KEY = ("run_id", "split", "target_arch", "target_weights", "metric")
 
@@ -70,7 +70,8 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
         "run_id": about["run_id"], "preset": settings["preset"], "dataset": about["name"], "split": about["split"],
         "task": settings["task"], "strength": settings["strength"], "mode": settings["mode"],
         "processor": settings.get("processor", NOT_APPLICABLE), "source_arch": settings.get("source_arch", NOT_APPLICABLE),
-        "ra_weight": settings.get("ra_weight", 0.0), "seed": settings.get("seed", 0),
+        "ra_weight": settings.get("ra_weight", 0.0), "labels": settings.get("labels", "correct"),
+        "seed": settings.get("seed", 0),
         "pretrain_epochs": settings.get("pretrain_epochs", 0), "epochs": settings.get("epochs", 0),
         "n_images": n, "n_groups": len(np.unique(arrays["group"])),
     }  # fmt: skip

@@ -58,7 +58,7 @@ def _resamples(n_groups: int) -> np.ndarray:
 
 
 def percentile(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled figures; infinite and undefined ones count as extreme."""
+    """The 95 % percentile interval of resampled figures; infinite ones count as extreme, undefined ones (0/0) not at all."""
     ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     with np.errstate(invalid="ignore"):
         low, high = np.nanquantile(resampled, ends)

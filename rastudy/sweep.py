@@ -121,8 +121,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # not papermill's own cwd, which would be that of all threads
-        place = {"metadata": {"path": str(notebook.parent)}}
+        # not papermill's own cwd, which would be that of all threads; paths are relative to where the command was given
+        place = {"metadata": {"path": str(Path.cwd())}}
         papermill.execute_notebook(notebook, running, parameters, progress_bar=False, resources=place)
     except Exception as error:  # whatever a cell raised
         if running.is_file():
@@ -180,6 +180,7 @@ def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
         except BaseException:  # an interruption ends at once
             stop_kernels()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 

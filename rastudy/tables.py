@@ -1,7 +1,7 @@
 """The tables of the study, computed from the predictions: ``python -m rastudy.tables --preset digits``.
 
-``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain; ``kept.csv`` the share of the
-source's gain that unseen R's keep; ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
+``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain and to its controls; ``kept.csv``
+the share of the source's gain that unseen R's keep; ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
 Columns are described in ``results/README.md``.
 """
 
@@ -22,7 +22,7 @@ from rastudy.errors import StudyError, command, one_of
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
-CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs")
+CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ESTIMATE = ("value", "low", "high")
 COUNTS = ("n_seeds", "n_images", "n_groups")
@@ -71,9 +71,18 @@ class Cell:
 
 
 def cell_key(settings: dict) -> tuple:
+    """The ``CELL`` of a run's settings; ``other`` names what else is not the preset's, as ``lr=0.01 channels=32``."""
     defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
-    defaults |= {"pretrain_epochs": 0, "epochs": 0}
+    defaults |= {"pretrain_epochs": 0, "epochs": 0, "other": _other_settings(settings)}
     return tuple((defaults | settings)[name] for name in CELL)
+
+
+def _other_settings(settings: dict) -> str:
+    document, (task, mode) = PRESETS[settings["preset"]], (settings["task"], settings["mode"])
+    sizes = document.get("processors", {}).get(settings.get("processor"), {})
+    preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science()
+    named = {name: settings.get(name) for name in preset if name not in (*CELL, "seed")}
+    return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 
 def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
@@ -98,14 +107,18 @@ def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Ce
 
     ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
     """
-    task, strength, mode, processor, *_, pretrain_epochs, epochs = cell.key
-    same = (task, strength, "plain", processor, NOT_APPLICABLE, 0.0, "correct")
-    candidates = {"plain": (pretrain_epochs, epochs), "plain_twice": (2 * pretrain_epochs, 2 * epochs)}
-    if pretrain_epochs:
-        candidates["plain_one_cycle"] = (0, pretrain_epochs + epochs)
-    for name, schedule in candidates.items():
-        key = (*same, *schedule)
-        if mode not in BASELINES and key in cells and key != cell.key:
+    settings = cell.settings
+    if settings["mode"] in BASELINES:
+        return
+    before, after = settings["pretrain_epochs"], settings["epochs"]
+    schedules = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
+    if before:
+        one_cycle = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
+        schedules["plain_one_cycle"] = one_cycle
+    plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
+    for name, schedule in schedules.items():
+        key = cell_key(plain | schedule)
+        if key in cells and key != cell.key:
             yield name, cells[key]
 
 
@@ -136,8 +149,12 @@ def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
     A second training of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
     """
     sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
-    again = [r for r, arch in enumerate(cell.targets) if small_arch(arch) not in (None, arch)]  # trained a second time
-    unseen = [r for r, arch in enumerate(cell.targets) if arch not in sources and r not in again]
+    seen = {small_arch(name) for name in sources} - {None}
+    others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
+    again = [
+        r for r in others if small_arch(cell.targets[r]) in seen or small_arch(cell.targets[r]) not in (None, cell.targets[r])
+    ]
+    unseen = [r for r in others if r not in again]
     for r, arch in enumerate(cell.targets):
         yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
     if unseen:
@@ -153,7 +170,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
     for baseline, cell, plain, gain in paired(cells):
-        clean = cells.get(cell_key({"task": cell.key[0], "strength": cell.key[1], "mode": "clean"}))
+        clean = cells.get(main_key(cell.settings["preset"], *cell.key[:2], "clean"))
         found = list(contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # (S, N, contrast)
         means = per_seed.mean(0)
@@ -161,7 +178,9 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
         if clean is not None:
             gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
             gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
-            gaps, closed = stats.mean_intervals(gap, cell.groups, True), stats.ratio_intervals(means, gap, cell.groups)
+            gaps = stats.mean_intervals(gap, cell.groups, differences=True)
+            wide = [k for k, gap_ in enumerate(gaps) if gap_.low > 0]  # else there is no gap to close
+            closed = dict(zip(wide, stats.ratio_intervals(means[:, wide], gap[:, wide], cell.groups), strict=True))
         for k, (name, role, _) in enumerate(found):
             values = per_seed[..., k]
             row = cell.base() | cell.counts() | {
@@ -169,7 +188,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
                 "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
                 "p": p[k], "primary": baseline == "plain" and is_primary(cell, role),
             }  # fmt: skip
-            if clean is not None and gaps[k].low > 0:  # else there is no gap to close
+            if clean is not None and k in closed:
                 row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed[k], strict=True))
             rows.append(row)
     others = [row for row in rows if not row["primary"]]

@@ -268,7 +268,7 @@ def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
     """The same pictures with the labels that R's loss is told (``LABELS``), the same ones in every epoch."""
     wrong = {
         "shuffled": lambda: np.random.default_rng(seed).permutation(pictures.labels),
-        "fixed": lambda: np.zeros_like(pictures.labels),
+        "constant": lambda: np.zeros_like(pictures.labels),
     }
     return pictures if labels == "correct" else replace(pictures, labels=wrong[labels]())
 

@@ -71,11 +71,15 @@ def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
     expected = net.eval()((picture - loaded.mean) / loaded.std)
     assert torch.allclose(loaded(picture), expected, atol=1e-5)
     assert weights_versions(["resnet18_small_seed1"], "digits") == {loaded.name: loaded.weights}
+    with pytest.raises(StudyError, match="recogniser 'vgg16_bn_small_sed1' is unknown"):
+        load_classifier("vgg16_bn_small_sed1", "digits")
     with pytest.raises(StudyError, match="vgg16_bn_small_seed2.safetensors: no weights"):
         load_classifier("vgg16_bn_small_seed2", "digits")
-    shutil.copy(tmp_path / "digits" / "resnet18_small_seed1.safetensors", tmp_path / "digits" / "vgg16_bn_small_x.safetensors")
+    shutil.copy(
+        tmp_path / "digits" / "resnet18_small_seed1.safetensors", tmp_path / "digits" / "vgg16_bn_small_seed3.safetensors"
+    )
     with pytest.raises(StudyError, match="holds resnet18_small, not vgg16_bn_small"):
-        load_classifier("vgg16_bn_small_x", "digits")
+        load_classifier("vgg16_bn_small_seed3", "digits")
 
 
 def test_eval_mode_means_pictures_do_not_mix(small_r):

@@ -14,7 +14,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 OPERATIONAL = {"data_dir", "target_archs", "device", "threads", "skip_unreadable"}
 OTHER = {  # another valid value of each field; numbers are doubled or raised by one, switches turned
     "preset": "smoke", "task": "jpeg", "mode": "ra_unsupervised", "strength": 2.0, "source_arch": "resnet50_small",
-    "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "fixed",
+    "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "constant",
     "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu",
 }  # fmt: skip
 BASE = make_config("digits", "sr", "ra", strength=4, ra_weight=0.01, seed=0)

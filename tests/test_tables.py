@@ -162,8 +162,10 @@ def test_pairs_must_match(study_root, other):
 
 
 def test_stale_runs_are_refused(study_root):
-    """Two runs of one cell and seed: the message asks to delete one."""
-    put("plain", PLAIN), put("plain", PLAIN, lr=9.0)
+    """Two runs of one cell and seed, as another version left them: the message asks to delete one."""
+    put("plain", PLAIN)
+    (path,) = (study_root / "results" / "smoke" / "predictions").glob("*.npz")
+    shutil.copy(path, path.with_name(path.name.replace("plain", "older")))
     with pytest.raises(StudyError, match="delete the stale one"):
         make_tables("smoke")
 
@@ -214,6 +216,25 @@ def test_a_second_training_is_not_counted_twice(study_root):
     found = gains()
     assert found.loc[f"{FAR}_seed1", "role"] == "other_training" and found.loc["mean_unseen", "value"] == 1.25
     assert tables.display_name(f"{FAR}_seed1") == "VGG-16-BN seed1"
+
+
+def test_other_settings_are_cells_of_their_own(study_root):
+    """A run by hand disturbs nothing: it is compared with plain of the same settings alone."""
+    put("plain", PLAIN), put("ra", RA), put("ra", CLEAN, lr=9.0), put("ra", RA, channels=4), put("plain", RA, channels=4)
+    make_tables("smoke")
+    table = load_table("smoke", "gains").set_index(["other", "target_arch"])["value"]
+    assert table["-", SOURCE] == 5 and table["channels=4", SOURCE] == 0 and len(table) == 2 * 4
+    assert set(load_table("smoke", "accuracy")["other"]) == {"-", "lr=9.0", "channels=4"}
+    assert set(tables.main_cells(load_table("smoke", "gains"), "smoke")["other"]) == {"-"}
+
+
+def test_a_source_of_a_second_training(study_root):
+    """It is the source; the first training of its architecture was not in the loss, but is not unseen either."""
+    hits = {SOURCE: PLAIN[SOURCE], f"{SOURCE}_seed1": PLAIN[SOURCE], FAR: PLAIN[FAR]}
+    put("plain", hits), put("ra", hits, source_arch=f"{SOURCE}_seed1")
+    make_tables("smoke")
+    roles = load_table("smoke", "gains").set_index("target_arch")["role"].to_dict()
+    assert roles == {SOURCE: "other_training", f"{SOURCE}_seed1": "source", FAR: "unseen", "mean_unseen": "mean_unseen"}
 
 
 def test_other_lengths_are_no_baseline(study_root):

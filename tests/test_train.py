@@ -486,7 +486,7 @@ def test_the_recogniser_must_know_every_class(study_root):
 # --- wrong labels, for controls
 
 
-@pytest.mark.parametrize("labels", ["shuffled", "fixed"])
+@pytest.mark.parametrize("labels", ["shuffled", "constant"])
 def test_the_controls_tell_wrong_labels(study_root, labels):
     """The same pictures and start; only what R's loss is told differs, and the run has a name of its own."""
     config = make_config("smoke", "jpeg", "ra", labels=labels)
@@ -504,5 +504,6 @@ def test_the_controls_tell_wrong_labels(study_root, labels):
     assert "labels" not in right.science() and config.science()["labels"] == labels
 
 
-def test_labels_without_a_recognition_loss_are_one_run():
-    assert make_config("smoke", "sr", "plain", labels="fixed") == make_config("smoke", "sr", "plain")
+@pytest.mark.parametrize("mode", ["plain", "ra_unsupervised"])
+def test_labels_without_a_loss_that_reads_them_are_one_run(mode):
+    assert make_config("smoke", "sr", mode, labels="constant") == make_config("smoke", "sr", mode)
