@@ -167,7 +167,7 @@ def test_stale_runs_are_refused(study_root):
     (path,) = (study_root / "results" / "smoke" / "predictions").glob("*.npz")
     shutil.copy(path, path.with_name(path.name.replace("plain", "older")))
     with pytest.raises(StudyError, match="delete the stale one"):
-        make_tables("smoke")
+        load_cells("smoke", "test")
 
 
 ONE_CYCLE = {"pretrain_epochs": 0, "epochs": 2, "lr": PRESETS["smoke"]["pretrain_lr"]}  # as long as smoke's two phases
