@@ -56,7 +56,7 @@ class Classifier(nn.Module):
 
 def small_arch(name: str) -> str | None:
     """The architecture of one of the study's own R's: of ``resnet18_small_seed1``, ``resnet18_small``; None of others."""
-    return next((arch for arch in SMALL if re.fullmatch(rf"{arch}(_seed\d+)?", name)), None)
+    return next((arch for arch in SMALL if re.fullmatch(rf"{arch}(_seed\d+)?(_untrained)?", name)), None)
 
 
 def check_spec(spec: str) -> None:
@@ -74,8 +74,8 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
 
     Args:
         spec: one of
-            ``resnet18_small`` ... (the study's own, trained on ``dataset``; ``resnet18_small_seed1``: another training of
-            that architecture, from the file of that name; ``NAME@FILE`` takes another weight file),
+            ``resnet18_small`` ... (the study's own, trained on ``dataset``; ``resnet18_small_seed1``, ``..._untrained``:
+            another of that architecture, from the file of that name; ``NAME@FILE`` takes another weight file),
             a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),

@@ -57,6 +57,25 @@ def accuracy(net: torch.nn.Module, pictures: PictureSet) -> float:
     return 100 * hits / len(pictures)
 
 
+@torch.no_grad()
+def untrained_recogniser(arch: str, train: PictureSet, seed: int) -> tuple[dict, dict]:
+    """Initial weights, with the batch norm statistics of clean pictures: the control for what a loss of any net gives.
+
+    Returns the state dict and metadata (strings).
+    """
+    torch.manual_seed(seed)
+    net = SMALL[arch](len(train.classes)).to(memory_format=torch.channels_last).train()
+    pictures, generator = torch.from_numpy(train.pictures), torch.Generator().manual_seed(seed)
+    for index in torch.randperm(len(train), generator=generator)[: 50 * BATCH_SIZE].split(BATCH_SIZE):
+        net(_batch(pictures[index], False, generator))
+    return net.state_dict(), _metadata(arch, train, seed, epochs=0)
+
+
+def _metadata(arch: str, train: PictureSet, seed: int, **others: object) -> dict[str, str]:
+    metadata = {"arch": arch, "dataset": train.name, "seed": seed, "train_images": len(train), "data_digest": train.digest}
+    return {key: str(value) for key, value in (metadata | others).items()}
+
+
 def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict) -> tuple[dict, dict]:
     """Train one recogniser with AdamW and one cycle of learning rate, in bf16 autocast.
 
@@ -87,9 +106,7 @@ def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, r
         print(f"{arch} epoch {epoch + 1}/{epochs} loss {total / len(train):.3f} {rate:.0f} images/s", flush=True)
     top1 = accuracy(net, val)
     print(f"{arch} clean top-1 on validation {top1:.2f} %", flush=True)
-    metadata = {"arch": arch, "dataset": train.name, "seed": seed, "epochs": epochs, "train_images": len(train),
-                "val_top1": f"{top1:.2f}", "data_digest": train.digest}  # fmt: skip
-    return net.state_dict(), {key: str(value) for key, value in metadata.items()}
+    return net.state_dict(), _metadata(arch, train, seed, epochs=epochs, val_top1=f"{top1:.2f}")
 
 
 @command
@@ -99,6 +116,9 @@ def main() -> None:
     parser.add_argument("--arch", nargs="*", default=list(SMALL), help="which recognisers (default: all five)")
     parser.add_argument("--data", default="", help="folder of the pictures (cifar10)")
     parser.add_argument("--seed", type=int, default=0, help="a seed other than 0 is written to <arch>_seed<S>.safetensors")
+    parser.add_argument(
+        "--untrained", action="store_true", help="initial weights, a control: written to <arch>_untrained.safetensors"
+    )
     args = parser.parse_args()
     one_of("preset", args.preset, RECIPES)
     for arch in args.arch:
@@ -111,8 +131,11 @@ def main() -> None:
     folder = WEIGHTS / args.preset
     folder.mkdir(parents=True, exist_ok=True)
     for arch in args.arch:
-        state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
-        name = arch if args.seed == 0 else f"{arch}_seed{args.seed}"
+        if args.untrained:
+            state, metadata = untrained_recogniser(arch, train, args.seed)
+        else:
+            state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
+        name = arch + (f"_seed{args.seed}" if args.seed else "") + ("_untrained" if args.untrained else "")
         state = {k: v.contiguous() for k, v in state.items()}
         write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
         write_hashes(folder)

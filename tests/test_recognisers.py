@@ -1,0 +1,74 @@
+"""Training the study's own recognisers: reproducible, pinned, and loadable under their names."""
+
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from rastudy import classifiers, recognisers
+from rastudy.classifiers import load_classifier, pinned_hashes, sha256
+from rastudy.data import load_split
+from rastudy.recognisers import train_recogniser, untrained_recogniser
+from rastudy.small import SMALL
+
+SHORT = {"train_images": 384, "epochs": 1, "lr": 4e-3, "augment": True, "longer": {"resnet50_small": 2}}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the command writes: an empty folder, with a recipe of seconds."""
+    monkeypatch.setattr(recognisers, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(classifiers, "WEIGHTS", tmp_path)
+    monkeypatch.setitem(recognisers.RECIPES, "digits", SHORT)
+    return tmp_path / "digits"
+
+
+def run(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["recognisers", "--preset", "digits", *arguments])
+    recognisers.main()
+
+
+def test_the_command_writes_what_can_be_loaded(folder, monkeypatch):
+    """Under the architecture's name, with its hash pinned, and what it was trained on in its metadata."""
+    run(monkeypatch, "--arch", "resnet18_small")
+    run(monkeypatch, "--arch", "resnet18_small", "--seed", "1")
+    run(monkeypatch, "--arch", "resnet18_small", "--untrained")
+    names = ["resnet18_small", "resnet18_small_seed1", "resnet18_small_untrained"]
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == names
+    assert pinned_hashes(folder) == {f"{name}.safetensors": sha256(folder / f"{name}.safetensors") for name in names}
+    loaded = [load_classifier(name, "digits") for name in names]
+    picture = torch.rand(2, 3, 32, 32)
+    assert len({tuple(r(picture).flatten().tolist()) for r in loaded}) == 3
+    with safe_open(folder / "resnet18_small_seed1.safetensors", "pt") as file:
+        about = file.metadata()
+    assert (about["arch"], about["seed"], about["train_images"], about["epochs"]) == ("resnet18_small", "1", "384", "1")
+    assert 0 <= float(about["val_top1"]) <= 100
+
+
+def test_the_same_seed_gives_the_same_weights():
+    """Bit for bit; another seed gives others."""
+    train, val = load_split("digits", "train", 256), load_split("digits", "val", 50)
+    one, again, other = (train_recogniser("resnet18_small", train, val, seed, SHORT)[0] for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])
+
+
+def test_some_architectures_train_longer(capsys):
+    train, val = load_split("digits", "train", 128), load_split("digits", "val", 50)
+    _, about = train_recogniser("resnet50_small", train, val, 0, SHORT)
+    assert about["epochs"] == "2" and "epoch 2/2" in capsys.readouterr().out
+
+
+def test_an_untrained_recogniser_knows_nothing():
+    """Its weights are the initial ones; only batch norm has seen pictures, so that its activations are of ordinary size."""
+    train, val = load_split("digits", "train", 384), load_split("digits", "val", 500)
+    state, about = untrained_recogniser("resnet18_small", train, 0)
+    torch.manual_seed(0)
+    initial = SMALL["resnet18_small"](10)
+    assert all(torch.equal(state[name], parameter) for name, parameter in initial.named_parameters())
+    initial.load_state_dict(state)
+    norms = [module for module in initial.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(module.running_mean.abs().max() > 0 for module in norms) and about["epochs"] == "0"
+    assert recognisers.accuracy(initial, val) < 25
