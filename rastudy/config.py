@@ -131,6 +131,11 @@ class Config:
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
 
     @property
+    def chain(self) -> list["Config"]:
+        """The run with what it starts from, in the order of training."""
+        return [*(self.pretraining.chain if self.pretraining else []), self]
+
+    @property
     def run_id(self) -> str:
         """Readable slug and a hash of every field that changes the science."""
         parts = [f"{self.task}{self.strength:g}", self.mode]

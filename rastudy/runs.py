@@ -23,6 +23,8 @@ from rastudy.config import Config
 from rastudy.errors import StudyError
 from rastudy.processors import ResnetGenerator, build_processor
 
+MARKERS = ("config", "trained", "val", "test")  # a run folder's small JSON files
+
 
 def root() -> Path:
     """Where results/, figures/ and runs/ lie: the checkout, or the folder that RASTUDY_ROOT names."""
@@ -93,6 +95,28 @@ def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
     else:
         write_json(path, mine)
     return folder
+
+
+def record_file(config: Config) -> Path:
+    """Where a finished run's evidence chain is kept beside its results: hashes of what it started from and came to."""
+    return results_folder(config.preset) / "records" / f"{config.run_id}.json"
+
+
+def write_records(config: Config) -> None:
+    """Keep the run folder's markers, and those of what the run started from, beside the results."""
+    for run in config.chain:
+        markers = {name: run_folder(run) / f"{name}.json" for name in MARKERS}
+        write_json(record_file(run), {name: read_json(path) for name, path in markers.items() if path.is_file()})
+
+
+def restore_records(config: Config) -> None:
+    """Give a fresh checkout the markers of committed runs; what they say is then checked against the files as always."""
+    for run in config.chain:
+        if record_file(run).is_file():
+            for name, content in read_json(record_file(run)).items():
+                path = run_folder(run) / f"{name}.json"
+                if name in MARKERS and not path.is_file():
+                    write_json(path, content)
 
 
 def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:

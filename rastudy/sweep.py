@@ -28,7 +28,16 @@ from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
 from rastudy.readme import STUDIES, refresh_readme
 from rastudy.results import load_results
-from rastudy.runs import results_folder, root, run_folder, write_atomic, write_csv, write_json
+from rastudy.runs import (
+    restore_records,
+    results_folder,
+    root,
+    run_folder,
+    write_atomic,
+    write_csv,
+    write_json,
+    write_records,
+)
 from rastudy.tables import TABLES, main_table, make_tables
 from rastudy.train import is_trained
 
@@ -162,6 +171,8 @@ def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print
                         problem = "the notebook ended, but the run is not finished"
                     if problem:
                         failures[cell.config.run_id] = problem
+                    else:
+                        write_records(cell.config)
                     done, spent = done + 1, spent + cell.cost
                     now = time.perf_counter()
                     left = (now - started) / spent * (total - spent) / 60
@@ -282,6 +293,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", default="", help="folder of the pictures, where the preset needs one")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
+    parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     parser.add_argument("--no-notebooks", action="store_true", help="leave the reading notebooks alone")
     return parser.parse_args(arguments)
@@ -305,6 +317,9 @@ def select(args: argparse.Namespace) -> list[Cell]:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     cells = select(args)
+    if args.keep_committed:
+        for cell in cells:
+            restore_records(cell.config)
     if args.dry_run:
         for cell in cells:
             print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")

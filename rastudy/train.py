@@ -1,6 +1,7 @@
 """Train one run: ``python -m rastudy.train --preset digits --task sr --mode ra``."""
 
 import argparse
+import csv
 import math
 import sys
 import time
@@ -23,6 +24,7 @@ from rastudy.runs import (
     claim_folder,
     load_weights,
     read_json,
+    results_folder,
     run_folder,
     save_weights,
     weights_file,
@@ -154,14 +156,11 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     torch.set_num_threads(config.threads)
     if is_trained(config):
         log(f"{config.run_id}: trained already")
-        return read_json(run_folder(config) / "trained.json")["curve"]
+        return read_curve(config)
     pictures = load_training_pictures(config)
     check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
     build_models(config)  # raises, before a file is written, where P does not fit the task
-    chain = [config]
-    while chain[0].pretraining is not None:
-        chain.insert(0, chain[0].pretraining)
-    return [_train(run, pictures, log) for run in chain][-1]
+    return [_train(run, pictures, log) for run in config.chain][-1]
 
 
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> list[dict]:
@@ -170,7 +169,7 @@ def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -
     with FileLock(folder / "lock"):
         if not is_trained(config):
             _train_or_resume(config, pictures, folder, log)
-    return read_json(folder / "trained.json")["curve"]
+    return read_curve(config)
 
 
 def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
@@ -180,7 +179,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
-    started, seconds = time.perf_counter(), 0.0
+    started = time.perf_counter()
     for epoch in range(first, config.epochs):
         epoch_started = time.perf_counter()
         curve += train_one_epoch(models, loader, epoch)
@@ -195,10 +194,19 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     save_weights(weights_file(config), models.processor, config)
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
-    curves = weights_file(config).parents[1] / "curves" / f"{config.run_id}.csv"
-    write_csv(curves, curve, CURVE_COLUMNS)
-    write_json(folder / "trained.json", {"curve": curve, "seconds": round(seconds, 1), "sha256": sha256(weights_file(config))})
+    write_csv(curve_file(config), curve, CURVE_COLUMNS)
+    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config))})
     checkpoint.unlink(missing_ok=True)
+
+
+def curve_file(config: Config) -> Path:
+    return results_folder(config.preset) / "curves" / f"{config.run_id}.csv"
+
+
+def read_curve(config: Config) -> list[dict]:
+    """A finished run's training curve, rows of ``CURVE_COLUMNS``."""
+    with curve_file(config).open(newline="") as file:
+        return [{k: (int if k in ("step", "images") else float)(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def _inputs(config: Config) -> dict:
@@ -216,7 +224,7 @@ def is_trained(config: Config) -> bool:
     """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
     marker, path = run_folder(config) / "trained.json", weights_file(config)
     parts = [path, weights_file(config, "transformer")] if config.mode == "ra_transformer" else [path]
-    if not all(part.is_file() for part in (marker, *parts)):
+    if not all(part.is_file() for part in (marker, curve_file(config), *parts)):
         return False
     if config.pretraining is not None and not is_trained(config.pretraining):
         return False

@@ -206,6 +206,23 @@ def test_an_interruption_ends_at_once(tmp_path, name, code, sign):
     assert not list(tmp_path.rglob("trained.json")) and not list(tmp_path.rglob("01_train.ipynb"))
 
 
+def test_a_fresh_checkout_may_keep_committed_runs(finished, tmp_path):
+    """Given ``--keep-committed``, runs whose files are those of their records are finished; a changed file's run is not."""
+    shutil.copytree(finished.root / "results", tmp_path / "results")
+    states = {}
+    for name, flags in {"plainly": [], "kept": ["--keep-committed"]}.items():
+        done = command(tmp_path, "--dry-run", *flags)
+        assert done.returncode == 0, done.stderr
+        states[name] = {line.split()[-2]: line.startswith("done") for line in done.stdout.splitlines()}
+    assert not any(states["plainly"].values()) and all(states["kept"].values())
+    shutil.rmtree(tmp_path / "runs")
+    jpeg = make_config("smoke", "jpeg", "ra")
+    weights = tmp_path / "results" / "smoke" / "weights" / f"{jpeg.run_id}.processor.safetensors"
+    shutil.copy(weights.with_name(f"{make_config('smoke', 'jpeg', 'plain').run_id}.processor.safetensors"), weights)
+    done = command(tmp_path, "--dry-run", "--keep-committed")
+    assert [line.split()[-2] for line in done.stdout.splitlines() if line.startswith("to do")] == [jpeg.run_id]
+
+
 def test_a_second_call_trains_nothing(finished, in_finished):
     """Everything is found finished; evidence, weights and tables keep their bytes, notebooks are not executed again."""
     results, runs = in_finished / "results", in_finished / "runs"
