@@ -26,7 +26,7 @@ RECIPES = {
     "digits": {"train_images": 16000, "epochs": 10, "lr": 4e-3, "augment": False, "longer": BOTTLENECKS},
     "cifar10": {"train_images": 25000, "epochs": 8, "lr": 4e-3, "augment": True, "longer": {}},
     # trained in full, for the full study on CIFAR-10; no preset reads them yet
-    "cifar10-full": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": BOTTLENECKS},
+    "cifar10_full": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": BOTTLENECKS},
 }
 
 BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
@@ -125,7 +125,7 @@ def main() -> None:
         one_of("arch", arch, SMALL)
     recipe = RECIPES[args.preset]
     torch.set_num_threads(1)
-    dataset = args.preset.removesuffix("-full")
+    dataset = args.preset.removesuffix("_full")
     train = load_split(dataset, "train", recipe["train_images"], data_dir=args.data)
     val = load_split(dataset, "val", 0, data_dir=args.data)
     folder = WEIGHTS / args.preset
