@@ -100,7 +100,7 @@ class Config:
             raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
         if self.mode in BASELINES:
             object.__setattr__(self, "processor", NOT_APPLICABLE)
-        if self.mode not in ("ra", "ra_transformer"):  # no loss reads them
+        if self.mode not in ("ra", "ra_transformer") or not self.sources:  # no loss reads them
             object.__setattr__(self, "labels", "correct")
 
     @property
@@ -124,8 +124,7 @@ class Config:
         """
         if not self.pretrain_epochs:
             return None
-        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
-        start |= {"epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
+        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
         if self.mode == "ra_transformer" and self.sources:
             return dataclasses.replace(self, **start)
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
@@ -265,6 +264,11 @@ def degradations(preset: str, task: str = "") -> list[tuple[str, float]]:
     return [key for key in PRESETS[preset]["degradations"] if task in ("", key[0])]
 
 
+def tasks_of(preset: str) -> list[str]:
+    """The preset's tasks, each once."""
+    return list(dict.fromkeys(task for task, _ in degradations(preset)))
+
+
 def settings_of(preset: str, task: str, strength: float = -1.0) -> dict:
     """What a preset sets for one degradation; for a strength that is not among its own, what it sets for the task's first."""
     own = degradations(preset, task)
@@ -282,7 +286,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
         StudyError: an unknown name, a value of the wrong type or out of range.
     """
     one_of("preset", preset, PRESETS)
-    one_of("task", task, dict.fromkeys(task for task, _ in degradations(preset)))
+    one_of("task", task, tasks_of(preset))
     mode = ALIASES.get(mode, mode)
     one_of("mode", mode, MODES + BASELINES)
     names = {field.name for field in dataclasses.fields(Config)}

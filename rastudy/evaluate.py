@@ -18,7 +18,7 @@ from torch import nn
 
 from rastudy import metrics
 from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
-from rastudy.config import BASELINES, Config, degradations, make_config
+from rastudy.config import BASELINES, Config, make_config, tasks_of
 from rastudy.data import Loader, PictureSet, load_split, read_folder
 from rastudy.degrade import no_processing
 from rastudy.errors import StudyError, command, one_of
@@ -159,7 +159,7 @@ def _changes(before: Predictions, arrays: dict[str, np.ndarray]) -> str:
 def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFrame:
     """Top-1 of every R on validation pictures without processing, by task and strength; rows of a tidy table."""
     rows = []
-    for task in dict.fromkeys(task for task, _ in degradations(preset)):
+    for task in tasks_of(preset):
         for strength in STRENGTH_CURVES[task]:
             config = make_config(preset, task, "none", strength=strength, **overrides)
             pictures = _first(load_pictures(config, "val"), count)

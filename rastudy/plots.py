@@ -20,8 +20,9 @@ from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, no_processing, to_uint8
 from rastudy.errors import one_of
 from rastudy.evaluate import load_pictures, restore
-from rastudy.runs import load_models, results_folder, root, write_atomic
+from rastudy.runs import load_models, root, write_atomic
 from rastudy.tables import display_name, load_table, main_cells, paper_gains
+from rastudy.train import curve_file
 
 MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
     "clean": ("clean", "#4d4d4d", "D"),
@@ -261,7 +262,7 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
 
 
 def _curve(run: Config | None) -> pd.DataFrame | None:
-    path = None if run is None else results_folder(run.preset) / "curves" / f"{run.run_id}.csv"
+    path = None if run is None else curve_file(run)
     return pd.read_csv(path) if path is not None and path.is_file() else None
 
 

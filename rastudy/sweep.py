@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from rastudy.config import BASELINES, NOT_APPLICABLE, PRESETS, Config, degradations, make_config, settings_of
+from rastudy.config import BASELINES, NOT_APPLICABLE, PRESETS, Config, degradations, make_config, settings_of, tasks_of
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
@@ -308,7 +308,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
     if args.task or args.mode or any(value[0] not in (-1, "") for value in axes.values()):
         modes = args.mode or [*BASELINES, *document["modes"]]
         for task in args.task or ():
-            one_of("task", task, dict.fromkeys(task for task, _ in degradations(args.preset)))
+            one_of("task", task, tasks_of(args.preset))
         return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
     return grid(args.preset, args.full, **overrides)
 

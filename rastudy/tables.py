@@ -210,8 +210,9 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarr
 
 
 def is_primary(cell: Cell, role: str) -> bool:
-    preset = cell.settings["preset"]
-    return role in ("source", "mean_unseen") and cell.key in {main_key(preset, *key, "ra") for key in degradations(preset)}
+    preset, degradation = cell.settings["preset"], cell.key[:2]
+    main = degradation in degradations(preset) and cell.key == main_key(preset, *degradation, "ra")
+    return main and role in ("source", "mean_unseen")
 
 
 def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
