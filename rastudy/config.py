@@ -1,4 +1,4 @@
-"""One run's settings: a flat frozen dataclass, the presets, and the run id.
+"""One run's settings: a flat frozen dataclass, and the run id.
 
 A preset fills every field; the user overrides some of them by name. Unknown names, wrong types and values that no
 field takes raise StudyError before anything starts.
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 import torch
 
 from rastudy import digits
-from rastudy.classifiers import FAMILIES, check_spec
+from rastudy.classifiers import check_spec
 from rastudy.degrade import check_task
 from rastudy.errors import StudyError, one_of
+from rastudy.presets import MODES, PRESETS, SMALL_FIVE, settings_of, tasks_of
 from rastudy.processors import PROCESSORS
 
 LABELS = ("correct", "shuffled", "constant")  # what R's loss is told; in controls permuted labels, or class 0 for all
-MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
+CONTROL_MODES = ("perceptual",)  # ours: R's features in place of its verdict
 BASELINES = ("none", "clean")  # no processing, and the original picture
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 NOT_APPLICABLE = "-"
-SMALL_FIVE = ",".join(FAMILIES)
 # fields that change where or how fast a run goes, not its numbers
 OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable")
 
@@ -36,7 +36,7 @@ class Config:
 
     preset: str
     task: str  # sr, dn or jpeg
-    mode: str  # plain, ra, ra_transformer, ra_unsupervised; none and clean train nothing
+    mode: str  # plain, ra, ra_transformer, ra_unsupervised, perceptual; none and clean train nothing
     strength: float  # sr: factor 2 or 4; dn: sigma on [0, 1]; jpeg: quality
     source_arch: str  # R in the loss; several, separated by commas, share it equally
     ra_weight: float  # lambda of the paper
@@ -75,7 +75,7 @@ class Config:
             object.__setattr__(self, field.name, _cast(field.name, getattr(self, field.name), field.type))
         one_of("preset", self.preset, PRESETS)
         object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
-        one_of("mode", self.mode, MODES + BASELINES)
+        one_of("mode", self.mode, MODES + CONTROL_MODES + BASELINES)
         check_task(self.task, self.strength)
         one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
         one_of("labels", self.labels, LABELS)
@@ -138,7 +138,7 @@ class Config:
     def run_id(self) -> str:
         """Readable slug and a hash of every field that changes the science."""
         parts = [f"{self.task}{self.strength:g}", self.mode]
-        if self.mode in MODES:
+        if self.mode not in BASELINES:
             parts += [] if self.processor == "srresnet" else [self.processor]
             parts += [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
             parts += [f"w{self.ra_weight:g}"] if self.sources else []
@@ -169,113 +169,6 @@ class Config:
             raise StudyError(f"device={self.device!r} is not available here; use auto or cpu") from error
 
 
-# A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
-# the one to take where none is named) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
-# sweep.py's ``product``).
-# ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
-PRESETS: dict[str, dict] = {}
-
-
-def _weights(ra: float, ra_unsupervised: float, ra_transformer: float) -> dict[str, float]:
-    return {"ra": ra, "ra_unsupervised": ra_unsupervised, "ra_transformer": ra_transformer}
-
-
-# The embedded study, on digits over photographs. Source: ours.
-# ASSUMPTION: Strengths follow a rule. The paper's noise and JPEG hardly touch a 32-pixel digit, so they are stronger here.
-# ASSUMPTION: R joins a P that restores already. At the learning rate that a short run needs, R's gradient keeps a fresh P
-# from learning to restore at all. So one plain pretraining is shared by every mode; from there all modes, plain included, go
-# on for the same steps at a smaller learning rate. T learns to copy P's picture in the meantime.
-# ASSUMPTION: Small presets use one cycle. Adam at 1e-2 and batch 16 instead of 1e-4 and 20: they see 20,000 to 100,000
-# pictures where the paper's P sees 7.7 million; the paper's step schedule stays available (schedule="step").
-# Strengths keep the paper's kinds and follow a rule that looks at plain alone: it keeps 70 to 90 % of the source R's clean
-# accuracy on validation. Budget: 12 runs of 1 to 3 minutes on one core. Command: make study (make study-full).
-PRESETS["digits"] = {
-    "dataset": "digits",
-    "train_images": 8000,
-    "test_images": 2500,
-    "batch_size": 16,
-    "lr": 2e-3,
-    "pretrain_lr": 1e-2,
-    "transformer_channels": 16,
-    "transformer_blocks": 2,
-    "source_arch": "resnet18_small",
-    "modes": MODES,
-    "gate_db": 0.5,
-    # weights chosen by the rule of tables.py on validation, before the test pictures were read
-    "degradations": {
-        ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(3e-4, 0.01, 1e-2)},
-        ("dn", 0.3): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
-        ("jpeg", 6.0): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
-    },
-    "processors": {"srdensenet": {"channels": 8, "blocks": 3}, "resnet_generator": {"channels": 12, "blocks": 6}},
-    "full": (
-        {"seeds": (0, 1, 2)},
-        {"modes": ("plain",), "seeds": (0, 1, 2), "one_cycle": True},
-        {"modes": ("ra",), "weights": (3e-4, 1e-3, 3e-3, 1e-2), "splits": ("val",)},
-        {"modes": ("ra_unsupervised",), "weights": (0.01, 0.03, 0.1), "splits": ("val",)},
-        {"modes": ("ra",), "sources": tuple(FAMILIES)},
-        {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
-        {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
-    ),
-}
-
-
-# Real photographs: CIFAR-10, 25,000 training pictures, all 10,000 test pictures; the digits' schedule, weights by the rule.
-# Budget: about 4 minutes a run on one core. Command: python -m rastudy.sweep --preset cifar10 --full --data DIR
-PRESETS["cifar10"] = {
-    "dataset": "cifar10",
-    "data_dir": "data/cifar10",
-    "train_images": 25000,
-    "test_images": 10000,
-    "flip": True,
-    "batch_size": 16,
-    "lr": 2e-3,
-    "pretrain_lr": 1e-2,
-    "source_arch": "resnet18_small",
-    "modes": ("plain", "ra", "ra_unsupervised"),
-    "gate_db": 0.5,
-    "degradations": {("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(3e-3, 0.1, 1e-2)}},
-    "full": (
-        {"modes": ("plain",), "one_cycle": True},
-        {"modes": ("ra",), "weights": (1e-3, 3e-3), "splits": ("val",)},
-        {"modes": ("ra_unsupervised",), "weights": (0.03, 0.1), "splits": ("val",)},
-    ),
-}
-
-# The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.
-PRESETS["smoke"] = {
-    **PRESETS["digits"],
-    "train_images": 200,
-    "val_images": 60,
-    "test_images": 60,
-    "channels": 8,
-    "blocks": 1,
-    "transformer_channels": 4,
-    "gate_db": None,
-    "degradations": {
-        key: settings | {"pretrain_epochs": 1, "epochs": 1} for key, settings in PRESETS["digits"]["degradations"].items()
-    },
-    "processors": {"srdensenet": {"channels": 4, "blocks": 1}, "resnet_generator": {"channels": 4, "blocks": 1}},
-}
-
-
-def degradations(preset: str, task: str = "") -> list[tuple[str, float]]:
-    """The preset's degradations (task, strength), of one task or of all."""
-    return [key for key in PRESETS[preset]["degradations"] if task in ("", key[0])]
-
-
-def tasks_of(preset: str) -> list[str]:
-    """The preset's tasks, each once."""
-    return list(dict.fromkeys(task for task, _ in degradations(preset)))
-
-
-def settings_of(preset: str, task: str, strength: float = -1.0) -> dict:
-    """What a preset sets for one degradation; for a strength that is not among its own, what it sets for the task's first."""
-    own = degradations(preset, task)
-    key = (task, strength) if (task, strength) in own else own[0]
-    return PRESETS[preset]["degradations"][key] | {"strength": key[1] if strength < 0 else strength}
-
-
 def make_config(preset: str, task: str, mode: str = "plain", **overrides: object) -> Config:
     """A preset's settings for one task and mode, with some fields replaced.
 
@@ -288,7 +181,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
     one_of("preset", preset, PRESETS)
     one_of("task", task, tasks_of(preset))
     mode = ALIASES.get(mode, mode)
-    one_of("mode", mode, MODES + BASELINES)
+    one_of("mode", mode, MODES + CONTROL_MODES + BASELINES)
     names = {field.name for field in dataclasses.fields(Config)}
     for name in overrides:
         one_of("parameter", name, sorted(names))

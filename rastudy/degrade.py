@@ -68,6 +68,11 @@ def no_processing(lq: torch.Tensor, task: str, strength: float) -> torch.Tensor:
     return to_tensor(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
 
 
+def round_to_8_bits(pictures: torch.Tensor) -> torch.Tensor:
+    """The pictures as a file would hold them: clamped to [0, 1] and rounded to steps of 1/255; any shape."""
+    return pictures.clamp(0, 1).mul(255).round().div(255)
+
+
 def to_tensor(picture: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 to (3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(picture.astype(np.float32) / 255).permute(2, 0, 1)

@@ -9,6 +9,7 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 from torch import nn
 
 from rastudy import metrics
-from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
-from rastudy.config import BASELINES, Config, make_config, tasks_of
+from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
+from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Loader, PictureSet, load_split, read_folder
-from rastudy.degrade import no_processing
+from rastudy.degrade import no_processing, round_to_8_bits
 from rastudy.errors import StudyError, command, one_of
+from rastudy.presets import tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import (
@@ -42,12 +44,11 @@ STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6
 
 
 def restore(processor: nn.Module | None, lq: torch.Tensor, gt: torch.Tensor, config: Config) -> torch.Tensor:
-    """P's output for a batch, or that of the baselines ``none`` and ``clean``; (N, 3, H, W)."""
+    """P's output for a batch before rounding, or that of the baselines ``none`` and ``clean``; (N, 3, H, W)."""
     if config.mode == "clean":
         return gt
     if config.mode == "none":
         return torch.stack([no_processing(p.cpu(), config.task, config.strength) for p in lq]).to(gt.device)
-    # ASSUMPTION: No rounding. As in the release R sees P's floats, neither rounded to 8 bits nor clamped.
     return processor(lq)  # in full precision, whatever it was trained in
 
 
@@ -59,8 +60,9 @@ def predict(
     """Run P (and T) over a picture set once and let every target R read the result.
 
     Returns:
-        arrays by name: ``label``, ``group`` (N,); ``mse``, ``ssim``, ``ssim_release`` (N,) of P's picture (and
-        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first.
+        arrays by name: ``label``, ``group`` (N,); ``mse``, ``ssim``, ``ssim_release`` (N,) float32 of P's picture (and
+        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first; ``top1_float``
+        (R, N) uint16, the first of them where P's floats are handed on as they are.
     """
     torch.set_num_threads(config.threads)
     check_classes(list(targets), pictures)
@@ -69,22 +71,31 @@ def predict(
     for batch in Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered():
         lq, gt = batch.lq.to(device), batch.gt.to(device)
         restored = restore(processor, lq, gt, config)
-        shown = {"": restored}  # what people see; R reads T's version of it where there is a T
+        # ASSUMPTION: P's picture is a file. It is rounded to 8 bits before people, R and T see it (T's is not: it stands
+        # before R). The release hands on floats, neither rounded nor clamped: ``top1_float``, beside the main figure.
+        picture = round_to_8_bits(restored)
+        shown = {"": picture}
         if transformer is not None:
-            shown["_transformed"] = transformer(restored)
-        for suffix, picture in shown.items():
+            shown["_transformed"] = transformer(picture)
+        for suffix, seen in shown.items():
             values = {
-                "mse": metrics.mse_per_image(picture, gt),
-                "ssim": metrics.ssim_per_image(picture, gt),
-                "ssim_release": metrics.ssim_per_image(picture, gt, zero_padded=True),
+                "mse": metrics.mse_per_image(seen, gt),
+                "ssim": metrics.ssim_per_image(seen, gt),
+                "ssim_release": metrics.ssim_per_image(seen, gt, zero_padded=True),
             }
             for name, value in values.items():
-                parts.setdefault(name + suffix, []).append(value.cpu())
-        read = shown.get("_transformed", restored)
+                parts.setdefault(name + suffix, []).append(value.float().cpu())
+        read = shown.get("_transformed", picture)
         top5 = torch.stack([metrics.top5(target(read)) for target in targets])
-        parts.setdefault("top5", []).append(top5.cpu().to(torch.int32))
-    arrays = {k: torch.cat(v, dim=1 if k == "top5" else 0).numpy() for k, v in parts.items()}
-    arrays["top5"] = arrays["top5"].astype(np.uint16)
+        top1_float = top5[:, :, 0]
+        if not torch.equal(picture, restored):
+            read = restored if transformer is None else transformer(restored)
+            top1_float = torch.stack([target(read).argmax(1) for target in targets])
+        for name, verdicts in (("top5", top5), ("top1_float", top1_float)):
+            parts.setdefault(name, []).append(verdicts.cpu())
+    by_target = ("top5", "top1_float")
+    arrays = {name: torch.cat(values, dim=int(name in by_target)).numpy() for name, values in parts.items()}
+    arrays |= {name: arrays[name].astype(np.uint16) for name in by_target}
     return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
 
 
@@ -163,17 +174,26 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
         for strength in STRENGTH_CURVES[task]:
             config = make_config(preset, task, "none", strength=strength, **overrides)
             pictures = _first(load_pictures(config, "val"), count)
-            targets = [load_classifier(name, config.dataset) for name in config.targets]
-            arrays = predict(config, pictures, targets)
+            names = [name for name in config.targets if not is_variant(name)]
+            arrays = predict(config, pictures, [load_classifier(name, config.dataset) for name in names])
             top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
-            for name, value in zip(config.targets, top1, strict=True):
+            for name, value in zip(names, top1, strict=True):
                 rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
     return pd.DataFrame(rows)
 
 
+@torch.inference_mode()
+def processed(config: Config, pictures: PictureSet) -> PictureSet:
+    """The pictures as a finished run's P (or a baseline) gives them, in 8 bits: what an R may be trained on."""
+    processor = None if config.mode in BASELINES else load_models(config)[0]
+    batches = Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered()
+    shown = [round_to_8_bits(restore(processor, batch.lq, batch.gt, config)) for batch in batches]
+    pixels = torch.cat(shown).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return replace(pictures, pictures=pixels)
+
+
 def _first(pictures: PictureSet, count: int) -> PictureSet:
-    arrays = (pictures.pictures[:count], pictures.labels[:count], pictures.groups[:count])
-    return PictureSet(pictures.name, pictures.split, *arrays, pictures.classes)
+    return replace(pictures, pictures=pictures.pictures[:count], labels=pictures.labels[:count], groups=pictures.groups[:count])
 
 
 @command

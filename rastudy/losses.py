@@ -36,6 +36,27 @@ def unsupervised_loss(sources: Sequence[Classifier], restored: torch.Tensor, tar
     return torch.stack(losses).mean()
 
 
+def perceptual_loss(sources: Sequence[Classifier], restored: torch.Tensor, targets: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Squared distance of R's features on restored and on clean pictures, relative to the latter's; the mean over source R's.
+
+    The control for what R's verdict adds to R's features; ours, after the losses of Johnson et al. 2016.
+
+    Args:
+        targets: the features of each source R on the clean pictures, (N, C, h, w), without gradient.
+    """
+    losses = []
+    for source, target in zip(sources, targets, strict=True):
+        distance = (source.features(restored).float() - target).square().mean((1, 2, 3))
+        losses.append((distance / target.square().mean((1, 2, 3))).mean())
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def clean_features(sources: Sequence[Classifier], gt: torch.Tensor) -> list[torch.Tensor]:
+    """The features of each source R on clean pictures (N, 3, H, W)."""
+    return [source.features(gt).float() for source in sources]
+
+
 @torch.no_grad()
 def soft_targets(sources: Sequence[Classifier], gt: torch.Tensor) -> torch.Tensor:
     """(S, N, K) softmax of each source R on clean pictures (N, 3, H, W)."""

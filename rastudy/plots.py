@@ -15,13 +15,14 @@ import torch
 from matplotlib.figure import Figure
 
 from rastudy.classifiers import Classifier, load_classifier
-from rastudy.config import BASELINES, MODES, PRESETS, Config, degradations, make_config
+from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Loader, PictureSet
-from rastudy.degrade import degrade, no_processing, to_uint8
+from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import one_of
 from rastudy.evaluate import load_pictures, restore
+from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.runs import load_models, root, write_atomic
-from rastudy.tables import display_name, load_table, main_cells, paper_gains
+from rastudy.tables import display_name, load_table, main_cells, paper_gains, without_variants
 from rastudy.train import curve_file
 
 MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
@@ -31,6 +32,7 @@ MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
     "ra": ("RA", "#d55e00", "^"),
     "ra_transformer": ("RA with T", "#0072b2", "v"),
     "ra_unsupervised": ("RA unsupervised", "#009e73", "P"),
+    "perceptual": ("perceptual", "#cc79a7", "X"),
 }
 LOWEST = -8  # of the trade-off's axis: diverged runs are told in words below it
 TASK_NAMES = {"sr": "super-resolution", "dn": "denoising", "jpeg": "JPEG deblocking"}
@@ -66,7 +68,7 @@ def _note(figure: Figure, rows: pd.DataFrame, what: str) -> None:
 
 def plot_accuracy(preset: str) -> Figure:
     """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per degradation."""
-    table = main_cells(load_table(preset, "accuracy"), preset)
+    table = without_variants(main_cells(load_table(preset, "accuracy"), preset))
     rows = table[table["metric"] == "top1"]
     keys, targets = _present(rows, preset), list(rows["target_arch"].unique())
     sns.set_theme(style="whitegrid", context="notebook")
@@ -115,7 +117,7 @@ def _signed(value: float, low: float, high: float) -> str:
 
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
-    rows = main_cells(load_table(preset, "gains"), preset)
+    rows = without_variants(main_cells(load_table(preset, "gains"), preset))
     keys, modes = _present(rows, preset), [mode for mode in MODES[1:] if mode in set(rows["mode"])]
     targets = list(rows["target_arch"].unique())
     sns.set_theme(style="white", context="notebook")
@@ -132,7 +134,7 @@ def plot_gains(preset: str) -> Figure:
 
 def plot_matrix(preset: str) -> Figure:
     """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per degradation."""
-    rows = load_table(preset, "gains")
+    rows = without_variants(load_table(preset, "gains"))
     rows = rows[(rows["mode"] == "ra") & (rows["baseline"] == "plain") & ~rows["source_arch"].str.contains(",")]
     # the main cells but for their R
     rows = rows.loc[main_cells(rows.assign(source_arch=PRESETS[preset]["source_arch"]), preset).index]
@@ -168,7 +170,7 @@ def plot_paper(preset: str) -> Figure:
 
     Of a task with several strengths, the paper's: sr x4.
     """
-    ours, paper = main_cells(load_table(preset, "gains"), preset), paper_gains()
+    ours, paper = without_variants(main_cells(load_table(preset, "gains"), preset)), paper_gains()
     keys = [key for key in _present(ours, preset) if key[0] != "sr" or key[1] == 4]
     modes = [mode for mode in ("ra", "ra_unsupervised") if mode in set(ours["mode"])]
     sns.set_theme(style="whitegrid", context="notebook")
@@ -329,7 +331,7 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
     for k, (mode, _) in enumerate(columns):
         config = make_config(preset, task, mode, **overrides)
         processor, transformer = (None, None) if mode in BASELINES else load_models(config)
-        shown = restore(processor, batch.lq, batch.gt, config)
+        shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))
         shown = transformer(shown) if transformer is not None else shown
         verdicts = [target(shown).argmax(1) for target in targets]
         for row in range(count):

@@ -7,10 +7,10 @@ import re
 
 import pandas as pd
 
-from rastudy.config import MODES, degradations
 from rastudy.plots import mode_name
+from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.runs import results_folder, root, write_atomic
-from rastudy.tables import load_table, main_cells, main_table, paper_gains, short_name
+from rastudy.tables import load_table, main_cells, main_table, paper_gains, short_name, without_variants
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
@@ -93,7 +93,7 @@ def _paper_kept(condition: str, mode: str) -> str:
 
 def claims_table() -> str:
     """Claim by claim and degradation: the paper's figure, and ours with intervals, on every set."""
-    presets = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    presets = _present()
     conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
     rows = []
     for mode in MODES[1:]:
@@ -118,9 +118,7 @@ CONTRASTS = (  # mode, what it is compared with
 def controls_table() -> str:
     """Plain and RA against plain trained in one uninterrupted cycle of the same length: is the schedule to blame?"""
     rows = []
-    for preset in STUDIES:
-        if not (results_folder(preset) / "gains.csv").is_file():
-            continue
+    for preset in _present():
         for condition in CONDITIONS:
             for mode, baseline, shown in CONTRASTS:
                 cell = main_rows("gains", preset, condition, baseline, mode=mode)
@@ -130,6 +128,24 @@ def controls_table() -> str:
     if not any("one cycle" in row[2] for row in rows):
         return "(`make study-full` runs this control.)\n"
     return markdown(rows, ["data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's"])
+
+
+def rounding_table() -> str:
+    """Top-1 where P's picture is rounded to 8 bits, and where its floats are handed on as they are."""
+    rows = []
+    for preset in _present():
+        for condition in CONDITIONS:
+            table = without_variants(main_rows("accuracy", preset, condition))
+            both = table.pivot_table(index=["mode", "target_arch"], columns="metric", values="value", sort=False)
+            for mode in PRESETS[preset]["modes"]:
+                if mode in both.index:
+                    cell, source = both.loc[mode], PRESETS[preset]["source_arch"]
+                    change = (cell["top1"] - cell["top1_float"]).abs().max()
+                    shown = [*cell.loc[source, ["top1", "top1_float"]], *cell[["top1", "top1_float"]].drop(source).mean()]
+                    shown = [f"{value:.2f}" for value in shown]
+                    rows.append([STUDIES[preset], condition, mode_name(mode), *shown, f"{change:.2f}"])
+    return markdown(rows, ["data", "task", "mode", "the R in the loss, 8 bits", "floats", "unseen R's, 8 bits", "floats",
+                           "largest change of an R"])  # fmt: skip
 
 
 def processors_table() -> str:
@@ -145,6 +161,11 @@ def processors_table() -> str:
         values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
         rows.append([short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain['value'].iloc[0]:.2f}", *values])
     return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
+
+
+def _present() -> list[str]:
+    """The studies that have committed results."""
+    return [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
 
 
 def _shown(preset: str) -> str:
@@ -167,7 +188,8 @@ def timings_table() -> str:
 
 def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
-    makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table}
+    makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
+              "rounding": rounding_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

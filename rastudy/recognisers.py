@@ -1,7 +1,8 @@
 """Train the study's own small recognisers on clean pictures: ``python -m rastudy.recognisers --preset digits``.
 
 Each is written to ``rastudy/weights/<recipe>/<arch>.safetensors`` and its hash to ``SHA256SUMS``. The last epoch is
-kept; validation accuracy is reported, never used to choose.
+kept; validation accuracy is reported, never used to choose. ``--adapt-to plain --task jpeg`` trains the clean one on, on what
+plain P gives: the other way to have an R read degraded pictures. ``--adapt-to none``: on the degraded pictures themselves.
 """
 
 import argparse
@@ -13,22 +14,24 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, sha256
+from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, load_state_file, sha256
+from rastudy.config import make_config
 from rastudy.data import PictureSet, load_split
 from rastudy.errors import command, one_of
+from rastudy.evaluate import processed
 from rastudy.runs import write_atomic
 from rastudy.small import SMALL
+from rastudy.train import train as train_run
 
 # pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4), and architectures
 # that train for a multiple of the epochs: thin bottlenecks stay near chance for a third of the usual ones
 BOTTLENECKS = {"resnet50_small": 2, "resnet101_small": 2}
 RECIPES = {
     "digits": {"train_images": 16000, "epochs": 10, "lr": 4e-3, "augment": False, "longer": BOTTLENECKS},
-    "cifar10": {"train_images": 25000, "epochs": 8, "lr": 4e-3, "augment": True, "longer": {}},
-    # trained in full, for the full study on CIFAR-10; no preset reads them yet
-    "cifar10_full": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": BOTTLENECKS},
+    "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": BOTTLENECKS},
 }
 
+ADAPTED_LR = 1e-3  # a fourth of the clean training's; for as many epochs as RA's run has after its pretraining
 BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
 
 
@@ -76,14 +79,18 @@ def _metadata(arch: str, train: PictureSet, seed: int, **others: object) -> dict
     return {key: str(value) for key, value in (metadata | others).items()}
 
 
-def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict) -> tuple[dict, dict]:
-    """Train one recogniser with AdamW and one cycle of learning rate, in bf16 autocast.
+def train_recogniser(
+    arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict, start: dict | None = None
+) -> tuple[dict, dict]:
+    """Train one recogniser with AdamW and one cycle of learning rate, in bf16 autocast; from the state ``start``, if given.
 
     Returns the state dict and metadata (strings).
     """
     torch.manual_seed(seed)
     epochs = recipe["epochs"] * recipe["longer"].get(arch, 1)
     net = SMALL[arch](len(train.classes)).to(memory_format=torch.channels_last)
+    if start is not None:
+        net.load_state_dict(start)
     optimiser = torch.optim.AdamW(net.parameters(), recipe["lr"], weight_decay=WEIGHT_DECAY, fused=True)
     steps = -(-len(train) // BATCH_SIZE) * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe["lr"], steps)
@@ -105,7 +112,7 @@ def train_recogniser(arch: str, train: PictureSet, val: PictureSet, seed: int, r
         rate = len(train) / (time.perf_counter() - started)
         print(f"{arch} epoch {epoch + 1}/{epochs} loss {total / len(train):.3f} {rate:.0f} images/s", flush=True)
     top1 = accuracy(net, val)
-    print(f"{arch} clean top-1 on validation {top1:.2f} %", flush=True)
+    print(f"{arch} top-1 on validation {top1:.2f} %", flush=True)
     return net.state_dict(), _metadata(arch, train, seed, epochs=epochs, val_top1=f"{top1:.2f}")
 
 
@@ -119,23 +126,32 @@ def main() -> None:
     parser.add_argument(
         "--untrained", action="store_true", help="initial weights, a control: written to <arch>_untrained.safetensors"
     )
+    parser.add_argument("--adapt-to", default="", help="none or a mode: train on, on pictures that its seed-0 run gives")
+    parser.add_argument("--task", default="", help="with --adapt-to: sr, dn or jpeg")
+    parser.add_argument("--strength", type=float, default=-1.0, help="with --adapt-to; default: the task's first")
     args = parser.parse_args()
     one_of("preset", args.preset, RECIPES)
     for arch in args.arch:
         one_of("arch", arch, SMALL)
     recipe = RECIPES[args.preset]
     torch.set_num_threads(1)
-    dataset = args.preset.removesuffix("_full")
-    train = load_split(dataset, "train", recipe["train_images"], data_dir=args.data)
-    val = load_split(dataset, "val", 0, data_dir=args.data)
-    folder = WEIGHTS / args.preset
+    suffix, folder = "_untrained" * args.untrained, WEIGHTS / args.preset
+    train, val = (load_split(args.preset, s, n, data_dir=args.data) for s, n in (("train", recipe["train_images"]), ("val", 0)))
+    if args.adapt_to:
+        run = make_config(args.preset, args.task, args.adapt_to, strength=args.strength, data_dir=args.data)
+        train_run(run)
+        recipe = recipe | {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}}
+        train, val, suffix = processed(run, train), processed(run, val), f"_on_{run.mode}_{run.task}{run.strength:g}"
     folder.mkdir(parents=True, exist_ok=True)
     for arch in args.arch:
         if args.untrained:
             state, metadata = untrained_recogniser(arch, train, args.seed)
         else:
-            state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
-        name = arch + (f"_seed{args.seed}" if args.seed else "") + ("_untrained" if args.untrained else "")
+            start = load_state_file(folder / f"{arch}.safetensors") if args.adapt_to else None
+            state, metadata = train_recogniser(arch, train, val, args.seed, recipe, start)
+        name = arch + (f"_seed{args.seed}" if args.seed else "") + suffix
+        if args.adapt_to:
+            metadata |= {"adapted_to": run.run_id}
         state = {k: v.contiguous() for k, v in state.items()}
         write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
         write_hashes(folder)

@@ -38,6 +38,10 @@ class Predictions(NamedTuple):
         """(R, N) bool: is the label among R's first ``k`` classes?"""
         return metrics.hits(self.arrays["top5"], self.arrays["label"], k)
 
+    def hits_float(self) -> np.ndarray:
+        """(R, N) bool: is the label R's first class where P's floats are not rounded to 8 bits?"""
+        return self.arrays["top1_float"] == self.arrays["label"]
+
 
 def predictions_file(config: Config, split: str) -> Path:
     return results_folder(config.preset) / "predictions" / f"{config.run_id}.{split}.npz"
@@ -55,6 +59,7 @@ def load_predictions(path: Path) -> Predictions:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        arrays = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
         return Predictions(json.loads(str(arrays.pop("about"))), arrays)
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such predictions; run python -m rastudy.sweep first") from error
@@ -85,14 +90,10 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
             ]
             values += [(f"{name}{suffix}", arrays[f"{name}{suffix}"].mean()) for name in ("ssim", "ssim_release")]
     rows = [base | {"target_arch": "-", "target_weights": "-", "metric": m, "value": float(v)} for m, v in values]
-    for k in (1, 5):
-        for (arch, weights), hit in zip(about["targets"].items(), predictions.hits(k), strict=True):
-            row = {
-                "target_arch": arch,
-                "target_weights": weights,
-                "metric": f"top{k}",
-                "value": 100 * float(hit.mean()),
-            }
+    hits = {"top1": predictions.hits(), "top5": predictions.hits(5), "top1_float": predictions.hits_float()}
+    for metric, found in hits.items():
+        for (arch, weights), hit in zip(about["targets"].items(), found, strict=True):
+            row = {"target_arch": arch, "target_weights": weights, "metric": metric, "value": 100 * float(hit.mean())}
             rows.append(base | row)
     return rows
 

@@ -22,10 +22,11 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from rastudy.config import BASELINES, NOT_APPLICABLE, PRESETS, Config, degradations, make_config, settings_of, tasks_of
+from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
+from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.readme import STUDIES, refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import (
@@ -44,8 +45,9 @@ from rastudy.train import is_trained
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
 PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
-READING_RATE, WHOLE_SET = 1600, 50_000  # pictures that an R reads in a second; pictures where a preset takes all
-RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "ra_transformer": 2.2}  # of a step
+READING_RATE, WHOLE_SET = 1200, 50_000  # pictures that an R reads in a second, both ways; pictures where a preset takes all
+RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "perceptual": 1.9,
+                 "ra_transformer": 2.2}  # of a step  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Cell:
         """Expected seconds on one core like ours: a guess for the order of runs, the time left and the dry run."""
         config, own = self.config, RELATIVE_COST[self.config.mode]
         start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
+        own += 0.8 * max(0, len(config.sources) - 1)  # every further R in the loss
         pictures = (own * config.epochs + start * config.pretrain_epochs) * (config.train_images or WHOLE_SET)
         rate = PLAIN_RATE[config.task] * (1.7 if config.precision == "bf16" else 1)
         read = sum({"val": config.val_images, "test": config.test_images or WHOLE_SET}[split] for split in self.splits)

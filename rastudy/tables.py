@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from rastudy import metrics, stats
-from rastudy.classifiers import FAMILIES, small_arch
-from rastudy.config import BASELINES, MODES, NOT_APPLICABLE, PRESETS, degradations, make_config
+from rastudy.classifiers import FAMILIES, is_variant, small_arch
+from rastudy.config import BASELINES, CONTROL_MODES, NOT_APPLICABLE, make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
+from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
@@ -97,7 +98,7 @@ def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
             other = same[seed].about["run_id"]
             raise StudyError(f"{path.name} and the run {other} are the same cell and seed; delete the stale one")
         same[seed] = predictions
-    order = {name: k for k, name in enumerate((*TASKS, *BASELINES, *MODES))}
+    order = {name: k for k, name in enumerate((*TASKS, *BASELINES, *MODES, *CONTROL_MODES))}
     keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
     return {key: Cell(runs[key]) for key in keys}
 
@@ -123,15 +124,17 @@ def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Ce
 
 
 def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
-    """Top-1 of every target R, PSNR and SSIM, with intervals and the spread over seeds."""
+    """Top-1 of every target R (rounded to 8 bits and not), PSNR and SSIM, with intervals and the spread over seeds."""
     for cell in cells.values():
         values = {(arch, "top1"): cell.hits[:, r] for r, arch in enumerate(cell.targets)}
         runs = list(cell.runs.values())
+        floats = 100.0 * np.stack([run.hits_float() for run in runs])
+        values |= {(arch, "top1_float"): floats[:, r] for r, arch in enumerate(cell.targets)}
         for suffix in ("", "_transformed"):
             if f"mse{suffix}" in runs[0].arrays and cell.settings["mode"] != "clean":
                 values["-", f"psnr{suffix}"] = np.stack([metrics.psnr(run.arrays[f"mse{suffix}"]) for run in runs])
                 values["-", f"ssim{suffix}"] = np.stack([run.arrays[f"ssim{suffix}"] for run in runs])
-        scales = [100.0 if metric == "top1" else 1.0 for _, metric in values]
+        scales = [100.0 if metric.startswith("top1") else 1.0 for _, metric in values]
         columns = [value.mean(0) / scale for value, scale in zip(values.values(), scales, strict=True)]
         estimates = stats.mean_intervals(np.stack(columns, 1), cell.groups)
         for ((arch, metric), value), scale, estimate in zip(values.items(), scales, estimates, strict=True):  # (S, N)
@@ -151,9 +154,7 @@ def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
     sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
     seen = {small_arch(name) for name in sources} - {None}
     others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
-    again = [
-        r for r in others if small_arch(cell.targets[r]) in seen or small_arch(cell.targets[r]) not in (None, cell.targets[r])
-    ]
+    again = [r for r in others if small_arch(cell.targets[r]) in seen or is_variant(cell.targets[r])]
     unseen = [r for r in others if r not in again]
     for r, arch in enumerate(cell.targets):
         yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
@@ -269,7 +270,7 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
         }
         rows.append({name: row[name] for name in TRADEOFF})
     for key in degradations(preset):
-        for mode in MODES:
+        for mode in (*MODES, *CONTROL_MODES):
             same = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
             allowed = [r for r in same if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
@@ -292,9 +293,11 @@ def make_tables(preset: str) -> list[Path]:
         "accuracy": list(accuracy_rows(test)), "gains": gain_rows(test), "kept": list(kept_rows(test)),
         "tradeoff": tradeoff_rows(preset, val),
     }  # fmt: skip
-    for name, columns in TABLES.items():
-        write_csv(folder / f"{name}.csv", [_rounded(row) for row in rows[name]], columns)
-    return [folder / f"{name}.csv" for name in TABLES]
+    # before the test pictures are read there is a weight grid and nothing else
+    found = {folder / f"{name}.csv": (rows[name], columns) for name, columns in TABLES.items() if rows[name]}
+    for path, (lines, columns) in found.items():
+        write_csv(path, [_rounded(row) for row in lines], columns)
+    return list(found)
 
 
 def _rounded(row: dict) -> dict:
@@ -353,6 +356,11 @@ def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.
     return table[keep & (table["baseline"] == baseline)] if "baseline" in table else table[keep]
 
 
+def without_variants(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose target R is no second training, adapted or untrained one: the five, or somebody's own."""
+    return table[~table["target_arch"].map(is_variant).astype(bool)]
+
+
 def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
     """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
     return cell_key(make_config(preset, task, mode, strength=strength).science())
@@ -360,7 +368,7 @@ def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
 
 def main_table(preset: str) -> pd.DataFrame:
     """Top-1 (%) of every R, PSNR (dB) and SSIM, by degradation and mode, on the test pictures; means over seeds."""
-    table = main_cells(load_table(preset, "accuracy"), preset)
+    table = without_variants(main_cells(load_table(preset, "accuracy"), preset))
     table = table[table["metric"].isin(["top1", "psnr", "ssim"])]
     column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
     shown = [short_name(*key) for key in zip(table["task"], table["strength"], strict=True)]

@@ -18,7 +18,7 @@ from rastudy.classifiers import Classifier, load_classifier, sha256, weights_ver
 from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, Loader, PictureSet, load_split
 from rastudy.errors import StudyError, command
-from rastudy.losses import image_loss, recognition_loss, soft_targets, unsupervised_loss
+from rastudy.losses import clean_features, image_loss, perceptual_loss, recognition_loss, soft_targets, unsupervised_loss
 from rastudy.runs import (
     build_models,
     claim_folder,
@@ -34,7 +34,7 @@ from rastudy.runs import (
 )
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
-CURVE_POINTS = 40  # rows of a training curve
+CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
 
 
 @dataclass
@@ -79,6 +79,16 @@ def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, to
     return loss, recognition
 
 
+def perceptual_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """P learns the image loss and to give R's features of the clean picture; needs no label."""
+    targets = clean_features(models.sources, batch.gt)
+    with models.autocast():
+        restored = models.processor(batch.lq)
+        loss, recognition = image_loss(restored, batch.gt), perceptual_loss(models.sources, restored, targets)
+    (loss + models.config.ra_weight * recognition).backward()
+    return loss, recognition
+
+
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone.
 
@@ -103,6 +113,7 @@ def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, tor
 
 STEPS: dict[str, Callable[[Models, Batch], tuple[torch.Tensor, torch.Tensor]]] = {
     "plain": plain_step, "ra": ra_step, "ra_transformer": ra_transformer_step, "ra_unsupervised": ra_unsupervised_step,
+    "perceptual": perceptual_step,
 }  # fmt: skip
 
 
@@ -236,7 +247,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     """One epoch; returns its part of the training curve."""
     config, device = models.config, next(models.processor.parameters()).device
     steps = len(loader) * config.epochs
-    every = max(1, steps // CURVE_POINTS)
+    points = max(1, CURVE_POINTS // config.epochs)  # of an epoch, at equal distances
     models.processor.train(config.mode == "plain" or bool(config.sources))  # P rests while T learns to copy
     if models.transformer is not None:
         models.transformer.train()
@@ -257,7 +268,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
         for optimiser in models.optimisers:
             optimiser.step()
         sums, images = sums + losses * len(batch.index), images + len(batch.index)
-        if (step + 1) % every == 0 or k + 1 == len(loader):
+        if (k + 1) * points // len(loader) > k * points // len(loader):
             means = (sums / images).tolist()
             seen = epoch * len(loader.label) + min((k + 1) * config.batch_size, len(loader.label))
             curve.append(dict(zip(CURVE_COLUMNS, (step + 1, seen, learning_rate(config, step, steps), *means), strict=True)))

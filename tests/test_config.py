@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from rastudy.config import BASELINES, MODES, PRESETS, Config, configure, make_config
+from rastudy.config import BASELINES, Config, configure, make_config
 from rastudy.errors import StudyError
+from rastudy.presets import MODES, PRESETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # where and how fast a run goes, and who reads its output: not its numbers

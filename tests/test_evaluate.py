@@ -13,11 +13,12 @@ from PIL import Image
 
 from rastudy import digits, evaluate, metrics
 from rastudy.classifiers import load_classifier
-from rastudy.config import MODES, Config, make_config
+from rastudy.config import Config, make_config
 from rastudy.data import Loader
-from rastudy.degrade import to_tensor
+from rastudy.degrade import round_to_8_bits, to_tensor, to_uint8
 from rastudy.errors import StudyError
 from rastudy.evaluate import load_pictures, predict
+from rastudy.presets import MODES
 from rastudy.results import Predictions, load_predictions, tidy_rows
 from rastudy.runs import build_models, load_models, run_folder, save_weights, weights_file
 from rastudy.train import train
@@ -81,16 +82,19 @@ def test_logits_do_not_depend_on_the_batch_size():
 
 @torch.inference_mode()
 def test_verdicts_are_those_of_the_restored_pictures():
-    """top5 holds the classes R gives most weight, best first; label and group are the set's."""
+    """Rounded to 8 bits, and P's floats beside them; best first; label and group are the set's."""
     config = small("plain")
     pictures, (processor, _) = load_pictures(config, "test"), untrained(config)
     arrays = predict(config, pictures, targets(), processor)
     batch = next(Loader(pictures, config.task, config.strength, 60).ordered())
     restored = processor(batch.lq)
+    picture = torch.stack([to_tensor(to_uint8(p)) for p in restored])
+    assert not torch.equal(picture, restored)
     for r, target in enumerate(targets()):
-        expected = target(restored).argsort(1, descending=True)[:, :5]
+        expected = target(picture).argsort(1, descending=True)[:, :5]
         np.testing.assert_array_equal(arrays["top5"][r], expected)
-    expected = ((restored - batch.gt).double() ** 2).mean((1, 2, 3))
+        np.testing.assert_array_equal(arrays["top1_float"][r], target(restored).argmax(1))
+    expected = ((picture - batch.gt).double() ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(arrays["mse"], expected, rtol=1e-6)
     np.testing.assert_array_equal(arrays["label"], pictures.labels)
     np.testing.assert_array_equal(arrays["group"], pictures.groups)
@@ -108,7 +112,7 @@ def test_no_processing(task):
             shown = to_tensor(np.asarray(image.resize((8, 8), Image.BICUBIC).resize((32, 32), Image.BICUBIC)))
         elif task == "dn":
             noise = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(k))
-            shown = (gt + config.strength * noise).clamp(0, 1)
+            shown = ((gt + config.strength * noise).clamp(0, 1) * 255).round() / 255
         else:
             file = io.BytesIO()
             image.save(file, "JPEG", quality=int(config.strength))
@@ -116,6 +120,21 @@ def test_no_processing(task):
         assert arrays["mse"][k] == pytest.approx(float(((shown - gt).double() ** 2).mean()), rel=1e-5)
         verdicts = [int(target(shown[None]).argmax()) for target in targets()]
         assert arrays["top5"][:, k, 0].tolist() == verdicts
+
+
+def test_processed_pictures_are_what_is_evaluated(study_root):
+    """A picture set that R may be trained on: read as a clean one, it gives the run's own verdicts."""
+    config = small("plain", train_images=64)
+    train(config, quiet)
+    pictures = load_pictures(config, "test")
+    shown = evaluate.processed(config, pictures)
+    assert shown.pictures.dtype == np.uint8 and shown.pictures.shape == pictures.pictures.shape
+    np.testing.assert_array_equal(shown.labels, pictures.labels)
+    arrays = predict(config, pictures, targets(), load_models(config)[0])
+    np.testing.assert_array_equal(predict(small("clean"), shown, targets())["top5"], arrays["top5"])
+    none = evaluate.processed(small("none", "dn"), pictures)
+    lq = next(Loader(pictures, "dn", small("none", "dn").strength, 60).ordered()).lq
+    np.testing.assert_array_equal(none.pictures, np.stack([to_uint8(p) for p in lq]))
 
 
 def test_clean_is_the_original():
@@ -129,6 +148,7 @@ def test_clean_is_the_original():
         hits = target(batch).argmax(1).numpy() == pictures.labels
         assert hits.mean() > 0.7
         np.testing.assert_array_equal(arrays["top5"][r, :, 0] == pictures.labels, hits)
+    np.testing.assert_array_equal(arrays["top1_float"], arrays["top5"][:, :, 0])
 
 
 @torch.inference_mode()
@@ -142,11 +162,13 @@ def test_the_transformers_figures_have_names_of_their_own():
         np.testing.assert_array_equal(arrays[name], plain[name])
         assert not np.allclose(arrays[f"{name}_transformed"], plain[name])
     batch = next(Loader(pictures, config.task, config.strength, 60).ordered())
-    transformed = transformer(processor(batch.lq))
+    restored = processor(batch.lq)
+    transformed = transformer(round_to_8_bits(restored))
     expected = metrics.mse_per_image(transformed, batch.gt)
     np.testing.assert_allclose(arrays["mse_transformed"], expected, rtol=1e-6)
     for r, target in enumerate(targets()):
         np.testing.assert_array_equal(arrays["top5"][r, :, 0], target(transformed).argmax(1))
+        np.testing.assert_array_equal(arrays["top1_float"][r], target(transformer(restored)).argmax(1))
     about = {"config": config.science(), "run_id": "a", "split": "test", "name": "digits",
              "targets": dict.fromkeys(TARGETS, "w")}  # fmt: skip
     values = {row["metric"]: row["value"] for row in tidy_rows(Predictions(about, arrays))}
@@ -240,7 +262,7 @@ def test_evaluate_splits_shows_every_target(study_root):
     files = [evaluate.evaluate(config, split, quiet) for split in ("val", "test")]
     rows = [row for path in files for row in tidy_rows(load_predictions(path))]
     shown = {(row["split"], row["target_arch"], row["metric"]): round(row["value"], 3) for row in rows}
-    assert len(shown) == 2 * (4 + 2 * 2)
+    assert len(shown) == 2 * (4 + 2 * 3)
     for (split, arch, metric), value in shown.items():
         assert table.loc[(split, arch), metric] == value
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rastudy.classifiers import Classifier, load_classifier
-from rastudy.losses import image_loss, recognition_loss, soft_targets, unsupervised_loss
+from rastudy.losses import clean_features, image_loss, perceptual_loss, recognition_loss, soft_targets, unsupervised_loss
 
 N, K = 5, 10
 
@@ -33,6 +33,27 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     restored, gt = torch.rand((2, N, 3, 8, 8), generator=generator)
     return restored.requires_grad_(), gt, torch.tensor([3, 1, 4, 1, 5])
+
+
+def test_perceptual_loss_by_hand(pictures):
+    """Relative squared distance of the features, a mean over pictures, then over R's; no gradient from the clean side."""
+    restored, gt, _ = pictures
+    nets = [
+        nn.Sequential(nn.Conv2d(3, k, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(k, 4)) for k in (4, 6)
+    ]
+    sources = [Classifier(f"conv{k}", net, "random", (0.0,) * 3, (1.0,) * 3) for k, net in enumerate(nets)]
+    targets = clean_features(sources, gt)
+    assert not any(target.requires_grad for target in targets)
+    expected = []
+    for net in nets:
+        for x, y in zip(restored, gt, strict=True):
+            a, b = (net[:2](z[None]) for z in (x, y))
+            expected.append(((a - b) ** 2).sum() / (b**2).sum())
+    loss = perceptual_loss(sources, restored, targets)
+    assert loss == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+    loss.backward()
+    assert restored.grad.abs().sum() > 0
+    assert perceptual_loss(sources, gt, targets) == 0
 
 
 def test_image_loss_by_hand(pictures):

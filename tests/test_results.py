@@ -30,7 +30,8 @@ def hand_made(config: Config, split: str = "test", seed: int = 0) -> Predictions
     """Random figures of 45 pictures in groups of 3, read by three R's."""
     rng = np.random.default_rng(seed)
     top5 = np.stack([[rng.permutation(10)[:5] for _ in range(N)] for _ in TARGETS]).astype(np.uint16)
-    arrays = {"top5": top5, "label": rng.integers(0, 10, N).astype(np.uint16),
+    top1_float = np.where(rng.random(top5.shape[:2]) < 0.1, rng.integers(0, 10, top5.shape[:2]), top5[:, :, 0])
+    arrays = {"top5": top5, "top1_float": top1_float.astype(np.uint16), "label": rng.integers(0, 10, N).astype(np.uint16),
               "group": (np.arange(N) // 3).astype(np.int32)}  # fmt: skip
     for suffix in ("", "_transformed") if config.mode == "ra_transformer" else ("",):
         arrays |= {f"{name}{suffix}": rng.uniform(0.01, 0.2, N) for name in ("mse", "ssim", "ssim_release")}
@@ -41,12 +42,12 @@ def hand_made(config: Config, split: str = "test", seed: int = 0) -> Predictions
 
 @pytest.mark.parametrize("mode", ["plain", "ra", "ra_transformer", "none", "clean"])
 def test_rows_have_exactly_the_columns(mode):
-    """Whatever the mode; a row per metric of the picture and two per R, keys unique."""
+    """Whatever the mode; a row per metric of the picture and three per R, keys unique."""
     config = make_config("smoke", "dn", mode)
     rows = tidy_rows(hand_made(config))
     assert {frozenset(row) for row in rows} == {frozenset(COLUMNS)}
     images = {"clean": 0, "ra_transformer": 8}.get(mode, 4)
-    assert len(rows) == images + 2 * len(TARGETS)
+    assert len(rows) == images + 3 * len(TARGETS)
     assert len({tuple(row[name] for name in KEY) for row in rows}) == len(rows)
     row = rows[-1]
     assert (row["run_id"], row["preset"], row["task"], row["mode"]) == (config.run_id, "smoke", "dn", mode)
@@ -64,6 +65,8 @@ def test_values_agree_with_direct_computation():
     for r, arch in enumerate(TARGETS):
         label, top5 = arrays["label"].tolist(), arrays["top5"][r].tolist()
         assert values[arch, "top1"] == pytest.approx(100 * sum(row[0] == k for row, k in zip(top5, label)) / N)  # noqa: B905
+        read = arrays["top1_float"][r].tolist()
+        assert values[arch, "top1_float"] == pytest.approx(100 * sum(a == k for a, k in zip(read, label)) / N)  # noqa: B905
         assert values[arch, "top5"] == pytest.approx(100 * sum(k in row for row, k in zip(top5, label)) / N)  # noqa: B905
     for suffix in ("", "_transformed"):
         mse = arrays[f"mse{suffix}"]

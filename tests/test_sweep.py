@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from rastudy import sweep
-from rastudy.config import BASELINES, MODES, PRESETS, degradations, make_config, settings_of
+from rastudy.config import BASELINES, make_config
 from rastudy.errors import StudyError
+from rastudy.presets import MODES, PRESETS, degradations, settings_of
 from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import results_folder, weights_file, write_csv
 from rastudy.sweep import READING, Cell, check_gate, grid, merge, product
@@ -417,8 +418,9 @@ def test_the_gate(study_root, gain, opens):
     for cell, psnr in zip(cells[:2], (20.0, 20.0 + gain), strict=True):
         for split in ("val", "test"):
             db = psnr if split == "val" else 20.0
-            arrays = {"top5": np.zeros((1, 4, 5), np.uint16), "label": np.zeros(4, np.uint16), "group": np.arange(4),
-                      "mse": np.full(4, 10 ** (-db / 10)), "ssim": np.ones(4), "ssim_release": np.ones(4)}  # fmt: skip
+            verdicts = {"top5": np.zeros((1, 4, 5), np.uint16), "top1_float": np.zeros((1, 4), np.uint16)}
+            arrays = verdicts | {"label": np.zeros(4, np.uint16), "group": np.arange(4), "ssim": np.ones(4),
+                                 "mse": np.full(4, 10 ** (-db / 10)), "ssim_release": np.ones(4)}  # fmt: skip
             about = {"config": cell.config.science(), "run_id": cell.config.run_id, "split": split, "data": "d",
                      "name": "digits", "targets": {"resnet18_small": "w"}}  # fmt: skip
             save_predictions(predictions_file(cell.config, split), arrays, about)

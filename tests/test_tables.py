@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from rastudy import tables
-from rastudy.config import MODES, PRESETS, make_config, settings_of
+from rastudy.config import make_config
 from rastudy.errors import StudyError
+from rastudy.presets import MODES, PRESETS, settings_of
 from rastudy.results import load_results, predictions_file, save_predictions
 from rastudy.sweep import grid
 from rastudy.tables import TABLES, load_cells, load_table, make_tables, paper_gains, paper_reported
@@ -36,7 +37,7 @@ def put(mode: str, hits: dict[str, np.ndarray], *, split="test", mse=0.01, group
     config = make_config("smoke", overrides.pop("task", "sr"), mode, **overrides)
     classes = np.where(np.stack(list(hits.values()))[..., None], np.arange(5), np.arange(5) + 1)
     arrays = {
-        "top5": classes.astype(np.uint16), "label": np.zeros(N, np.uint16),
+        "top5": classes.astype(np.uint16), "top1_float": classes[..., 0].astype(np.uint16), "label": np.zeros(N, np.uint16),
         "group": (np.arange(N) // group).astype(np.int32), "mse": np.full(N, mse), "ssim": np.full(N, 0.5),
         "ssim_release": np.full(N, 0.6),
     }  # fmt: skip
@@ -129,7 +130,7 @@ def test_accuracy_by_hand(study_root):
     assert row["low"] == pytest.approx(100 * (middle - half) / (1 + z * z / N), abs=1e-3)
     assert row["high"] == pytest.approx(100 * (middle + half) / (1 + z * z / N), abs=1e-3)
     assert table.loc["plain", "-", "psnr"]["value"] == pytest.approx(30)
-    assert set(table.loc["clean"].index.get_level_values("metric")) == {"top1"}
+    assert set(table.loc["clean"].index.get_level_values("metric")) == {"top1", "top1_float"}
 
 
 def test_primary_contrasts_are_not_corrected(study_root):

@@ -1,0 +1,141 @@
+"""The presets: what each study runs, and on what."""
+
+from rastudy.classifiers import FAMILIES
+
+MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
+SMALL_FIVE = ",".join(FAMILIES)
+
+# A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
+# the one to take where none is named) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
+# sweep.py's ``product``).
+# ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
+PRESETS: dict[str, dict] = {}
+
+
+def _weights(ra: float, ra_unsupervised: float, ra_transformer: float, perceptual: float = 3e-3) -> dict[str, float]:
+    return {"ra": ra, "ra_unsupervised": ra_unsupervised, "ra_transformer": ra_transformer, "perceptual": perceptual}
+
+
+# The embedded study, on digits over photographs. Source: ours.
+# ASSUMPTION: Strengths follow a rule. The paper's noise and JPEG hardly touch a 32-pixel digit, so they are stronger here.
+# ASSUMPTION: R joins a P that restores already. At the learning rate that a short run needs, R's gradient keeps a fresh P
+# from learning to restore at all. So one plain pretraining is shared by every mode; from there all modes, plain included, go
+# on for the same steps at a smaller learning rate. T learns to copy P's picture in the meantime.
+# ASSUMPTION: Small presets use one cycle. Adam at 1e-2 and batch 16 instead of 1e-4 and 20: they see 20,000 to 100,000
+# pictures where the paper's P sees 7.7 million; the paper's step schedule stays available (schedule="step").
+# Strengths keep the paper's kinds and follow a rule that looks at plain alone: it keeps 70 to 90 % of the source R's clean
+# accuracy on validation. Budget: 12 runs of 1 to 3 minutes on one core. Command: make study (make study-full).
+PRESETS["digits"] = {
+    "dataset": "digits",
+    "train_images": 8000,
+    "test_images": 2500,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "pretrain_lr": 1e-2,
+    "transformer_channels": 16,
+    "transformer_blocks": 2,
+    "source_arch": "resnet18_small",
+    "modes": MODES,
+    "gate_db": 0.5,
+    # weights chosen by the rule of tables.py on validation, before the test pictures were read
+    "degradations": {
+        ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(3e-4, 0.01, 1e-2)},
+        ("dn", 0.3): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
+        ("jpeg", 6.0): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
+    },
+    "processors": {"srdensenet": {"channels": 8, "blocks": 3}, "resnet_generator": {"channels": 12, "blocks": 6}},
+    "full": (
+        {"seeds": (0, 1, 2)},
+        {"modes": ("plain",), "seeds": (0, 1, 2), "one_cycle": True},
+        {"modes": ("ra",), "weights": (3e-4, 1e-3, 3e-3, 1e-2), "splits": ("val",)},
+        {"modes": ("ra_unsupervised",), "weights": (0.01, 0.03, 0.1), "splits": ("val",)},
+        {"modes": ("ra",), "sources": tuple(FAMILIES)},
+        {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
+        {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
+    ),
+}
+
+
+# Real photographs: CIFAR-10, all 49,000 training pictures that validation leaves, all 10,000 test pictures, the digits'
+# schedule. The matrix and the controls are at x2, the factor where plain keeps 65 to 90 % of the source R's clean accuracy on
+# validation; weights by the rule, on validation. bf16 trains P up to twice as fast; evaluation is in full precision.
+# Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
+_TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # second trainings of an R: boundaries differ, too
+_X2 = {"tasks": ("sr",), "strengths": (2.0,)}
+
+
+def _adapted(degradation: str) -> str:
+    """The target R's where two more are trained on: on the degraded pictures, and on what plain gives."""
+    return f"{_TRAININGS},resnet18_small_on_none_{degradation},resnet18_small_on_plain_{degradation}"
+
+
+def _cifar10(targets: str, *weights: float) -> dict:
+    return {"pretrain_epochs": 4, "epochs": 4, "target_archs": targets, "ra_weights": _weights(*weights)}
+
+
+PRESETS["cifar10"] = {
+    "dataset": "cifar10",
+    "data_dir": "data/cifar10",
+    "test_images": 10000,
+    "flip": True,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
+    "precision": "bf16",
+    "transformer_channels": 16,
+    "transformer_blocks": 2,
+    "source_arch": "resnet18_small",
+    "modes": MODES,
+    "gate_db": 0.5,
+    "degradations": {
+        ("sr", 4.0): _cifar10(_TRAININGS, 3e-3, 0.1, 1e-2, 3e-3),
+        ("sr", 2.0): _cifar10(_adapted("sr2"), 3e-3, 0.1, 1e-2, 3e-3),
+        ("dn", 0.1): _cifar10(_adapted("dn0.1"), 3e-3, 0.1, 1e-2, 3e-3),
+        ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2, 3e-3),
+    },
+    "full": (
+        {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
+        {"modes": ("plain",), "one_cycle": True},
+        {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
+        {"modes": ("perceptual",)},
+        {"modes": ("ra", "perceptual"), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
+        {"modes": ("ra_unsupervised",), "weights": (0.03, 0.1, 0.3), "splits": ("val",)},
+        {"modes": ("ra",), **_X2, "sources": ("resnet18_small_untrained",)},
+        {"modes": ("ra",), **_X2, "labels": ("shuffled", "constant")},
+        {"modes": ("ra", "ra_unsupervised"), **_X2, "sources": tuple(FAMILIES)},
+        {"modes": ("ra",), **_X2, "sources": (SMALL_FIVE, *(",".join(a for a in FAMILIES if a != left) for left in FAMILIES))},
+    ),
+}
+
+# The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.
+PRESETS["smoke"] = {
+    **PRESETS["digits"],
+    "train_images": 200,
+    "val_images": 60,
+    "test_images": 60,
+    "channels": 8,
+    "blocks": 1,
+    "transformer_channels": 4,
+    "gate_db": None,
+    "degradations": {
+        key: settings | {"pretrain_epochs": 1, "epochs": 1} for key, settings in PRESETS["digits"]["degradations"].items()
+    },
+    "processors": {"srdensenet": {"channels": 4, "blocks": 1}, "resnet_generator": {"channels": 4, "blocks": 1}},
+}
+
+
+def degradations(preset: str, task: str = "") -> list[tuple[str, float]]:
+    """The preset's degradations (task, strength), of one task or of all."""
+    return [key for key in PRESETS[preset]["degradations"] if task in ("", key[0])]
+
+
+def tasks_of(preset: str) -> list[str]:
+    """The preset's tasks, each once."""
+    return list(dict.fromkeys(task for task, _ in degradations(preset)))
+
+
+def settings_of(preset: str, task: str, strength: float = -1.0) -> dict:
+    """What a preset sets for one degradation; for a strength that is not among its own, what it sets for the task's first."""
+    own = degradations(preset, task)
+    key = (task, strength) if (task, strength) in own else own[0]
+    return PRESETS[preset]["degradations"][key] | {"strength": key[1] if strength < 0 else strength}
