@@ -44,6 +44,15 @@ def mode_name(mode: str) -> str:
     return MODE_STYLE[mode][0]
 
 
+def reader_name(arch: str) -> str:
+    """What an R was trained on: clean pictures, or those it was adapted to."""
+    _, adapted, onto = arch.partition("_on_")
+    if not adapted:
+        return "clean pictures"
+    mode = onto.split("_")[0]
+    return "degraded pictures" if mode == "none" else f"{mode}'s output"
+
+
 def task_name(task: str, strength: float | None = None) -> str:
     one_of("task", task, TASK_NAMES)
     return TASK_NAMES[task] + ("" if strength is None else " " + STRENGTH_NAMES[task].format(strength))
@@ -234,6 +243,39 @@ def plot_tradeoff(preset: str) -> Figure:
     of = f" of {groups:,} digits" if groups != n else ""
     figure.text(0.5, -0.01, f"n = {n:,} validation pictures{of}, one seed. Bands: 95 % intervals over pictures.",
                 ha="center", va="top", fontsize=9)  # fmt: skip
+    return figure
+
+
+def plot_equal_cost(preset: str) -> Figure:
+    """Gain over plain by every mode and reader, of ResNet-18's and of unseen R's, with the picture's PSNR."""
+    rows = load_table(preset, "equal_cost")
+    rows = rows[rows["mode"] != "clean"]
+    keys = _present(rows, preset)
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(1, max(len(keys), 1), figsize=(3.2 + 4.2 * len(keys), 5.6), sharey=True, squeeze=False)
+    lines = list(dict.fromkeys(zip(rows["mode"], rows["reader"].map(reader_name), strict=True)))
+    for ax, key in zip(axes[0], keys, strict=False):
+        part = _of(rows, key)
+        for row in part.to_dict("records"):
+            y = lines.index((row["mode"], reader_name(row["reader"])))
+            _, colour, _ = MODE_STYLE[row["mode"]]
+            error = [[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]]
+            ax.errorbar(row["gain"], y, xerr=error, fmt="o", color=colour, ms=6, label="ResNet-18, adapted or not")
+            if reader_name(row["reader"]) == "clean pictures":
+                error = [[row["unseen_gain"] - row["unseen_low"]], [row["unseen_high"] - row["unseen_gain"]]]
+                ax.errorbar(row["unseen_gain"], y, xerr=error, fmt="s", mfc="white", color=colour, ms=6, label="unseen R's")
+            ax.text(1.01, y, f"{row['psnr']:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.text(1.01, -0.9, "dB", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.axvline(0, color="black", lw=1)
+        ax.set(title=task_name(*key), xlabel="gain over plain (points)")
+    axes[0, 0].set_yticks(range(len(lines)), [f"{mode_name(mode)}; R on {reader}" for mode, reader in lines])
+    axes[0, 0].invert_yaxis()
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
+    figure.tight_layout()
+    n = int(rows["n_images"].max()) if len(rows) else 0
+    figure.text(0.5, -0.08, f"n = {n:,} test pictures, one seed. Bars: 95 % intervals over pictures.", ha="center", va="top",
+                fontsize=9)  # fmt: skip
     return figure
 
 

@@ -39,7 +39,7 @@ PRESETS["digits"] = {
     "gate_db": 0.5,
     # weights chosen by the rule of tables.py on validation, before the test pictures were read
     "degradations": {
-        ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(3e-4, 0.01, 1e-2)},
+        ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(1e-3, 0.01, 1e-2)},
         ("dn", 0.3): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
         ("jpeg", 6.0): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
     },

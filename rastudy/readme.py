@@ -7,10 +7,22 @@ import re
 
 import pandas as pd
 
-from rastudy.plots import mode_name
-from rastudy.presets import MODES, PRESETS, degradations
+from rastudy.classifiers import FAMILIES
+from rastudy.config import make_config
+from rastudy.plots import mode_name, reader_name
+from rastudy.presets import MODES, PRESETS, SMALL_FIVE, degradations
 from rastudy.runs import results_folder, root, write_atomic
-from rastudy.tables import load_table, main_cells, main_table, paper_gains, short_name, without_variants
+from rastudy.tables import (
+    CELL,
+    cell_key,
+    display_name,
+    load_table,
+    main_cells,
+    main_table,
+    paper_gains,
+    short_name,
+    without_variants,
+)
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
@@ -29,7 +41,7 @@ def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
 
 def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
-    if not (results_folder(preset) / "accuracy.csv").is_file():
+    if preset not in _present():
         return "(No committed results yet.)\n"
     table = main_table(preset)
     rows = []
@@ -148,6 +160,93 @@ def rounding_table() -> str:
                            "largest change of an R"])  # fmt: skip
 
 
+CONTROLS = (  # what RA is compared with plain under: shown name, what differs from the main run, baseline
+    ("RA", {}, "plain"),
+    ("RA, an untrained R in the loss", {"source_arch": "resnet18_small_untrained"}, "plain"),
+    ("RA, permuted labels in the loss", {"labels": "shuffled"}, "plain"),
+    ("RA, one wrong class in the loss", {"labels": "constant"}, "plain"),
+    ("RA at half the budget, against plain at half", {"budget": 0.5}, "plain"),
+    ("RA at twice the budget, against plain at twice", {"budget": 2}, "plain"),
+    ("RA against plain at twice the budget", {}, "plain_twice"),
+    ("RA against plain in one cycle", {}, "plain_one_cycle"),
+    ("RA at half the budget, against plain at the whole", {"budget": 0.5}, "plain_twice"),
+    ("perceptual loss of R's features", {"mode": "perceptual"}, "plain"),
+)
+
+
+def what_it_is_not_table() -> str:
+    """RA with something taken away, on CIFAR-10: does the gain need R's training, its labels, R's verdict, a short training?"""
+    rows = []
+    for preset in _present():
+        gains = load_table(preset, "gains")
+        for condition in CONDITIONS:
+            key, lines = degradation_of(preset, condition), []
+            for shown, change, baseline in CONTROLS if key else ():
+                cell = _control(gains, preset, key, change, baseline)
+                source = cell[cell["target_arch"] == PRESETS[preset]["source_arch"]]
+                unseen = cell[cell["role"] == "mean_unseen"]
+                if len(cell):
+                    values = [interval(part.iloc[0]) for part in (source, unseen)]
+                    lines.append([STUDIES[preset], condition, shown, str(cell["n_seeds"].iloc[0]), *values])
+            rows += lines if len(lines) > 4 else []  # where the controls were run
+    if not rows:
+        return "(Not run yet.)\n"
+    return markdown(rows, ["data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's"])
+
+
+def _control(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:
+    """The rows of ``gains`` of a run that differs from the main RA run by ``change``."""
+    change = dict(change)
+    main = make_config(preset, key[0], change.pop("mode", "ra"), strength=key[1])
+    budget = change.pop("budget", 1)
+    change |= {name: int(budget * getattr(main, name)) for name in ("pretrain_epochs", "epochs")}
+    wanted = dict(zip(CELL, cell_key(main.science() | change), strict=True)) | {"baseline": baseline}
+    return gains[(gains[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+
+
+def matrix_table() -> str:
+    """Source R x target R on CIFAR-10, with RA from several R's at once: what does more than one source buy?"""
+    rows = []
+    for preset in _present():
+        gains = load_table(preset, "gains")
+        several = [name for name in gains["source_arch"].unique() if "," in name]
+        for key in degradations(preset):
+            cells = {name: _control(gains, preset, key, {"source_arch": name}, "plain") for name in (*FAMILIES, *several)}
+            cells = {name: cell.set_index("target_arch") for name, cell in cells.items() if len(cell)}
+            if not any("," in name for name in cells):
+                continue
+            for reader in [arch for arch in FAMILIES if arch in next(iter(cells.values())).index]:
+                gain = {name: cell.loc[reader] for name, cell in cells.items()}
+                others = [name for name in FAMILIES if name != reader and name in gain]
+                best = max(others, key=lambda name, gain=gain: gain[name]["value"])
+                four = next((name for name in cells if "," in name and reader not in name.split(",")), "")
+                shown = [interval(gain[name]) if name in gain else "" for name in (reader, best, four, SMALL_FIVE)]
+                shown[1] += f" ({display_name(best)})"
+                mean = sum(gain[name]["value"] for name in others) / len(others)
+                shown.insert(2, f"{mean:+.1f}")
+                rows.append([STUDIES[preset], short_name(*key), display_name(reader), *shown])
+    if not rows:
+        return "(Not run yet.)\n"
+    return markdown(rows, ["data", "task", "the R that reads", "from itself", "from the best other", "mean of the others",
+                           "from the other four at once", "from all five at once"])  # fmt: skip
+
+
+def equal_cost_table() -> str:
+    """The same recognition by other means: P's and readers, for as many pictures learned from."""
+    rows = []
+    for preset in _present():
+        table = load_table(preset, "equal_cost")
+        for row in table.to_dict("records"):
+            gain = interval(pd.Series({"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}))
+            unseen = interval(pd.Series({"value": row["unseen_gain"], "low": row["unseen_low"], "high": row["unseen_high"]}))
+            quality = ["" if pd.isna(row[name]) else f"{row[name]:.{n}f}" for name, n in (("psnr", 2), ("ssim", 3))]
+            degradation = short_name(row["task"], row["strength"])
+            rows.append([degradation, mode_name(row["mode"]), reader_name(row["reader"]), gain, unseen, *quality])
+    if not rows:
+        return "(Not run yet.)\n"
+    return markdown(rows, ["task", "picture", "ResNet-18 trained on", "its gain", "unseen R's gain", "PSNR", "SSIM"])
+
+
 def processors_table() -> str:
     """RA against plain with every P: is the gain SRResNet's alone?"""
     names = ["task", "strength", "ra_weight", "labels", "pretrain_epochs", "epochs", "source_arch", "other"]
@@ -165,7 +264,8 @@ def processors_table() -> str:
 
 def _present() -> list[str]:
     """The studies that have committed results."""
-    return [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    present = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    return [preset for preset in present if len(load_table(preset, "gains"))]
 
 
 def _shown(preset: str) -> str:
@@ -189,7 +289,8 @@ def timings_table() -> str:
 def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
-              "rounding": rounding_table}  # fmt: skip
+              "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
+              "equal-cost": equal_cost_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

@@ -1,7 +1,8 @@
 """The tables of the study, computed from the predictions: ``python -m rastudy.tables --preset digits``.
 
 ``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain and to its controls; ``kept.csv``
-the share of the source's gain that unseen R's keep; ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
+the share of the source's gain that unseen R's keep; ``equal_cost.csv`` the same recognition by other means;
+``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
 Columns are described in ``results/README.md``.
 """
 
@@ -33,7 +34,9 @@ GAINS = ("preset", *CELL, "baseline", "target_arch", "role", *ESTIMATE, "seed_lo
 KEPT = ("preset", *CELL, "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS)
 TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "source_gain", "source_low", "source_high",
             "unseen_gain", "unseen_low", "unseen_high", "psnr", "psnr_change", "ssim", "chosen", *COUNTS)  # fmt: skip
-TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "tradeoff": TRADEOFF}
+EQUAL_COST = ("preset", "task", "strength", "mode", "reader", *ESTIMATE, "gain", "gain_low", "gain_high", "unseen_gain",
+              "unseen_low", "unseen_high", "psnr", "ssim", *COUNTS)  # fmt: skip
+TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "equal_cost": EQUAL_COST, "tradeoff": TRADEOFF}
 
 
 class Cell:
@@ -239,6 +242,41 @@ def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
         yield row
 
 
+def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """What recognises best for as many pictures learned from: P that learns from R, or R that learns from P's pictures?
+
+    A row per mode and reader: the source R, or one that was trained on from it, on the degraded pictures or on plain's. Gains
+    are over plain read by the source R, seed 0; ``unseen_gain`` is that of the other architectures, whom no adapted R helps.
+    Empty for a preset without adapted R's.
+    """
+    source = PRESETS[preset]["source_arch"]
+    for task, strength in degradations(preset):
+        same = {mode: cells.get(main_key(preset, task, strength, mode)) for mode in (*BASELINES, *MODES, *CONTROL_MODES)}
+        same = {mode: cell.seeds([0]) for mode, cell in same.items() if cell is not None and 0 in cell.runs}
+        plain = same.get("plain")
+        if plain is None:
+            continue
+        readers = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")]
+        unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
+        for mode, cell in same.items() if readers else ():
+            run = cell.runs[0]
+            quality = (
+                {} if mode == "clean" else {"psnr": metrics.psnr(run.arrays["mse"]).mean(), "ssim": run.arrays["ssim"].mean()}
+            )
+            others = (cell.hits[0, unseen] - plain.hits[0, unseen]).mean(0)
+            for reader in (source, *readers):
+                hits = cell.hits[0, cell.targets.index(reader)]
+                gains = np.stack([hits - plain.hits[0, plain.targets.index(source)], others], 1)
+                (value,) = stats.mean_intervals(hits[:, None] / 100, cell.groups)
+                gain, unseen_gain = stats.mean_intervals(gains, cell.groups, differences=True)
+                yield cell.counts() | quality | {
+                    "preset": preset, "task": task, "strength": strength, "mode": mode, "reader": reader,
+                    **dict(zip(ESTIMATE, (100 * x for x in value), strict=True)),
+                    **dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True)),
+                    **dict(zip(("unseen_gain", "unseen_low", "unseen_high"), unseen_gain, strict=True)),
+                }  # fmt: skip
+
+
 def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     """The weight grid on validation, seed 0, main processor and source; ``chosen`` by the rule.
 
@@ -291,13 +329,11 @@ def make_tables(preset: str) -> list[Path]:
     test, val = load_cells(preset, "test"), load_cells(preset, "val")
     rows = {
         "accuracy": list(accuracy_rows(test)), "gains": gain_rows(test), "kept": list(kept_rows(test)),
-        "tradeoff": tradeoff_rows(preset, val),
+        "equal_cost": list(equal_cost_rows(preset, test)), "tradeoff": tradeoff_rows(preset, val),
     }  # fmt: skip
-    # before the test pictures are read there is a weight grid and nothing else
-    found = {folder / f"{name}.csv": (rows[name], columns) for name, columns in TABLES.items() if rows[name]}
-    for path, (lines, columns) in found.items():
-        write_csv(path, [_rounded(row) for row in lines], columns)
-    return list(found)
+    for name, columns in TABLES.items():
+        write_csv(folder / f"{name}.csv", [_rounded(row) for row in rows[name]], columns)
+    return [folder / f"{name}.csv" for name in TABLES]
 
 
 def _rounded(row: dict) -> dict:

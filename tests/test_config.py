@@ -129,7 +129,7 @@ def test_a_strength_has_settings_of_its_own(monkeypatch):
         ("epoch", 3, "epoch.*use one of.*epochs"),
         ("preset", "digit", "preset='digit'.*digits.*smoke"),
         ("task", "deblur", "task='deblur'.*sr, dn, jpeg"),
-        ("mode", "ra_transfomer", "mode='ra_transfomer'.*plain, ra, ra_transformer, ra_unsupervised, none, clean"),
+        ("mode", "ra_transfomer", "mode='ra_transfomer'.*plain, ra, ra_transformer, ra_unsupervised, perceptual, none, clean"),
         ("processor", "unet", "processor='unet'.*srresnet, srdensenet, resnet_generator"),
         ("schedule", "cosine", "schedule='cosine'.*onecycle, step"),
         ("precision", "fp16", "precision='fp16'.*fp32, bf16"),

@@ -124,7 +124,7 @@ def test_results_are_merged(study_root):
         for split in ("val", "test"):
             write_run(config, split)
     table = load_results("smoke")
-    assert len(table) == 2 * 2 * (4 + 2 * len(TARGETS))
+    assert len(table) == 2 * 2 * (4 + 3 * len(TARGETS))
     assert set(zip(table["run_id"], table["split"], strict=True)) == {
         (config.run_id, split) for config in configs for split in ("val", "test")
     }

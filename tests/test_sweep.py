@@ -340,7 +340,8 @@ def test_the_full_grid(preset):
         chosen = config.ra_weight == settings_of(preset, config.task, config.strength)["ra_weights"].get(config.mode, 0.0)
         assert cell.splits == (("val", "test") if chosen else ("val",)), config.run_id
         only_val += not chosen
-    weights = {axes["modes"][0]: axes["weights"] for axes in PRESETS[preset]["full"] if "weights" in axes}
+    grids = [axes for axes in PRESETS[preset]["full"] if "weights" in axes]
+    weights = {mode: axes["weights"] for axes in grids for mode in axes["modes"]}
     used = [settings["ra_weights"] for settings in PRESETS[preset]["degradations"].values()]
     assert only_val == sum(weight != own[mode] for own in used for mode in weights for weight in weights[mode]) > 0
     cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
