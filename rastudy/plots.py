@@ -265,7 +265,7 @@ def plot_equal_cost(preset: str) -> Figure:
                 error = [[row["unseen_gain"] - row["unseen_low"]], [row["unseen_high"] - row["unseen_gain"]]]
                 ax.errorbar(row["unseen_gain"], y, xerr=error, fmt="s", mfc="white", color=colour, ms=6, label="unseen R's")
             ax.text(1.01, y, f"{row['psnr']:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-        ax.text(1.01, -0.9, "dB", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.text(1.01, -0.9, "PSNR", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.axvline(0, color="black", lw=1)
         ax.set(title=task_name(*key), xlabel="gain over plain (points)")
     axes[0, 0].set_yticks(range(len(lines)), [f"{mode_name(mode)}; R on {reader}" for mode, reader in lines])
