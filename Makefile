@@ -29,7 +29,7 @@ smoke: $(VENV)/installed
 	$(RUN) -m rastudy.sweep --preset smoke
 
 tables: $(VENV)/installed
-	$(RUN) -m rastudy.tables --preset digits cifar10
+	$(RUN) -m rastudy.tables
 	$(RUN) -m rastudy.readme
 
 recognisers: $(VENV)/installed

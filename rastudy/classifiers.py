@@ -55,10 +55,10 @@ class Classifier(nn.Module):
         return self.net((pictures - self.mean) / self.std)
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """What R's last activation with a spatial extent gives for the pictures, (N, C, h, w).
+        """What R's last module of type ``nn.ReLU`` with a spatial extent gives for the pictures, (N, C, h, w).
 
         Raises:
-            StudyError: the network has no such layer of type ``nn.ReLU``.
+            StudyError: the network has none.
         """
         found: dict[str, torch.Tensor] = {}
 

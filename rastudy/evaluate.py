@@ -8,7 +8,7 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import nn
 from rastudy import metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Loader, PictureSet, load_split, read_folder
+from rastudy.data import Batch, Loader, PictureSet, load_split, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits
 from rastudy.errors import StudyError, command, one_of
 from rastudy.presets import tasks_of
@@ -72,7 +72,8 @@ def predict(
         lq, gt = batch.lq.to(device), batch.gt.to(device)
         restored = restore(processor, lq, gt, config)
         # ASSUMPTION: P's picture is a file. It is rounded to 8 bits before people, R and T see it (T's is not: it stands
-        # before R). The release hands on floats, neither rounded nor clamped: ``top1_float``, beside the main figure.
+        # before R). The release hands on floats, neither rounded nor clamped: ``top1_float``, beside the main figure. PSNR and
+        # SSIM, in the release's variants, too, are the rounded picture's.
         picture = round_to_8_bits(restored)
         shown = {"": picture}
         if transformer is not None:
@@ -183,12 +184,17 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
 
 
 @torch.inference_mode()
-def processed(config: Config, pictures: PictureSet) -> PictureSet:
-    """The pictures as a finished run's P (or a baseline) gives them, in 8 bits: what an R may be trained on."""
+def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) -> PictureSet:
+    """The pictures as a finished run's P (or a baseline) gives them, in 8 bits: what an R may be trained on.
+
+    Args:
+        batches: the whole set, in any order: a :class:`Loader`'s ``ordered()``, or an epoch with its own noise and flips.
+    """
     processor = None if config.mode in BASELINES else load_models(config)[0]
-    batches = Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered()
-    shown = [round_to_8_bits(restore(processor, batch.lq, batch.gt, config)) for batch in batches]
-    pixels = torch.cat(shown).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = np.empty_like(pictures.pictures)
+    for batch in batches:
+        shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))
+        pixels[batch.index] = shown.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return replace(pictures, pictures=pixels)
 
 

@@ -1,4 +1,4 @@
-"""The losses of the four modes. Source: paper.md, i.e. the release's ``train.py``.
+"""The losses of the four modes (source: paper.md, i.e. the release's ``train.py``) and of the control ``perceptual`` (ours).
 
 All are means over the batch, and computed in float32 whatever the autocast precision.
 """

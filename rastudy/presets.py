@@ -56,10 +56,10 @@ PRESETS["digits"] = {
 }
 
 
-# Real photographs: CIFAR-10, all 49,000 training pictures that validation leaves, all 10,000 test pictures, the digits'
-# schedule. The matrix and the controls are at x2, the factor where plain keeps 65 to 90 % of the source R's clean accuracy on
-# validation; weights by the rule, on validation. bf16 trains P up to twice as fast; evaluation is in full precision.
-# Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
+# Real photographs: CIFAR-10, all 49,000 training pictures that validation leaves, all 10,000 test pictures; a pretraining and
+# RA's phase of equal length. The matrix and the controls are at x2, the factor where plain keeps 65 to 90 % of the source R's
+# clean accuracy on validation; weights by the rule, on validation. bf16 trains P up to twice as fast; evaluation is in full
+# precision. Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
 _TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # second trainings of an R: boundaries differ, too
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
 

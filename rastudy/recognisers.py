@@ -3,11 +3,13 @@
 Each is written to ``rastudy/weights/<recipe>/<arch>.safetensors`` and its hash to ``SHA256SUMS``. The last epoch is
 kept; validation accuracy is reported, never used to choose. ``--adapt-to plain --task jpeg`` trains the clean one on, on what
 plain P gives: the other way to have an R read degraded pictures. ``--adapt-to none``: on the degraded pictures themselves.
+Epoch by epoch they are those that RA's run of this degradation learns from: the same noise, the same flips.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +18,9 @@ from safetensors.torch import save_file
 
 from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, load_state_file, sha256
 from rastudy.config import make_config
-from rastudy.data import PictureSet, load_split
-from rastudy.errors import command, one_of
-from rastudy.evaluate import processed
+from rastudy.data import Loader, PictureSet, load_split
+from rastudy.errors import StudyError, command, one_of
+from rastudy.evaluate import EVALUATION_BATCH, processed
 from rastudy.runs import write_atomic
 from rastudy.small import SMALL
 from rastudy.train import train as train_run
@@ -31,7 +33,9 @@ RECIPES = {
     "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": BOTTLENECKS},
 }
 
-ADAPTED_LR = 1e-3  # a fourth of the clean training's; for as many epochs as RA's run has after its pretraining
+# a fourth of the clean training's, not searched; for as many epochs as RA's run has after its pretraining, so that plain P and
+# an adapted R have gone as often through P and through R, forward and backward, as RA's P
+ADAPTED_LR = 1e-3
 BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
 
 
@@ -51,7 +55,7 @@ def _batch(pictures: torch.Tensor, augment: bool, generator: torch.Generator) ->
 
 @torch.no_grad()
 def accuracy(net: torch.nn.Module, pictures: PictureSet) -> float:
-    """Top-1 in percent on clean pictures."""
+    """Top-1 in percent."""
     net.eval()
     hits, generator = 0, torch.Generator()
     for index in torch.arange(len(pictures)).split(500):
@@ -80,9 +84,14 @@ def _metadata(arch: str, train: PictureSet, seed: int, **others: object) -> dict
 
 
 def train_recogniser(
-    arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict, start: dict | None = None
-) -> tuple[dict, dict]:
-    """Train one recogniser with AdamW and one cycle of learning rate, in bf16 autocast; from the state ``start``, if given.
+    arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict, start: dict | None = None,
+    redraw: Callable[[int], PictureSet] | None = None,
+) -> tuple[dict, dict]:  # fmt: skip
+    """Train one recogniser with AdamW and one cycle of learning rate, in bf16 autocast.
+
+    Args:
+        start: the state to train on from; default: a fresh network.
+        redraw: gives each epoch's version of ``train``, in the same order; default: always the same pictures.
 
     Returns the state dict and metadata (strings).
     """
@@ -98,6 +107,8 @@ def train_recogniser(
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         started, total = time.perf_counter(), 0.0
+        if redraw is not None:
+            pictures = torch.from_numpy(redraw(epoch).pictures)
         net.train()
         for index in torch.randperm(len(train), generator=generator).split(BATCH_SIZE):
             x = _batch(pictures[index], recipe["augment"], generator)
@@ -126,32 +137,40 @@ def main() -> None:
     parser.add_argument(
         "--untrained", action="store_true", help="initial weights, a control: written to <arch>_untrained.safetensors"
     )
-    parser.add_argument("--adapt-to", default="", help="none or a mode: train on, on pictures that its seed-0 run gives")
+    parser.add_argument("--adapt-to", default="", help="none or plain: train on, on pictures that its seed-0 run gives")
     parser.add_argument("--task", default="", help="with --adapt-to: sr, dn or jpeg")
     parser.add_argument("--strength", type=float, default=-1.0, help="with --adapt-to; default: the task's first")
     args = parser.parse_args()
     one_of("preset", args.preset, RECIPES)
     for arch in args.arch:
         one_of("arch", arch, SMALL)
+    if args.adapt_to:
+        one_of("adapt-to", args.adapt_to, ("none", "plain"))
+        if args.seed or args.untrained:
+            raise StudyError("--adapt-to trains the first recognisers on; leave out --seed and --untrained")
     recipe = RECIPES[args.preset]
     torch.set_num_threads(1)
-    suffix, folder = "_untrained" * args.untrained, WEIGHTS / args.preset
+    suffix, folder, redraw = "_untrained" * args.untrained, WEIGHTS / args.preset, None
     train, val = (load_split(args.preset, s, n, data_dir=args.data) for s, n in (("train", recipe["train_images"]), ("val", 0)))
     if args.adapt_to:
         run = make_config(args.preset, args.task, args.adapt_to, strength=args.strength, data_dir=args.data)
         train_run(run)
-        recipe = recipe | {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}}
-        train, val, suffix = processed(run, train), processed(run, val), f"_on_{run.mode}_{run.task}{run.strength:g}"
+        recipe = recipe | {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
+        suffix = f"_on_{run.mode}_{run.task}{run.strength:g}"
+        train_loader, val_loader = (Loader(p, run.task, run.strength, EVALUATION_BATCH, run.flip) for p in (train, val))
+        val = processed(run, val, val_loader.ordered())
+        redraw = lambda epoch: processed(run, train, train_loader.epoch(run.seed, run.pretrain_epochs + epoch))  # noqa: E731
     folder.mkdir(parents=True, exist_ok=True)
     for arch in args.arch:
         if args.untrained:
             state, metadata = untrained_recogniser(arch, train, args.seed)
         else:
-            start = load_state_file(folder / f"{arch}.safetensors") if args.adapt_to else None
-            state, metadata = train_recogniser(arch, train, val, args.seed, recipe, start)
+            clean = folder / f"{arch}.safetensors"
+            start = load_state_file(clean) if args.adapt_to else None
+            state, metadata = train_recogniser(arch, train, val, args.seed, recipe, start, redraw)
         name = arch + (f"_seed{args.seed}" if args.seed else "") + suffix
         if args.adapt_to:
-            metadata |= {"adapted_to": run.run_id}
+            metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
         state = {k: v.contiguous() for k, v in state.items()}
         write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
         write_hashes(folder)

@@ -39,7 +39,7 @@ from rastudy.runs import (
     write_json,
     write_records,
 )
-from rastudy.tables import TABLES, main_table, make_tables
+from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.train import is_trained
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -293,6 +293,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source-arch", nargs="*", default=[""], help="R in the loss; a,b trains with both")
     parser.add_argument("--ra-weight", nargs="*", type=float, default=[-1.0])
     parser.add_argument("--processor", nargs="*", default=[""])
+    parser.add_argument("--split", nargs="*", default=["val", "test"], help="val alone leaves the test pictures unread")
     parser.add_argument("--data", default="", help="folder of the pictures, where the preset needs one")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
@@ -305,6 +306,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def select(args: argparse.Namespace) -> list[Cell]:
     """The cells that the command line asks for."""
     one_of("preset", args.preset, PRESETS)
+    for split in args.split:
+        one_of("split", split, ("val", "test"))
     overrides = {"data_dir": args.data, "device": args.device}
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
     document = PRESETS[args.preset]
@@ -312,8 +315,11 @@ def select(args: argparse.Namespace) -> list[Cell]:
         modes = args.mode or [*BASELINES, *document["modes"]]
         for task in args.task or ():
             one_of("task", task, tasks_of(args.preset))
-        return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
-    return grid(args.preset, args.full, **overrides)
+        cells = merge(product(args.preset, args.task or (), modes, **axes, **overrides))
+    else:
+        cells = grid(args.preset, args.full, **overrides)
+    cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
+    return [cell for cell in cells if cell.splits]
 
 
 @command
@@ -349,6 +355,10 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
         return failures
     with timed(seconds, "tables"):
         make_tables(args.preset)
+    if "test" not in args.split:
+        chosen = load_table(args.preset, "tradeoff").query("chosen")[["task", "strength", "mode", "ra_weight", "psnr_change"]]
+        _say(f"\nchosen on validation:\n{chosen.to_string(index=False)}")
+        return {}
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
             failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say)

@@ -180,6 +180,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
         means = per_seed.mean(0)
         estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
         if clean is not None:
+            Cell({0: plain.runs[next(iter(plain.runs))], 1: clean.runs[0]})  # raises where they saw other pictures or R's
             gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
             gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
             gaps = stats.mean_intervals(gap, cell.groups, differences=True)
@@ -243,7 +244,10 @@ def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
 
 
 def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
-    """What recognises best for as many pictures learned from: P that learns from R, or R that learns from P's pictures?
+    """What recognises best at equal cost: P that learns from R, or R that learns from P's pictures?
+
+    After the shared pretraining RA's steps go through P and R, forward and backward; plain's go through P, and as many of an
+    adapted R's through R. (On the degraded pictures R needs no P at all.)
 
     A row per mode and reader: the source R, or one that was trained on from it, on the degraded pictures or on plain's. Gains
     are over plain read by the source R, seed 0; ``unseen_gain`` is that of the other architectures, whom no adapted R helps.
@@ -259,6 +263,7 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
         readers = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")]
         unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
         for mode, cell in same.items() if readers else ():
+            Cell({0: plain.runs[0], 1: cell.runs[0]})  # raises where they saw other pictures or R's
             run = cell.runs[0]
             quality = (
                 {} if mode == "clean" else {"psnr": metrics.psnr(run.arrays["mse"]).mean(), "ssim": run.arrays["ssim"].mean()}
@@ -403,7 +408,7 @@ def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
 
 
 def main_table(preset: str) -> pd.DataFrame:
-    """Top-1 (%) of every R, PSNR (dB) and SSIM, by degradation and mode, on the test pictures; means over seeds."""
+    """Top-1 (%) of every R, PSNR (dB) and SSIM, by degradation and mode, on the test pictures; means over that many seeds."""
     table = without_variants(main_cells(load_table(preset, "accuracy"), preset))
     table = table[table["metric"].isin(["top1", "psnr", "ssim"])]
     column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
@@ -414,13 +419,15 @@ def main_table(preset: str) -> pd.DataFrame:
     rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
     order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]
     wide = wide.loc[rows, [*order, "PSNR", "SSIM"]]
+    wide["seeds"] = table.assign(task=shown).groupby(["task", "mode"])["n_seeds"].max().loc[rows]
     return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", nargs="*", default=["digits"])
+    committed = [name for name in PRESETS if name != "smoke" and any((results_folder(name) / "predictions").glob("*.npz"))]
+    parser.add_argument("--preset", nargs="*", default=committed, help="default: all that have predictions, but smoke")
     for preset in parser.parse_args().preset:
         for path in make_tables(preset):
             print(path.relative_to(root()))

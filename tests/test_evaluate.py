@@ -127,14 +127,17 @@ def test_processed_pictures_are_what_is_evaluated(study_root):
     config = small("plain", train_images=64)
     train(config, quiet)
     pictures = load_pictures(config, "test")
-    shown = evaluate.processed(config, pictures)
+    ordered = Loader(pictures, config.task, config.strength, 25).ordered()
+    shown = evaluate.processed(config, pictures, ordered)
     assert shown.pictures.dtype == np.uint8 and shown.pictures.shape == pictures.pictures.shape
     np.testing.assert_array_equal(shown.labels, pictures.labels)
     arrays = predict(config, pictures, targets(), load_models(config)[0])
     np.testing.assert_array_equal(predict(small("clean"), shown, targets())["top5"], arrays["top5"])
-    none = evaluate.processed(small("none", "dn"), pictures)
-    lq = next(Loader(pictures, "dn", small("none", "dn").strength, 60).ordered()).lq
-    np.testing.assert_array_equal(none.pictures, np.stack([to_uint8(p) for p in lq]))
+    dn = small("none", "dn")
+    loader = Loader(pictures, "dn", dn.strength, 60)
+    for batches, batch in ((loader.ordered(), next(loader.ordered())), (loader.epoch(0, 3), next(loader.epoch(0, 3)))):
+        noisy = evaluate.processed(dn, pictures, batches).pictures  # in the set's order, whatever that of the batches
+        np.testing.assert_array_equal(noisy[batch.index], np.stack([to_uint8(p) for p in batch.lq]))
 
 
 def test_clean_is_the_original():

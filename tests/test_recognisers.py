@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -9,7 +10,9 @@ from torch import nn
 
 from rastudy import classifiers, recognisers
 from rastudy.classifiers import load_classifier, pinned_hashes, sha256
-from rastudy.data import load_split
+from rastudy.config import make_config
+from rastudy.data import Loader, load_split
+from rastudy.degrade import to_uint8
 from rastudy.recognisers import train_recogniser, untrained_recogniser
 from rastudy.small import SMALL
 
@@ -45,6 +48,38 @@ def test_the_command_writes_what_can_be_loaded(folder, monkeypatch):
         about = file.metadata()
     assert (about["arch"], about["seed"], about["train_images"], about["epochs"]) == ("resnet18_small", "1", "384", "1")
     assert 0 <= float(about["val_top1"]) <= 100
+
+
+def test_an_adapted_recogniser_learns_from_what_ra_would(folder, monkeypatch, study_root):
+    """Epoch by epoch the noise of RA's run, never that of the evaluation; from the clean one's weights."""
+    run(monkeypatch, "--arch", "resnet18_small")
+    clean = sha256(folder / "resnet18_small.safetensors")
+    seen = []
+    spy = recognisers.processed
+    monkeypatch.setattr(recognisers, "processed", lambda *args: seen.append(spy(*args)) or seen[-1])
+    run(monkeypatch, "--arch", "resnet18_small", "--adapt-to", "none", "--task", "dn")
+    name = "resnet18_small_on_none_dn0.3"
+    with safe_open(folder / f"{name}.safetensors", "pt") as file:
+        about = file.metadata()
+    config = make_config("digits", "dn", "none")
+    assert (about["adapted_to"], about["start"], about["arch"]) == (config.run_id, clean, "resnet18_small")
+    assert load_classifier(name, "digits").weights != load_classifier("resnet18_small", "digits").weights
+    epochs = make_config("digits", "dn", "ra").epochs
+    assert len(seen) == 1 + epochs and [s.split for s in seen] == ["val", *["train"] * epochs]
+    train = load_split("digits", "train", 384)
+    loader = Loader(train, "dn", config.strength, 50)
+    batch = next(loader.epoch(0, make_config("digits", "dn", "ra").pretrain_epochs))
+    expected = np.stack([to_uint8(p) for p in batch.lq])
+    np.testing.assert_array_equal(seen[1].pictures[batch.index], expected)
+    ordered = next(loader.ordered())
+    assert not any((seen[1].pictures[k] == to_uint8(p)).all() for k, p in zip(ordered.index, ordered.lq, strict=True))
+
+
+@pytest.mark.parametrize("arguments", [("--seed", "1"), ("--untrained",)])
+def test_what_cannot_be_adapted(folder, monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["recognisers", "--adapt-to", "none", "--task", "dn", *arguments])
+    assert recognisers.main() == 2
+    assert "leave out --seed and --untrained" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_weights():

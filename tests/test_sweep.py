@@ -22,7 +22,7 @@ from rastudy.errors import StudyError
 from rastudy.presets import MODES, PRESETS, degradations, settings_of
 from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import results_folder, weights_file, write_csv
-from rastudy.sweep import READING, Cell, check_gate, grid, merge, product
+from rastudy.sweep import READING, Cell, check_gate, grid, merge, parse, product, select
 from rastudy.tables import TABLES, load_table, main_table
 from rastudy.train import train
 
@@ -362,6 +362,17 @@ def test_notebook_parameters_name_the_same_run(preset, full):
         assert parameters.pop("evaluate_on") == ",".join(cell.splits)
         assert all(type(value) in (int, float, str) for value in parameters.values())
         assert make_config(**parameters) == cell.config
+
+
+def test_the_test_pictures_can_be_left_unread():
+    """``--split val``: every run, on validation alone; ``--split test`` leaves the weight grid out."""
+    val = select(parse(["--full", "--split", "val"]))
+    assert {cell.splits for cell in val} == {("val",)}
+    assert [cell.config for cell in val] == [cell.config for cell in grid("digits", full=True)]
+    test = select(parse(["--full", "--split", "test"]))
+    assert {cell.splits for cell in test} == {("test",)} and 0 < len(test) < len(val)
+    with pytest.raises(StudyError, match="split='train' is unknown; use one of val, test"):
+        select(parse(["--split", "train"]))
 
 
 def test_full_adds_seeds_sources_and_processors():

@@ -114,7 +114,7 @@ def test_the_readmes_controls(cifar10):
         "RA": ("+5.0", "+1.2"),
         "RA, an untrained R in the loss": ("+0.5", "+0.0"),
         "RA, permuted labels in the loss": ("+0.0", "+0.0"),
-        "RA, one wrong class in the loss": ("-2.5", "+0.0"),
+        "RA, class 0 for every picture in the loss": ("-2.5", "+0.0"),
         "RA at half the budget, against plain at half": ("+7.5", "+0.0"),
         "RA at twice the budget, against plain at twice": ("+7.5", "+0.0"),
         "RA against plain at twice the budget": ("+0.0", "+1.2"),
@@ -124,11 +124,10 @@ def test_the_readmes_controls(cifar10):
 
 
 def test_the_readmes_matrix(cifar10):
-    """On each R: its own gain, the best other source's, and that of the others at once."""
+    """On each R: its own gain, the mean of the other sources', and that of the others at once."""
     rows = {row[2]: row[3:] for row in cells_of(readme.matrix_table())}
-    assert rows["VGG-16-BN"][0] == "" and rows["VGG-16-BN"][1].startswith("+3.0") and "(ResNet-50)" in rows["VGG-16-BN"][1]
-    assert [cell.split(" ")[0] for cell in rows["VGG-16-BN"][2:]] == ["+1.5", "+8.0", "+13.0"]  # (0 + 3) / 2 and so on
-    assert rows["ResNet-50"][0].startswith("+10.0") and rows["ResNet-50"][3] == ""  # no run of its four others
+    assert [cell.split(" ")[0] for cell in rows["VGG-16-BN"]] == ["", "+1.5", "+8.0", "+13.0"]  # (0 + 3) / 2 and so on
+    assert rows["ResNet-50"][0].startswith("+10.0") and rows["ResNet-50"][2] == ""  # no run of its four others
 
 
 def test_the_readmes_equal_cost(cifar10):
@@ -458,7 +457,7 @@ def test_the_main_table_shows_the_presets_runs(study_root):
     make_tables("smoke")
     table = tables.main_table("smoke")
     assert list(table.index) == [("sr x4", mode) for mode in ("none", "plain", "ra", "clean")]
-    assert list(table.columns) == ["ResNet-18", "ResNet-50", "VGG-16-BN", "PSNR", "SSIM"]
+    assert list(table.columns) == ["ResNet-18", "ResNet-50", "VGG-16-BN", "PSNR", "SSIM", "seeds"] and set(table["seeds"]) == {1}
     assert table.loc[("sr x4", "ra")].tolist() == [55, 52.5, 50, 20, 0.5]
     assert table.loc[("sr x4", "plain"), "PSNR"] == 30 and pd.isna(table.loc[("sr x4", "clean"), "PSNR"])
 
@@ -536,7 +535,7 @@ def test_committed_tables_follow_from_the_committed_predictions(preset, tmp_path
     assert snapshot(copy / "runs") == snapshot(folder / "runs")
 
 
-@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised"])
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "perceptual"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_use_the_chosen_weights(committed, preset, mode):
     """Those that the rule chooses on the preset's validation pictures; smoke takes the digits'."""
@@ -544,6 +543,8 @@ def test_presets_use_the_chosen_weights(committed, preset, mode):
         pytest.skip("the study on CIFAR-10 has not been run yet")
     table = load_table(preset.replace("smoke", "digits"), "tradeoff")
     rows = table[table["mode"] == mode]
+    if mode == "perceptual" and preset != "cifar10":
+        pytest.skip(f"the preset {preset} has no runs with a perceptual loss")
     assert rows.groupby(["task", "strength"])["ra_weight"].nunique().min() >= 2  # the grid is there
     best = rows[rows["chosen"]].set_index(["task", "strength"])["ra_weight"].to_dict()
     assert best == {key: settings["ra_weights"][mode] for key, settings in PRESETS[preset]["degradations"].items()}
