@@ -58,9 +58,11 @@ PRESETS["digits"] = {
 
 # Real photographs: CIFAR-10, all 49,000 training pictures that validation leaves, all 10,000 test pictures; a pretraining and
 # RA's phase of equal length. The matrix and the controls are at x2, the factor where plain keeps 65 to 90 % of the source R's
-# clean accuracy on validation; weights by the rule, on validation. bf16 trains P up to twice as fast; evaluation is in full
-# precision. Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
+# clean accuracy on validation (read before any RA run there); weights by the rule, on validation. bf16 trains P up to twice as
+# fast; evaluation is in full precision.
+# Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
 _TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # second trainings of an R: boundaries differ, too
+_ONCE = {"strengths": (2.0, 0.1, 10.0)}  # each task once
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
 
 
@@ -97,8 +99,9 @@ PRESETS["cifar10"] = {
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
-        {"modes": ("perceptual",)},
-        {"modes": ("ra", "perceptual"), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
+        {"modes": ("perceptual",), **_ONCE},
+        {"modes": ("perceptual",), **_ONCE, "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
+        {"modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (0.03, 0.1, 0.3), "splits": ("val",)},
         {"modes": ("ra",), **_X2, "sources": ("resnet18_small_untrained",)},
         {"modes": ("ra",), **_X2, "labels": ("shuffled", "constant")},

@@ -342,8 +342,10 @@ def test_the_full_grid(preset):
         only_val += not chosen
     grids = [axes for axes in PRESETS[preset]["full"] if "weights" in axes]
     weights = {mode: axes["weights"] for axes in grids for mode in axes["modes"]}
-    used = [settings["ra_weights"] for settings in PRESETS[preset]["degradations"].values()]
-    assert only_val == sum(weight != own[mode] for own in used for mode in weights for weight in weights[mode]) > 0
+    swept = {(mode, key) for axes in grids for mode in axes["modes"] for key in degradations(preset)
+             if key[1] in axes.get("strengths", (key[1],))}  # fmt: skip
+    used = [(mode, settings_of(preset, *key)["ra_weights"][mode]) for mode, key in swept]
+    assert only_val == sum(weight != own for mode, own in used for weight in weights[mode]) > 0
     cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
     assert {(c.task, c.strength) for c in cycles} == set(degradations(preset))  # the control for the schedule
     for config in cycles:
