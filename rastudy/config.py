@@ -122,7 +122,7 @@ class Config:
 
         Plain P's, shared by every mode; RA with T then has a second one, in which T learns to copy that P's pictures.
         """
-        if not self.pretrain_epochs:
+        if not self.pretrain_epochs or self.mode in BASELINES:
             return None
         start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
         if self.mode == "ra_transformer" and self.sources:

@@ -199,3 +199,9 @@ def test_configure_refuses_unknown_globals(parameters, message):
 def test_the_device_is_there():
     assert make_config("digits", "sr", device="cpu").torch_device().type == "cpu"
     assert make_config("digits", "sr").torch_device().type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("mode", BASELINES)
+def test_a_baseline_starts_from_nothing(mode):
+    config = make_config("digits", "sr", mode)
+    assert config.pretraining is None and config.chain == [config]
