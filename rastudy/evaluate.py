@@ -21,7 +21,7 @@ from rastudy import metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, Loader, PictureSet, load_split, read_folder
-from rastudy.degrade import no_processing, round_to_8_bits
+from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.presets import tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
@@ -193,8 +193,7 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
     processor = None if config.mode in BASELINES else load_models(config)[0]
     pixels = np.empty_like(pictures.pictures)
     for batch in batches:
-        shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))
-        pixels[batch.index] = shown.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels[batch.index] = np.stack([to_uint8(picture) for picture in restore(processor, batch.lq, batch.gt, config)])
     return replace(pictures, pictures=pixels)
 
 

@@ -16,6 +16,16 @@ def _weights(ra: float, ra_unsupervised: float, ra_transformer: float, perceptua
     return {"ra": ra, "ra_unsupervised": ra_unsupervised, "ra_transformer": ra_transformer, "perceptual": perceptual}
 
 
+_SHARED = {  # by the small studies
+    "batch_size": 16,
+    "lr": 2e-3,
+    "transformer_channels": 16,
+    "transformer_blocks": 2,
+    "source_arch": "resnet18_small",
+    "modes": MODES,
+    "gate_db": 0.5,
+}
+
 # The embedded study, on digits over photographs. Source: ours.
 # ASSUMPTION: Strengths follow a rule. The paper's noise and JPEG hardly touch a 32-pixel digit, so they are stronger here.
 # ASSUMPTION: R joins a P that restores already. At the learning rate that a short run needs, R's gradient keeps a fresh P
@@ -26,17 +36,11 @@ def _weights(ra: float, ra_unsupervised: float, ra_transformer: float, perceptua
 # Strengths keep the paper's kinds and follow a rule that looks at plain alone: it keeps 70 to 90 % of the source R's clean
 # accuracy on validation. Budget: 12 runs of 1 to 3 minutes on one core. Command: make study (make study-full).
 PRESETS["digits"] = {
+    **_SHARED,
     "dataset": "digits",
     "train_images": 8000,
     "test_images": 2500,
-    "batch_size": 16,
-    "lr": 2e-3,
     "pretrain_lr": 1e-2,
-    "transformer_channels": 16,
-    "transformer_blocks": 2,
-    "source_arch": "resnet18_small",
-    "modes": MODES,
-    "gate_db": 0.5,
     # weights chosen by the rule of tables.py on validation, before the test pictures were read
     "degradations": {
         ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(1e-3, 0.01, 1e-2)},
@@ -76,19 +80,13 @@ def _cifar10(targets: str, *weights: float) -> dict:
 
 
 PRESETS["cifar10"] = {
+    **_SHARED,
     "dataset": "cifar10",
     "data_dir": "data/cifar10",
     "test_images": 10000,
     "flip": True,
-    "batch_size": 16,
-    "lr": 2e-3,
     "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
     "precision": "bf16",
-    "transformer_channels": 16,
-    "transformer_blocks": 2,
-    "source_arch": "resnet18_small",
-    "modes": MODES,
-    "gate_db": 0.5,
     # weights chosen by the rule on validation: sr x4; the others are the grid's middle until theirs has been run
     "degradations": {
         ("sr", 4.0): _cifar10(_TRAININGS, 1e-3, 0.03, 1e-2),

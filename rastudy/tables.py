@@ -74,6 +74,11 @@ class Cell:
         return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
 
 
+def check_paired(one: Cell, other: Cell) -> None:
+    """Raise StudyError where two cells saw other pictures or R's."""
+    Cell(dict(enumerate(next(iter(cell.runs.values())) for cell in (one, other))))
+
+
 def cell_key(settings: dict) -> tuple:
     """The ``CELL`` of a run's settings; ``other`` names what else is not the preset's, as ``lr=0.01 channels=32``."""
     defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
@@ -180,7 +185,7 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
         means = per_seed.mean(0)
         estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
         if clean is not None:
-            Cell({0: plain.runs[next(iter(plain.runs))], 1: clean.runs[0]})  # raises where they saw other pictures or R's
+            check_paired(plain, clean)
             gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
             gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
             gaps = stats.mean_intervals(gap, cell.groups, differences=True)
@@ -210,7 +215,7 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarr
             common = [seed for seed in cell.runs if seed in plain.runs]
             if common:
                 mine, theirs = cell.seeds(common), plain.seeds(common)
-                Cell({0: theirs.runs[common[0]], 1: mine.runs[common[0]]})  # raises where they saw other pictures or R's
+                check_paired(theirs, mine)
                 yield name, mine, theirs, mine.hits - theirs.hits
 
 
@@ -263,7 +268,7 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
         readers = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")]
         unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
         for mode, cell in same.items() if readers else ():
-            Cell({0: plain.runs[0], 1: cell.runs[0]})  # raises where they saw other pictures or R's
+            check_paired(plain, cell)
             run = cell.runs[0]
             quality = (
                 {} if mode == "clean" else {"psnr": metrics.psnr(run.arrays["mse"]).mean(), "ssim": run.arrays["ssim"].mean()}

@@ -71,20 +71,20 @@ def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss and to give R's softmax of the clean picture; needs no label."""
-    targets = soft_targets(models.sources, batch.gt)
-    with models.autocast():
-        restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), unsupervised_loss(models.sources, restored, targets)
-    (loss + models.config.ra_weight * recognition).backward()
-    return loss, recognition
+    return _imitation_step(models, batch, soft_targets, unsupervised_loss)
 
 
 def perceptual_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss and to give R's features of the clean picture; needs no label."""
-    targets = clean_features(models.sources, batch.gt)
+    return _imitation_step(models, batch, clean_features, perceptual_loss)
+
+
+def _imitation_step(models: Models, batch: Batch, of_clean: Callable, distance: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+    """P learns the image loss and that R answers to its picture as to the clean one."""
+    targets = of_clean(models.sources, batch.gt)
     with models.autocast():
         restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), perceptual_loss(models.sources, restored, targets)
+        loss, recognition = image_loss(restored, batch.gt), distance(models.sources, restored, targets)
     (loss + models.config.ra_weight * recognition).backward()
     return loss, recognition
 
