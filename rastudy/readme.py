@@ -7,41 +7,38 @@ import re
 
 import pandas as pd
 
-from rastudy.classifiers import FAMILIES
+from rastudy.cells import CELL, cell_key
+from rastudy.claims import (
+    CONDITIONS,
+    STUDIES,
+    claims_table,
+    degradation_of,
+    interval,
+    main_rows,
+    markdown,
+    present_studies,
+)
 from rastudy.config import make_config
 from rastudy.plots import mode_name, reader_name
-from rastudy.presets import MODES, PRESETS, SMALL_FIVE, degradations
+from rastudy.presets import PRESETS
 from rastudy.runs import results_folder, root, write_atomic
 from rastudy.tables import (
-    CELL,
-    cell_key,
+    ESTIMATE,
+    OVER_ONE,
     display_name,
     load_table,
     main_cells,
     main_table,
-    paper_gains,
     short_name,
     without_variants,
 )
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
-
-
-def markdown(rows: list[list[str]], header: list[str]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
-    """``value [low, high]``."""
-    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
 
 
 def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
-    if preset not in _present():
+    if preset not in present_studies():
         return "(No committed results yet.)\n"
     table = main_table(preset)
     rows = []
@@ -50,75 +47,6 @@ def results_table(preset: str) -> str:
         cells = [f"{row[name]:.{digits.get(name, 1)}f}" for name in table]
         rows.append([task, mode_name(mode), *(cell.replace("nan", "") for cell in cells)])
     return markdown(rows, ["task", "mode", *table.columns])
-
-
-CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
-PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
-
-
-def degradation_of(preset: str, condition: str) -> tuple[str, float] | None:
-    """A preset's degradation under a condition of the claims table, or None where it has none."""
-    task, strength = CONDITIONS[condition]
-    return next((key for key in degradations(preset, task) if strength in (None, key[1])), None)
-
-
-def main_rows(name: str, preset: str, condition: str, baseline: str = "plain", **wanted: str) -> pd.DataFrame:
-    """The main comparison's rows of a table under a condition, of one mode, say."""
-    rows, (task, strength) = (
-        main_cells(load_table(preset, name), preset, baseline),
-        degradation_of(preset, condition) or ("", 0),
-    )
-    keep = (rows["task"] == task) & (rows["strength"] == strength)
-    for column, value in wanted.items():
-        keep &= rows[column] == value
-    return rows[keep]
-
-
-def gain_of(preset: str, condition: str, mode: str, role: str) -> str:
-    """The gain over plain of the source or the mean unseen R, with its interval; empty where it was not run."""
-    rows = main_rows("gains", preset, condition, mode=mode, role=role)
-    return interval(rows.iloc[0]) if len(rows) else ""
-
-
-def kept_of(preset: str, condition: str, mode: str) -> str:
-    """``gain_kept`` with its interval, or that the source's gain is not resolved."""
-    rows = main_rows("kept", preset, condition, mode=mode)
-    if not len(rows):
-        return ""
-    return "the source has no gain" if pd.isna(rows.iloc[0]["value"]) else interval(rows.iloc[0], 2, "")
-
-
-def _paper(condition: str, mode: str, role: str) -> str:
-    gains, task = paper_gains().set_index(["task", "mode", "role"])["value"], PAPER_TASKS.get(condition)
-    if (task, mode, role) not in gains.index:
-        return "not at hand"
-    mean = gains.loc[[(task, mode, role)]].mean()
-    return f"{mean:+.1f}"
-
-
-def _paper_kept(condition: str, mode: str) -> str:
-    gains, task = paper_gains().set_index(["task", "mode", "role"])["value"], PAPER_TASKS.get(condition)
-    if (task, mode, "source") not in gains.index:
-        return "not at hand"
-    source, unseen = (gains.loc[[(task, mode, role)]].mean() for role in ("source", "unseen"))
-    return f"{unseen / source:.2f}" if abs(source) > 1 else "source's gain near 0"
-
-
-def claims_table() -> str:
-    """Claim by claim and degradation: the paper's figure, and ours with intervals, on every set."""
-    presets = _present()
-    conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
-    rows = []
-    for mode in MODES[1:]:
-        for role, who in (("source", "the R in the loss"), ("mean_unseen", "unseen R's")):
-            for condition in conditions:
-                ours = [gain_of(preset, condition, mode, role) for preset in presets]
-                paper = _paper(condition, mode, role.removeprefix("mean_"))
-                rows.append([f"{mode_name(mode)}: gain of {who} (points)", condition, paper, *ours])
-        for condition in conditions:
-            ours = [kept_of(preset, condition, mode) for preset in presets]
-            rows.append([f"{mode_name(mode)}: share that unseen R's keep", condition, _paper_kept(condition, mode), *ours])
-    return markdown(rows, ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)])
 
 
 CONTRASTS = (  # mode, what it is compared with
@@ -131,7 +59,7 @@ CONTRASTS = (  # mode, what it is compared with
 def controls_table() -> str:
     """Plain and RA against plain trained in one uninterrupted cycle of the same length: is the schedule to blame?"""
     rows = []
-    for preset in _present():
+    for preset in present_studies():
         for condition in CONDITIONS:
             for mode, baseline, shown in CONTRASTS:
                 cell = main_rows("gains", preset, condition, baseline, mode=mode)
@@ -146,7 +74,7 @@ def controls_table() -> str:
 def rounding_table() -> str:
     """Top-1 where P's picture is rounded to 8 bits, and where its floats are handed on as they are."""
     rows = []
-    for preset in _present():
+    for preset in present_studies():
         for condition in CONDITIONS:
             table = without_variants(main_rows("accuracy", preset, condition))
             both = table.pivot_table(index=["mode", "target_arch"], columns="metric", values="value", sort=False)
@@ -179,7 +107,7 @@ CONTROLS = (  # what RA is compared with plain under: shown name, what differs f
 def what_it_is_not_table() -> str:
     """RA with something taken away, on CIFAR-10: does the gain need R's training, its labels, R's verdict, a short training?"""
     rows = []
-    for preset in _present():
+    for preset in present_studies():
         gains = load_table(preset, "gains")
         for condition in CONDITIONS:
             key, lines = degradation_of(preset, condition), []
@@ -206,34 +134,30 @@ def _control(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: d
     return gains[(gains[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
 
+SOURCES = {"itself": "itself", "another": "another one, mean", "four_others": "the other four at once", "all_five": "all five"}
+
+
 def matrix_table() -> str:
-    """Source R x target R on CIFAR-10, with RA from several R's at once: what does more than one source buy?"""
+    """What an R gains from RA with itself, another R or several in the loss: what does more than one source buy?"""
     rows = []
-    for preset in _present():
-        gains = load_table(preset, "gains")
-        several = [name for name in gains["source_arch"].unique() if "," in name]
-        for key in degradations(preset):
-            cells = {name: _control(gains, preset, key, {"source_arch": name}, "plain") for name in (*FAMILIES, *several)}
-            cells = {name: cell.set_index("target_arch") for name, cell in cells.items() if len(cell)}
-            if not any("," in name for name in cells):
-                continue
-            for reader in [arch for arch in FAMILIES if arch in next(iter(cells.values())).index]:
-                gain = {name: cell.loc[reader] for name, cell in cells.items()}
-                others = [gain[name]["value"] for name in FAMILIES if name != reader and name in gain]
-                four = next((name for name in cells if "," in name and reader not in name.split(",")), "")
-                shown = [interval(gain[name]) if name in gain else "" for name in (reader, four, SMALL_FIVE)]
-                shown.insert(1, f"{sum(others) / len(others):+.1f}" if others else "")
-                rows.append([STUDIES[preset], short_name(*key), display_name(reader), *shown])
+    for preset in present_studies():
+        table = load_table(preset, "several_sources")
+        for (task, strength, reader), part in table.groupby(["task", "strength", "target_arch"], sort=False):
+            gain = {row["sources"]: interval(row) for _, row in part.iterrows()}
+            over = part[(part["sources"] == "four_others") & part["over_one"].notna()]
+            over = interval(over.iloc[0][list(OVER_ONE)].set_axis(ESTIMATE)) if len(over) else ""
+            cells = [short_name(task, strength), display_name(reader), *(gain.get(name, "") for name in SOURCES), over]
+            rows.append([STUDIES[preset], *cells])
     if not rows:
         return "(Not run yet.)\n"
-    return markdown(rows, ["data", "task", "the R that reads", "from itself", "from each other, mean",
-                           "from the other four at once", "from all five at once"])  # fmt: skip
+    return markdown(rows, ["data", "task", "the R that reads", *(f"R in the loss: {shown}" for shown in SOURCES.values()),
+                           "the other four over another one"])  # fmt: skip
 
 
 def equal_cost_table() -> str:
     """The same recognition by other means: P's and readers, for as many pictures learned from."""
     rows = []
-    for preset in _present():
+    for preset in present_studies():
         table = load_table(preset, "equal_cost")
         for row in table.to_dict("records"):
             gain = interval(pd.Series({"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}))
@@ -259,22 +183,6 @@ def processors_table() -> str:
         values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
         rows.append([short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain['value'].iloc[0]:.2f}", *values])
     return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
-
-
-def _present() -> list[str]:
-    """The studies that have committed results."""
-    present = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
-    return [preset for preset in present if len(load_table(preset, "gains"))]
-
-
-def _shown(preset: str) -> str:
-    """The set's name with what its intervals rest on."""
-    rows = main_cells(load_table(preset, "gains"), preset)
-    seeds, n, groups = (int(rows[name].max()) for name in ("n_seeds", "n_images", "n_groups"))
-    of = f" of {groups:,} digits" if groups != n else ""
-    low = int(rows["n_seeds"].min())
-    seeds = f"{seeds} seed{'s' * (seeds > 1)}" if low == seeds else f"{low} to {seeds} seeds"
-    return f"{STUDIES[preset]} ({seeds}, {n:,} pictures{of})"
 
 
 def timings_table() -> str:

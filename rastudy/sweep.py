@@ -22,12 +22,13 @@ from pathlib import Path
 import nbformat
 import papermill
 
+from rastudy.claims import STUDIES
 from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
-from rastudy.readme import STUDIES, refresh_readme
+from rastudy.readme import refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import (
     restore_records,

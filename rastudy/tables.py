@@ -2,6 +2,7 @@
 
 ``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain and to its controls; ``kept.csv``
 the share of the source's gain that unseen R's keep; ``equal_cost.csv`` the same recognition by other means;
+``several_sources.csv`` what RA from several R's at once buys for one that is not among them;
 ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
 Columns are described in ``results/README.md``.
 """
@@ -9,22 +10,20 @@ Columns are described in ``results/README.md``.
 import argparse
 import sys
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rastudy import metrics, stats
+from rastudy.cells import CELL, Cell, cell_key, check_paired, contrasts, load_cells, main_key, paired
 from rastudy.classifiers import FAMILIES, is_variant, small_arch
-from rastudy.config import BASELINES, CONTROL_MODES, NOT_APPLICABLE, make_config
-from rastudy.degrade import TASKS
+from rastudy.config import BASELINES, CONTROL_MODES, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.results import COLUMNS, Predictions, load_predictions, load_results, tidy_rows
+from rastudy.results import COLUMNS, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
-CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ESTIMATE = ("value", "low", "high")
 COUNTS = ("n_seeds", "n_images", "n_groups")
@@ -36,99 +35,10 @@ TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "s
             "unseen_gain", "unseen_low", "unseen_high", "psnr", "psnr_change", "ssim", "chosen", *COUNTS)  # fmt: skip
 EQUAL_COST = ("preset", "task", "strength", "mode", "reader", *ESTIMATE, "gain", "gain_low", "gain_high", "unseen_gain",
               "unseen_low", "unseen_high", "psnr", "ssim", *COUNTS)  # fmt: skip
-TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "equal_cost": EQUAL_COST, "tradeoff": TRADEOFF}
-
-
-class Cell:
-    """One cell of the grid: its runs over seeds, on the same pictures.
-
-    Figures per picture are means over the seeds; intervals are over pictures (or groups), given these seeds.
-    """
-
-    def __init__(self, runs: dict[int, Predictions]):
-        self.runs = dict(sorted(runs.items()))
-        first = next(iter(self.runs.values()))
-        self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
-        for run in self.runs.values():
-            if run.about["data"] != first.about["data"] or run.targets != self.targets:
-                raise StudyError(f"runs {first.about['run_id']} and {run.about['run_id']} saw other pictures or R's")
-        self.groups = stats.Groups(first.arrays["group"])
-
-    @cached_property
-    def key(self) -> tuple:
-        return cell_key(self.settings)
-
-    @cached_property
-    def hits(self) -> np.ndarray:
-        """(S, R, N) 100 where R is right, else 0: percent points."""
-        return np.stack([100.0 * run.hits() for run in self.runs.values()])
-
-    def seeds(self, names: list[int]) -> "Cell":
-        """The same cell with some of its seeds."""
-        return self if list(self.runs) == names else Cell({s: self.runs[s] for s in names})
-
-    def counts(self) -> dict:
-        return {"n_seeds": len(self.runs), "n_images": self.hits.shape[2], "n_groups": len(self.groups.sizes)}
-
-    def base(self) -> dict:
-        return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
-
-
-def check_paired(one: Cell, other: Cell) -> None:
-    """Raise StudyError where two cells saw other pictures or R's."""
-    Cell(dict(enumerate(next(iter(cell.runs.values())) for cell in (one, other))))
-
-
-def cell_key(settings: dict) -> tuple:
-    """The ``CELL`` of a run's settings; ``other`` names what else is not the preset's, as ``lr=0.01 channels=32``."""
-    defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
-    defaults |= {"pretrain_epochs": 0, "epochs": 0, "other": _other_settings(settings)}
-    return tuple((defaults | settings)[name] for name in CELL)
-
-
-def _other_settings(settings: dict) -> str:
-    document, (task, mode) = PRESETS[settings["preset"]], (settings["task"], settings["mode"])
-    sizes = document.get("processors", {}).get(settings.get("processor"), {})
-    preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science()
-    named = {name: settings.get(name) for name in preset if name not in (*CELL, "seed")}
-    return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
-
-
-def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
-    """Every cell of a preset that was evaluated on ``split``, in canonical order."""
-    runs: dict[tuple, dict[int, Predictions]] = {}
-    for path in sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
-        predictions = load_predictions(path)
-        settings = predictions.about["config"]
-        same = runs.setdefault(cell_key(settings), {})
-        seed = settings.get("seed", 0)
-        if seed in same:
-            other = same[seed].about["run_id"]
-            raise StudyError(f"{path.name} and the run {other} are the same cell and seed; delete the stale one")
-        same[seed] = predictions
-    order = {name: k for k, name in enumerate((*TASKS, *BASELINES, *MODES, *CONTROL_MODES))}
-    keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
-    return {key: Cell(runs[key]) for key in keys}
-
-
-def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
-    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and two controls.
-
-    ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
-    """
-    settings = cell.settings
-    if settings["mode"] in BASELINES:
-        return
-    before, after = settings["pretrain_epochs"], settings["epochs"]
-    schedules = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
-    if before:
-        one_cycle = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
-        schedules["plain_one_cycle"] = one_cycle
-    plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
-    for name, schedule in schedules.items():
-        key = cell_key(plain | schedule)
-        if key in cells and key != cell.key:
-            yield name, cells[key]
+OVER_ONE = ("over_one", "over_low", "over_high")
+SEVERAL = ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS)
+TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "equal_cost": EQUAL_COST, "several_sources": SEVERAL,
+          "tradeoff": TRADEOFF}  # fmt: skip
 
 
 def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -152,22 +62,6 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
                 **dict(zip(ESTIMATE, (scale * x for x in estimate), strict=True)),
                 "seed_low": seeds.min(), "seed_high": seeds.max(),
             }  # fmt: skip
-
-
-def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives.
-
-    A second training of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
-    """
-    sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
-    seen = {small_arch(name) for name in sources} - {None}
-    others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
-    again = [r for r in others if small_arch(cell.targets[r]) in seen or is_variant(cell.targets[r])]
-    unseen = [r for r in others if r not in again]
-    for r, arch in enumerate(cell.targets):
-        yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
-    if unseen:
-        yield "mean_unseen", "mean_unseen", unseen
 
 
 def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
@@ -206,17 +100,6 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
         for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
             row["p_holm"] = p
     return rows
-
-
-def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
-    """Each cell with each of its baselines over their common seeds, and the gain per seed, R and picture (S, R, N)."""
-    for cell in cells.values():
-        for name, plain in baselines_of(cell, cells):
-            common = [seed for seed in cell.runs if seed in plain.runs]
-            if common:
-                mine, theirs = cell.seeds(common), plain.seeds(common)
-                check_paired(theirs, mine)
-                yield name, mine, theirs, mine.hits - theirs.hits
 
 
 def is_primary(cell: Cell, role: str) -> bool:
@@ -287,6 +170,45 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
                 }  # fmt: skip
 
 
+def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """What an R gains from RA with itself in the loss, with another R, with the four others at once, and with all five.
+
+    Gains are over plain, seed 0; ``over_one`` is the paired difference to what another R gives, averaged over those others
+    that were run. Empty for a degradation without a run from several R's.
+    """
+    for task, strength in degradations(preset):
+        main = make_config(preset, task, "ra", strength=strength).science()
+        keys = {name: cell_key(main | {"source_arch": name}) for name in (*FAMILIES, *map(_others, FAMILIES), _others())}
+        runs = {name: cells[key].seeds([0]) for name, key in keys.items() if key in cells and 0 in cells[key].runs}
+        plain = cells.get(main_key(preset, task, strength, "plain"))
+        if plain is None or 0 not in plain.runs or not any("," in name for name in runs):
+            continue
+        plain = plain.seeds([0])
+        for cell in runs.values():
+            check_paired(plain, cell)
+        for reader in (arch for arch in FAMILIES if arch in plain.targets):
+            r = plain.targets.index(reader)
+            gain = {name: cell.hits[0, r] - plain.hits[0, r] for name, cell in runs.items()}
+            ones = [gain[name] for name in FAMILIES if name in gain and name != reader]
+            one = np.mean(ones, 0) if ones else None
+            found = {"itself": (gain.get(reader), 1), "another": (one, len(ones)),
+                     "four_others": (gain.get(_others(reader)), 4), "all_five": (gain.get(_others()), 5)}  # fmt: skip
+            for name, (values, n_sources) in found.items():
+                if values is None:
+                    continue
+                columns = [values] if one is None or name == "another" else [values, values - one]
+                estimates = stats.mean_intervals(np.stack(columns, 1), plain.groups, differences=True)
+                row = {"preset": preset, "task": task, "strength": strength, "target_arch": reader, "sources": name}
+                for names, estimate in zip((ESTIMATE, OVER_ONE), estimates, strict=False):
+                    row |= dict(zip(names, estimate, strict=True))
+                yield plain.counts() | row | {"n_sources": n_sources}
+
+
+def _others(left_out: str = "") -> str:
+    """``source_arch`` of all families but one."""
+    return ",".join(arch for arch in FAMILIES if arch != left_out)
+
+
 def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     """The weight grid on validation, seed 0, main processor and source; ``chosen`` by the rule.
 
@@ -339,7 +261,8 @@ def make_tables(preset: str) -> list[Path]:
     test, val = load_cells(preset, "test"), load_cells(preset, "val")
     rows = {
         "accuracy": list(accuracy_rows(test)), "gains": gain_rows(test), "kept": list(kept_rows(test)),
-        "equal_cost": list(equal_cost_rows(preset, test)), "tradeoff": tradeoff_rows(preset, val),
+        "equal_cost": list(equal_cost_rows(preset, test)), "several_sources": list(several_sources_rows(preset, test)),
+        "tradeoff": tradeoff_rows(preset, val),
     }  # fmt: skip
     for name, columns in TABLES.items():
         write_csv(folder / f"{name}.csv", [_rounded(row) for row in rows[name]], columns)
@@ -405,11 +328,6 @@ def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.
 def without_variants(table: pd.DataFrame) -> pd.DataFrame:
     """The rows whose target R is no second training, adapted or untrained one: the five, or somebody's own."""
     return table[~table["target_arch"].map(is_variant).astype(bool)]
-
-
-def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
-    """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
-    return cell_key(make_config(preset, task, mode, strength=strength).science())
 
 
 def main_table(preset: str) -> pd.DataFrame:

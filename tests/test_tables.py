@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rastudy import plots, readme, tables
+from rastudy import claims, plots, readme, tables
+from rastudy.cells import load_cells
 from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.presets import MODES, PRESETS, SMALL_FIVE, settings_of
 from rastudy.results import load_results, predictions_file, save_predictions
 from rastudy.sweep import grid
-from rastudy.tables import TABLES, load_cells, load_table, make_tables, paper_gains, paper_reported
+from rastudy.tables import TABLES, load_table, make_tables, paper_gains, paper_reported
 
 ROOT = Path(__file__).parents[1]
 N = 400
@@ -123,11 +124,61 @@ def test_the_readmes_controls(cifar10):
     }
 
 
+def test_several_sources_by_hand(cifar10):
+    """On an R that stands outside: what another one gives it, four at once, all five, and the paired difference."""
+    table = load_table("cifar10", "several_sources").set_index(["target_arch", "sources"])
+    far = table.loc[FAR]
+    assert far["value"].to_dict() == {"another": 1.5, "four_others": 8.0, "all_five": 13.0}  # (0 + 3) / 2; 32 and 52 of 400
+    assert far["n_sources"].to_dict() == {"another": 2, "four_others": 4, "all_five": 5}
+    assert far.loc["four_others", "over_one"] == 6.5 and pd.isna(far.loc["another", "over_one"])
+    assert (far["low"] < far["value"]).all() and (far["value"] < far["high"]).all()
+    # what decides is paired: the same pictures as the four's gain and the other sources'
+    four, one = 100.0 * right((200, 232)), (100.0 * right() + 100.0 * right((200, 212))) / 2
+    over = far.loc["four_others"]
+    assert over["over_one"] - over["over_low"] == pytest.approx(half_width(four - one), abs=0.3)
+    assert table.loc[(NEAR, "itself"), "value"] == 10 and (NEAR, "four_others") not in table.index
+
+
+def test_no_several_sources_no_table(study_root):
+    put("plain", PLAIN), put("ra", RA), put("ra", RA, source_arch=NEAR)
+    make_tables("smoke")
+    assert not len(load_table("smoke", "several_sources"))
+
+
 def test_the_readmes_matrix(cifar10):
-    """On each R: its own gain, the mean of the other sources', and that of the others at once."""
+    """On each R: its own gain, the mean of the other sources', that of the others at once, and of all."""
     rows = {row[2]: row[3:] for row in cells_of(readme.matrix_table())}
-    assert [cell.split(" ")[0] for cell in rows["VGG-16-BN"]] == ["", "+1.5", "+8.0", "+13.0"]  # (0 + 3) / 2 and so on
+    assert [cell.split(" ")[0] for cell in rows["VGG-16-BN"]] == ["", "+1.5", "+8.0", "+13.0", "+6.5"]
     assert rows["ResNet-50"][0].startswith("+10.0") and rows["ResNet-50"][2] == ""  # no run of its four others
+
+
+@pytest.mark.parametrize(
+    "claim, low, high, expected",
+    [
+        (9.2, 0.1, 3.0, "agrees"), (9.2, -0.1, 3.0, "undecided"), (9.2, -3.0, -0.1, "disagrees"),
+        (-2.0, -3.0, -0.1, "agrees"), (-2.0, 0.1, 3.0, "disagrees"),
+        (0, -0.1, 3.0, "agrees"), (0, 0.1, 3.0, "disagrees"), (0, -3.0, -0.1, "disagrees"),
+    ],
+)  # fmt: skip
+def test_verdicts(claim, low, high, expected):
+    """A claim of a sign needs an interval on its side of 0; a claim of nothing one that holds 0."""
+    assert claims.verdict(claim, low, high) == expected
+
+
+def test_the_claims_have_verdicts(cifar10):
+    """The paper finds a gain in sr and nothing for unsupervised RA in denoising; shares are of most of the gain."""
+    put("ra_unsupervised", PLAIN | {SOURCE: right((0, 240))}, preset="cifar10", task="dn")
+    put("plain", PLAIN, preset="cifar10", task="dn")
+    make_tables("cifar10")
+    rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
+    (paper, ours) = rows["RA: gain of the R in the loss (points)", "sr x2"]
+    assert paper == "not at hand" and ours.startswith("+5.0 [") and ours.endswith("] agrees")
+    paper, ours = rows["RA unsupervised: gain of the R in the loss (points)", "dn"]
+    assert paper == "-0.2" and ours.startswith("+10.0 [") and ours.endswith("] disagrees")
+    assert rows["RA unsupervised: gain of unseen R's (points)", "dn"] == ["+0.0", "+0.0 [+0.0, +0.0] agrees"]
+    paper, ours = rows["RA: share that unseen R's keep", "sr x2"]
+    assert ours.startswith("0.25 [") and ours.endswith("] disagrees")
+    assert rows["RA: gain of the R in the loss (points)", "jpeg"] == ["+9.5", ""]
 
 
 def test_the_readmes_equal_cost(cifar10):

@@ -1,0 +1,119 @@
+"""The paper's claims beside what the studies measured, with a verdict for each."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rastudy.plots import mode_name
+from rastudy.presets import MODES, degradations
+from rastudy.runs import results_folder
+from rastudy.tables import load_table, main_cells, paper_gains
+
+STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
+CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
+PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
+SMALLEST_CLAIM = 1.0  # points: the paper's gains below it are gains of nothing, as unsupervised RA's in denoising
+MOST = 0.5  # unseen R's keep most of the source's gain where they keep more than this share
+
+
+def markdown(rows: list[list[str]], header: list[str]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
+    """``value [low, high]``."""
+    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def present_studies() -> list[str]:
+    """The studies that have committed results."""
+    present = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
+    return [preset for preset in present if len(load_table(preset, "gains"))]
+
+
+def degradation_of(preset: str, condition: str) -> tuple[str, float] | None:
+    """A preset's degradation under a condition of the claims table, or None where it has none."""
+    task, strength = CONDITIONS[condition]
+    return next((key for key in degradations(preset, task) if strength in (None, key[1])), None)
+
+
+def main_rows(name: str, preset: str, condition: str, baseline: str = "plain", **wanted: str) -> pd.DataFrame:
+    """The main comparison's rows of a table under a condition, of one mode, say."""
+    rows = main_cells(load_table(preset, name), preset, baseline)
+    task, strength = degradation_of(preset, condition) or ("", 0)
+    keep = (rows["task"] == task) & (rows["strength"] == strength)
+    for column, value in wanted.items():
+        keep &= rows[column] == value
+    return rows[keep]
+
+
+def verdict(claim: float, low: float, high: float) -> str:
+    """Whether an interval agrees with a claim: a difference of ``claim``'s sign, or none where it is 0."""
+    if claim == 0:
+        return "agrees" if low <= 0 <= high else "disagrees"
+    if low <= 0 <= high:
+        return "undecided"
+    return "agrees" if (low > 0) == (claim > 0) else "disagrees"
+
+
+def gain_of(preset: str, condition: str, mode: str, role: str, claim: float) -> str:
+    """The gain over plain of the source or the mean unseen R, with its interval and verdict; empty where it was not run."""
+    rows = main_rows("gains", preset, condition, mode=mode, role=role)
+    return f"{interval(rows.iloc[0])} {verdict(claim, *rows.iloc[0][['low', 'high']])}" if len(rows) else ""
+
+
+def kept_of(preset: str, condition: str, mode: str, claimed: bool) -> str:
+    """``gain_kept`` with its interval and verdict (``claimed``: that it is most of it), or that there is none to keep."""
+    rows = main_rows("kept", preset, condition, mode=mode)
+    if not len(rows):
+        return ""
+    if pd.isna(rows.iloc[0]["value"]):
+        return "the source has no gain"
+    found = verdict(1, *(rows.iloc[0][["low", "high"]] - MOST)) if claimed else ""
+    return f"{interval(rows.iloc[0], 2, '')} {found}".strip()
+
+
+def _paper_gains(condition: str, mode: str) -> dict[str, float]:
+    """The paper's mean gain of the source and of unseen R's; empty where its figure is not at hand."""
+    table = paper_gains()
+    same = table[(table["task"] == PAPER_TASKS.get(condition)) & (table["mode"] == mode)]
+    return same.groupby("role")["value"].mean().to_dict()
+
+
+def claims_table() -> str:
+    """Claim by claim and degradation: the paper's figure, and ours with intervals and verdicts, on every set."""
+    presets = present_studies()
+    conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
+    header = ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)]
+    return markdown([row for mode in MODES[1:] for row in _claims(mode, presets, conditions)], header)
+
+
+def _claims(mode: str, presets: list[str], conditions: list[str]) -> Iterator[list[str]]:
+    """A mode's rows. Where the paper's figure is not at hand, its claim is that R's gain."""
+    for role, who in (("source", "the R in the loss"), ("unseen", "unseen R's")):
+        for condition in conditions:
+            paper = _paper_gains(condition, mode).get(role)
+            claim = 1.0 if paper is None else 0.0 if abs(paper) < SMALLEST_CLAIM else paper
+            ours = [gain_of(preset, condition, mode, {"unseen": "mean_unseen"}.get(role, role), claim) for preset in presets]
+            shown = "not at hand" if paper is None else f"{paper:+.1f}"
+            yield [f"{mode_name(mode)}: gain of {who} (points)", condition, shown, *ours]
+    for condition in conditions:
+        paper = _paper_gains(condition, mode)
+        gains = not paper or paper["source"] > SMALLEST_CLAIM
+        shown = "source's gain near 0" if paper else "not at hand"
+        if paper and gains:
+            shown = f"{paper['unseen'] / paper['source']:.2f}"
+        ours = [kept_of(preset, condition, mode, gains) for preset in presets]
+        yield [f"{mode_name(mode)}: share that unseen R's keep", condition, shown, *ours]
+
+
+def _shown(preset: str) -> str:
+    """The set's name with what its intervals rest on."""
+    rows = main_cells(load_table(preset, "gains"), preset)
+    seeds, n, groups = (int(rows[name].max()) for name in ("n_seeds", "n_images", "n_groups"))
+    of = f" of {groups:,} digits" if groups != n else ""
+    low = int(rows["n_seeds"].min())
+    seeds = f"{seeds} seed{'s' * (seeds > 1)}" if low == seeds else f"{low} to {seeds} seeds"
+    return f"{STUDIES[preset]} ({seeds}, {n:,} pictures{of})"
