@@ -12,6 +12,7 @@ from scipy import stats
 RESAMPLES = 5000
 FLIPS = 50_000  # of signs; many more than resamples, since Holm multiplies small p-values by the number of contrasts
 LEVEL = 0.95
+FEW = 256  # distinct values up to which independent pictures are drawn by value, where there are ten of each
 
 
 class Estimate(NamedTuple):
@@ -41,20 +42,33 @@ class Groups:
         return out
 
     def bootstrap(self, values: np.ndarray) -> np.ndarray:
-        """Means of ``RESAMPLES`` resamples of the groups: (N, M) to (RESAMPLES, M). The draws never change.
+        """Means of ``RESAMPLES`` joint resamples of the groups: (N, M) to (RESAMPLES, M). The draws never change.
 
-        Rounded to 9 decimals and without negative zeros: the last bits of a sum depend on the number of threads, and a
-        ratio to a mean of 0 would show them.
+        Independent pictures whose rows take few distinct values, as differences of hits do, are drawn by value: how often
+        each value comes is all that a mean needs. Rounded to 9 decimals and without negative zeros: the last bits of a sum
+        depend on the number of threads, and a ratio to a mean of 0 would show them.
         """
-        counts = _resamples(len(self.sizes))
-        return np.round((counts @ self.sums(values)) / (counts @ self.sizes)[:, None], 9) + 0.0
+        n = len(values)
+        distinct, count = np.unique(np.round(values, 9), axis=0, return_counts=True) if self.independent else (values, None)
+        if self.independent and len(distinct) <= min(FEW, n // 10):
+            means = np.random.default_rng(0).multinomial(n, count / n, size=RESAMPLES) @ distinct / n
+        else:
+            sums = self.sums(values)
+            drawn = [counts.astype(np.float64) for counts in _resamples(len(self.sizes)).reshape(10, RESAMPLES // 10, -1)]
+            means = np.concatenate([(counts @ sums) / (counts @ self.sizes)[:, None] for counts in drawn])
+        return np.round(means, 9) + 0.0
+
+    def bootstrap_each(self, values: np.ndarray) -> np.ndarray:
+        """As :meth:`bootstrap`, for columns that are not compared with one another: (N, M) to (RESAMPLES, M)."""
+        columns = np.split(values, values.shape[1], 1) if self.independent else [values]
+        return np.concatenate([self.bootstrap(column) for column in columns], 1)
 
 
 @lru_cache(maxsize=2)
 def _resamples(n_groups: int) -> np.ndarray:
     """How often each group is drawn in each resample, (RESAMPLES, G)."""
     rng = np.random.default_rng(0)
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES).astype(np.float32)
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES).astype(np.uint8)
 
 
 def percentile(resampled: np.ndarray) -> tuple[float, float]:
@@ -73,14 +87,16 @@ def mean_intervals(values: np.ndarray, groups: Groups, differences: bool = False
     ``differences`` are no hits, even where each of them is 0 or 1.
     """
     hits = groups.independent & np.isin(values, (0.0, 1.0)).all(0) & (not differences)
-    resampled = groups.bootstrap(values) if not hits.all() else None
+    resampled = (
+        dict(zip(np.flatnonzero(~hits), groups.bootstrap_each(values[:, ~hits]).T, strict=True)) if not hits.all() else {}
+    )
     estimates = []
     for k, column in enumerate(values.T):
         if hits[k]:
             interval = stats.binomtest(int(column.sum()), len(column)).proportion_ci(LEVEL, method="wilson")
             estimates.append(Estimate(float(column.mean()), interval.low, interval.high))
         else:
-            estimates.append(Estimate(float(column.mean()), *percentile(resampled[:, k])))
+            estimates.append(Estimate(float(column.mean()), *percentile(resampled[k])))
     return estimates
 
 
@@ -90,22 +106,31 @@ def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
     Exact McNemar where pictures are independent and differences are -1, 0 or 1; else a test that flips the signs of
     whole groups at random (``FLIPS`` times, so never below 1 / (FLIPS + 1)).
     """
-    exact = groups.independent & np.isin(differences, (-1.0, 0.0, 1.0)).all(0)
-    p = np.array([_mcnemar(column) if one else 1.0 for one, column in zip(exact, differences.T, strict=True)])
-    if exact.all():
-        return p
-    sums = groups.sums(differences[:, ~exact])  # G M
+    if groups.independent:
+        exact = np.isin(differences, (-1.0, 0.0, 1.0)).all(0)
+        return np.array(
+            [(_mcnemar if one else _flip_pictures)(column) for one, column in zip(exact, differences.T, strict=True)]
+        )
+    sums = groups.sums(differences)  # G M
     total, slack, extreme = np.abs(sums.sum(0)), 1e-5 * np.abs(sums).sum(0), 0  # ties count in spite of rounding
     for bits in _flips(len(sums)).reshape(FLIPS // 1000, 1000, -1):  # in parts, for memory
         flipped = np.unpackbits(bits, axis=1, count=len(sums)).astype(np.float32) @ sums.astype(np.float32)
         extreme += (np.abs(sums.sum(0) - 2 * flipped) >= total - slack).sum(0)  # a flip takes twice its sum away
-    p[~exact] = (1 + extreme) / (FLIPS + 1)
-    return p
+    return (1 + extreme) / (FLIPS + 1)
 
 
 def _mcnemar(differences: np.ndarray) -> float:
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def _flip_pictures(differences: np.ndarray) -> float:
+    """The sign-flip test of independent pictures: of those that differ by as much, so many are flipped."""
+    sizes, counts = np.unique(np.abs(np.round(differences, 9)), return_counts=True)
+    rng = np.random.default_rng(1)
+    sums = sum(size * (2.0 * rng.binomial(count, 0.5, FLIPS) - count) for size, count in zip(sizes, counts, strict=True))
+    slack = 1e-5 * np.abs(differences).sum()  # ties count in spite of rounding
+    return float((1 + (np.abs(sums) >= abs(differences.sum()) - slack).sum()) / (FLIPS + 1))
 
 
 @lru_cache(maxsize=2)
@@ -125,7 +150,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def ratio_intervals(numerator: np.ndarray, denominator: np.ndarray, groups: Groups) -> list[Estimate]:
     """Ratios of the means of the columns of two (N, M) arrays with joint bootstrap intervals."""
-    above, below = groups.bootstrap(numerator), groups.bootstrap(denominator)
+    pairs = [groups.bootstrap(np.stack(pair, 1)) for pair in zip(numerator.T, denominator.T, strict=True)]
+    above, below = np.stack(pairs, -1).swapaxes(0, 1) if pairs else np.empty((2, RESAMPLES, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         values, resampled = numerator.mean(0) / denominator.mean(0), above / below
     return [Estimate(float(value), *percentile(column)) for value, column in zip(values, resampled.T, strict=True)]

@@ -173,3 +173,26 @@ def test_an_undetermined_ratio_has_no_narrow_interval():
     denominator[0] = 1.0
     _, low, high = ratio_interval(numerator, denominator, Groups(np.arange(30)))
     assert 0 < low < 30 and high == math.inf
+
+
+def test_pictures_drawn_by_value_or_one_by_one(monkeypatch):
+    """Intervals, ratios and p-values of independent pictures do not hang on which of the two ways they are drawn."""
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1, -0.25, 0, 0.25, 1], size=(2000, 2), p=[0.05, 0.05, 0.7, 0.1, 0.1])
+    above, below, groups = values[:, :1], values[:, 1:] + 1, Groups(np.arange(2000))
+    found = []
+    for few in (stats.FEW, 0):
+        monkeypatch.setattr(stats, "FEW", few)
+        found.append([*stats.mean_intervals(values, groups, differences=True), *stats.ratio_intervals(above, below, groups)])
+    width = np.array([estimate.high - estimate.low for estimate in found[0]])
+    assert np.abs(np.array(found[0]) - np.array(found[1])).max(1) == pytest.approx(0 * width, abs=0.05 * width.min())
+
+
+def test_flipping_pictures_by_size_is_flipping_them():
+    """Against the test that flips each picture's sign by itself."""
+    rng = np.random.default_rng(0)
+    differences = rng.choice([-1, -0.5, 0, 0.5, 1], size=(400, 3), p=[0.1, 0.1, 0.58, 0.11, 0.11])
+    twins = np.concatenate([differences / 2, differences / 2])  # a group of two halves is one picture
+    assert stats.paired_p(differences, Groups(np.arange(400))) == pytest.approx(
+        stats.paired_p(twins, Groups(np.tile(np.arange(400), 2))), abs=0.01
+    )
