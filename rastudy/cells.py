@@ -18,6 +18,9 @@ from rastudy.results import Predictions, load_predictions
 from rastudy.runs import results_folder
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
+ESTIMATE = ("value", "low", "high")
+GAIN, UNSEEN = ("gain", "gain_low", "gain_high"), ("unseen_gain", "unseen_low", "unseen_high")  # of the source, of unseen R's
+COUNTS = ("n_seeds", "n_images", "n_groups")
 
 
 class Cell:

@@ -36,7 +36,7 @@ def use_warm_kernels() -> None:
     KernelProvisionerFactory.provisioners[entry.name] = entry
     os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = entry.name
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib reads it on import
-    multiprocessing.set_forkserver_preload(["rastudy.sweep", "rastudy.plots"])
+    multiprocessing.set_forkserver_preload(["rastudy.sweep", "rastudy.gallery"])
     _stopped.clear()
 
 

@@ -1,4 +1,4 @@
-"""Figures and display tables: ``plot_*(data) -> Figure``. The only module that knows matplotlib.
+"""Figures of the tables: ``plot_*(data) -> Figure``. This module and ``gallery`` alone know matplotlib.
 
 Names, colours and order of modes and R's are fixed here; an unknown one raises. Every figure states n and shows an
 interval or the spread over seeds; differences to plain use a diverging map centred on 0.
@@ -11,17 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 
-from rastudy.classifiers import Classifier, load_classifier
-from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Loader, PictureSet
-from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
+from rastudy.cells import GAIN, UNSEEN
+from rastudy.config import Config, make_config
+from rastudy.controls import control_name
 from rastudy.errors import one_of
-from rastudy.evaluate import load_pictures, restore
 from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.runs import load_models, root, write_atomic
+from rastudy.runs import root, write_atomic
 from rastudy.tables import display_name, load_table, main_cells, paper_gains, without_variants
 from rastudy.train import curve_file
 
@@ -279,6 +276,33 @@ def plot_equal_cost(preset: str) -> Figure:
     return figure
 
 
+def plot_controls(preset: str) -> Figure:
+    """Gain over its baseline of every control, of the source R and of the mean unseen R; a panel per degradation."""
+    rows = load_table(preset, "controls")
+    keys, lines = _present(rows, preset), list(dict.fromkeys(rows["control"]))
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(
+        1, max(len(keys), 1), figsize=(5 + 4.6 * len(keys), 1.6 + 0.42 * len(lines)), sharey=True, squeeze=False
+    )
+    for ax, key in zip(axes[0], keys, strict=False):
+        part = _of(rows, key)
+        y = part["control"].map(lines.index)
+        for names, shift, colour, marker, label in (
+            (GAIN, -0.12, "#d55e00", "^", display_name(PRESETS[preset]["source_arch"])),
+            (UNSEEN, 0.12, "#0072b2", "o", "mean unseen R"),
+        ):
+            value, low, high = (part[name] for name in names)
+            ax.errorbar(value, y + shift, xerr=[value - low, high - value], fmt=marker, color=colour, ms=6, label=label)
+        ax.axvline(0, color="black", lw=1)
+        ax.set(title=task_name(*key), xlabel="gain over its baseline (points)")
+    axes[0, 0].set_yticks(range(len(lines)), [control_name(line) for line in lines])
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    figure.tight_layout()
+    _note(figure, rows, "Bars: 95 % intervals over pictures.")
+    return figure
+
+
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
     keys = degradations(preset)
@@ -310,29 +334,6 @@ def _curve(run: Config | None) -> pd.DataFrame | None:
     return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
-def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
-    ax.imshow(picture, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
-
-
-def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
-    """The first pictures of a set: the original, and what each task's P gets to see (sr: after bicubic upsampling)."""
-    keys = degradations(preset)
-    sns.set_theme(style="white", context="notebook")
-    figure, axes = plt.subplots(1 + len(keys), count, figsize=(1.55 * count, 1.6 * (1 + len(keys))), squeeze=False)
-    for k in range(count):
-        gt = pictures.pictures[k]
-        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]])
-        for row, (task, strength) in enumerate(keys, start=1):
-            lq = degrade(gt, task, strength, seed=k)
-            _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
-            axes[row, 0].set_ylabel(task_name(task, strength).replace(" ", "\n", 1), fontsize=9)
-    axes[0, 0].set_ylabel("original", fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
 def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     """Top-1 of every R against the strength of each degradation; the preset's strength is marked."""
     tasks = list(table["task"].unique())
@@ -353,55 +354,4 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     figure.tight_layout()
     figure.text(0.5, -0.01, f"n = {int(table['n_images'].max())} validation pictures, no processing.",
                 ha="center", va="top", fontsize=9)  # fmt: skip
-    return figure
-
-
-@torch.inference_mode()
-def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, count: int = 6, **overrides) -> Figure:
-    """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T.
-
-    Under each picture the verdicts of the source R and of one unseen R, green where right.
-    """
-    targets = _two_targets(make_config(preset, task, "plain", **overrides))
-    columns = [("clean", ""), ("none", ""), *((mode, "") for mode in PRESETS[preset]["modes"])]
-    sns.set_theme(style="white", context="notebook")
-    figure, axes = plt.subplots(count, len(columns), figsize=(1.75 * len(columns), 2.0 * count), squeeze=False)
-    subset = PictureSet(pictures.name, pictures.split, *(a[: first + count] for a in
-                        (pictures.pictures, pictures.labels, pictures.groups)), pictures.classes)  # fmt: skip
-    strength = make_config(preset, task, **overrides).strength
-    batch = next(Loader(subset, task, strength, first + count).ordered())
-    for k, (mode, _) in enumerate(columns):
-        config = make_config(preset, task, mode, **overrides)
-        processor, transformer = (None, None) if mode in BASELINES else load_models(config)
-        shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))
-        shown = transformer(shown) if transformer is not None else shown
-        verdicts = [target(shown).argmax(1) for target in targets]
-        for row in range(count):
-            label = int(batch.label[first + row])
-            ax = axes[row, k]
-            _show(ax, to_uint8(shown[first + row]))
-            for line, verdict in enumerate(verdicts):
-                guess = int(verdict[first + row])
-                text = f"{display_name(targets[line].name)}: {subset.classes[guess]}"
-                colour = "#007a33" if guess == label else "#c00000"
-                place = {"ha": "center", "va": "center", "transform": ax.transAxes}
-                ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=colour, **place)
-        axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
-    figure.suptitle(task_name(task, strength), y=0.95)
-    figure.subplots_adjust(hspace=0.5, wspace=0.08)
-    return figure
-
-
-def _two_targets(config: Config) -> list[Classifier]:
-    source = PRESETS[config.preset]["source_arch"]
-    unseen = next(name for name in config.targets if name != source)
-    return [load_classifier(name, config.dataset) for name in (source, unseen)]
-
-
-def show_restored(config: Config) -> Figure:
-    """:func:`plot_restored` of the first test pictures for the config's degradation, saved."""
-    pictures = load_pictures(config, "test")
-    figure = plot_restored(config.preset, config.task, pictures, strength=config.strength, data_dir=config.data_dir)
-    first = degradations(config.preset, config.task)[0][1]
-    save(figure, config.preset, f"restored_{config.task}" + ("" if config.strength == first else f"{config.strength:g}"))
     return figure

@@ -7,23 +7,21 @@ import re
 
 import pandas as pd
 
-from rastudy.cells import CELL, cell_key
+from rastudy.cells import ESTIMATE, GAIN, UNSEEN
 from rastudy.claims import (
     CONDITIONS,
     STUDIES,
     claims_table,
-    degradation_of,
     interval,
     main_rows,
     markdown,
     present_studies,
 )
-from rastudy.config import make_config
+from rastudy.controls import control_name
 from rastudy.plots import mode_name, reader_name
 from rastudy.presets import PRESETS
 from rastudy.runs import results_folder, root, write_atomic
 from rastudy.tables import (
-    ESTIMATE,
     OVER_ONE,
     display_name,
     load_table,
@@ -89,49 +87,17 @@ def rounding_table() -> str:
                            "largest change of an R"])  # fmt: skip
 
 
-CONTROLS = (  # what RA is compared with plain under: shown name, what differs from the main run, baseline
-    ("RA", {}, "plain"),
-    ("RA, an untrained R in the loss", {"source_arch": "resnet18_small_untrained"}, "plain"),
-    ("RA, permuted labels in the loss", {"labels": "shuffled"}, "plain"),
-    ("RA, class 0 for every picture in the loss", {"labels": "constant"}, "plain"),
-    ("RA at half the budget, against plain at half", {"budget": 0.5}, "plain"),
-    ("RA at twice the budget, against plain at twice", {"budget": 2}, "plain"),
-    ("RA against plain at twice the budget", {}, "plain_twice"),
-    ("RA against plain in one cycle", {}, "plain_one_cycle"),
-    ("RA at half the budget, against plain at the whole", {"budget": 0.5}, "plain_twice"),
-    ("RA unsupervised", {"mode": "ra_unsupervised"}, "plain"),
-    ("perceptual loss of R's features", {"mode": "perceptual"}, "plain"),
-)
-
-
 def what_it_is_not_table() -> str:
-    """RA with something taken away, on CIFAR-10: does the gain need R's training, its labels, R's verdict, a short training?"""
+    """RA with something taken away: does the gain need R's training, its labels, R's verdict, a short training?"""
     rows = []
     for preset in present_studies():
-        gains = load_table(preset, "gains")
-        for condition in CONDITIONS:
-            key, lines = degradation_of(preset, condition), []
-            for shown, change, baseline in CONTROLS if key else ():
-                cell = _control(gains, preset, key, change, baseline)
-                source = cell[cell["target_arch"] == PRESETS[preset]["source_arch"]]
-                unseen = cell[cell["role"] == "mean_unseen"]
-                if len(cell):
-                    values = [interval(part.iloc[0]) for part in (source, unseen)]
-                    lines.append([STUDIES[preset], condition, shown, str(cell["n_seeds"].iloc[0]), *values])
-            rows += lines if any("labels" in line[2] for line in lines) else []  # where the controls were run
+        for _, row in load_table(preset, "controls").iterrows():
+            values = [interval(row[list(names)].set_axis(ESTIMATE)) for names in (GAIN, UNSEEN)]
+            degradation = short_name(row["task"], row["strength"])
+            rows.append([STUDIES[preset], degradation, control_name(row["control"]), str(row["n_seeds"]), *values])
     if not rows:
         return "(Not run yet.)\n"
     return markdown(rows, ["data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's"])
-
-
-def _control(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:
-    """The rows of ``gains`` of a run that differs from the main RA run by ``change``."""
-    change = dict(change)
-    main = make_config(preset, key[0], change.pop("mode", "ra"), strength=key[1])
-    budget = change.pop("budget", 1)
-    change |= {name: int(budget * getattr(main, name)) for name in ("pretrain_epochs", "epochs")}
-    wanted = dict(zip(CELL, cell_key(main.science() | change), strict=True)) | {"baseline": baseline}
-    return gains[(gains[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
 
 SOURCES = {"itself": "itself", "another": "another one, mean", "four_others": "the other four at once", "all_five": "all five"}
@@ -159,9 +125,8 @@ def equal_cost_table() -> str:
     rows = []
     for preset in present_studies():
         table = load_table(preset, "equal_cost")
-        for row in table.to_dict("records"):
-            gain = interval(pd.Series({"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}))
-            unseen = interval(pd.Series({"value": row["unseen_gain"], "low": row["unseen_low"], "high": row["unseen_high"]}))
+        for _, row in table.iterrows():
+            gain, unseen = (interval(row[list(names)].set_axis(ESTIMATE)) for names in (GAIN, UNSEEN))
             quality = ["" if pd.isna(row[name]) else f"{row[name]:.{n}f}" for name, n in (("psnr", 2), ("ssim", 3))]
             degradation = short_name(row["task"], row["strength"])
             rows.append([degradation, mode_name(row["mode"]), reader_name(row["reader"]), gain, unseen, *quality])

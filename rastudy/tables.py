@@ -2,7 +2,7 @@
 
 ``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain and to its controls; ``kept.csv``
 the share of the source's gain that unseen R's keep; ``equal_cost.csv`` the same recognition by other means;
-``several_sources.csv`` what RA from several R's at once buys for one that is not among them;
+``controls.csv`` what RA's gain is not; ``several_sources.csv`` what RA from several R's at once buys for another one;
 ``tradeoff.csv`` the weight grid on validation, and the weights it chooses.
 Columns are described in ``results/README.md``.
 """
@@ -16,29 +16,41 @@ import numpy as np
 import pandas as pd
 
 from rastudy import metrics, stats
-from rastudy.cells import CELL, Cell, cell_key, check_paired, contrasts, load_cells, main_key, paired
+from rastudy.cells import (
+    CELL,
+    COUNTS,
+    ESTIMATE,
+    GAIN,
+    UNSEEN,
+    Cell,
+    cell_key,
+    check_paired,
+    contrasts,
+    load_cells,
+    main_key,
+    paired,
+)
 from rastudy.classifiers import FAMILIES, is_variant, small_arch
 from rastudy.config import BASELINES, CONTROL_MODES, make_config
+from rastudy.controls import COLUMNS as CONTROL_COLUMNS
+from rastudy.controls import control_rows
 from rastudy.errors import StudyError, command, one_of
 from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.results import COLUMNS, load_predictions, load_results, tidy_rows
 from rastudy.runs import results_folder, root, write_csv
 
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
-ESTIMATE = ("value", "low", "high")
-COUNTS = ("n_seeds", "n_images", "n_groups")
 ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)
 GAINS = ("preset", *CELL, "baseline", "target_arch", "role", *ESTIMATE, "seed_low", "seed_high", "p", "p_holm", "primary",
          "gap_closed", "gap_low", "gap_high", *COUNTS)  # fmt: skip
 KEPT = ("preset", *CELL, "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS)
 TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "source_gain", "source_low", "source_high",
             "unseen_gain", "unseen_low", "unseen_high", "psnr", "psnr_change", "ssim", "chosen", *COUNTS)  # fmt: skip
-EQUAL_COST = ("preset", "task", "strength", "mode", "reader", *ESTIMATE, "gain", "gain_low", "gain_high", "unseen_gain",
-              "unseen_low", "unseen_high", "psnr", "ssim", *COUNTS)  # fmt: skip
+EQUAL_COST = ("preset", "task", "strength", "mode", "reader", *ESTIMATE, *GAIN, *UNSEEN, "psnr", "ssim", *COUNTS)
 OVER_ONE = ("over_one", "over_low", "over_high")
 SEVERAL = ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS)
 TABLES = {"accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "equal_cost": EQUAL_COST, "several_sources": SEVERAL,
-          "tradeoff": TRADEOFF}  # fmt: skip
+          "controls": CONTROL_COLUMNS, "tradeoff": TRADEOFF}  # fmt: skip
 
 
 def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -165,8 +177,7 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
                 yield cell.counts() | quality | {
                     "preset": preset, "task": task, "strength": strength, "mode": mode, "reader": reader,
                     **dict(zip(ESTIMATE, (100 * x for x in value), strict=True)),
-                    **dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True)),
-                    **dict(zip(("unseen_gain", "unseen_low", "unseen_high"), unseen_gain, strict=True)),
+                    **dict(zip(GAIN, gain, strict=True)), **dict(zip(UNSEEN, unseen_gain, strict=True)),
                 }  # fmt: skip
 
 
@@ -259,9 +270,11 @@ def make_tables(preset: str) -> list[Path]:
         write_csv(folder / "runs" / f"{path.stem}.csv", tidy_rows(load_predictions(path)), COLUMNS)
     load_results(preset)  # checks schema and keys
     test, val = load_cells(preset, "test"), load_cells(preset, "val")
+    gains = gain_rows(test)
     rows = {
-        "accuracy": list(accuracy_rows(test)), "gains": gain_rows(test), "kept": list(kept_rows(test)),
+        "accuracy": list(accuracy_rows(test)), "gains": gains, "kept": list(kept_rows(test)),
         "equal_cost": list(equal_cost_rows(preset, test)), "several_sources": list(several_sources_rows(preset, test)),
+        "controls": list(control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)))),
         "tradeoff": tradeoff_rows(preset, val),
     }  # fmt: skip
     for name, columns in TABLES.items():

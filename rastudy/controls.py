@@ -1,0 +1,60 @@
+"""What RA's gain is not: the main RA run with one thing taken away or changed, against the baseline that tells."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rastudy.cells import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, cell_key
+from rastudy.config import make_config
+from rastudy.presets import PRESETS, degradations
+
+CONTROLS = {  # name: what is shown, what differs from the main RA run, and the baseline
+    "ra": ("RA", {}, "plain"),
+    "untrained": ("RA, an untrained R in the loss", {"source_arch": "resnet18_small_untrained"}, "plain"),
+    "shuffled": ("RA, permuted labels in the loss", {"labels": "shuffled"}, "plain"),
+    "constant": ("RA, class 0 for every picture in the loss", {"labels": "constant"}, "plain"),
+    "half": ("RA at half the budget, against plain at half", {"budget": 0.5}, "plain"),
+    "half_to_whole": ("RA at half the budget, against plain at the whole", {"budget": 0.5}, "plain_twice"),
+    "twice": ("RA at twice the budget, against plain at twice", {"budget": 2}, "plain"),
+    "whole_to_twice": ("RA against plain at twice the budget", {}, "plain_twice"),
+    "one_cycle": ("RA against plain in one cycle", {}, "plain_one_cycle"),
+    "unsupervised": ("RA unsupervised", {"mode": "ra_unsupervised"}, "plain"),
+    "perceptual": ("perceptual loss of R's features", {"mode": "perceptual"}, "plain"),
+}
+WRONG_LABELS = ("shuffled", "constant")  # a degradation without these has no study of controls
+COLUMNS = ("preset", "task", "strength", "control", "baseline", *GAIN, *UNSEEN, *COUNTS)
+
+
+def control_name(control: str) -> str:
+    """The name to show."""
+    return CONTROLS[control][0]
+
+
+def control_rows(preset: str, gains: pd.DataFrame) -> Iterator[dict]:
+    """A row per degradation and control that was run: the gain of the preset's source R and of the mean unseen R.
+
+    Args:
+        gains: rows of ``gains.csv``.
+    """
+    source = PRESETS[preset]["source_arch"]
+    for key in degradations(preset):
+        found = {name: _rows(gains, preset, key, change, baseline) for name, (_, change, baseline) in CONTROLS.items()}
+        if not any(len(found[name]) for name in WRONG_LABELS):
+            continue
+        for name, cell in found.items():
+            if not len(cell):
+                continue
+            row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": CONTROLS[name][2]}
+            for names, keep in ((GAIN, cell["target_arch"] == source), (UNSEEN, cell["role"] == "mean_unseen")):
+                row |= dict(zip(names, cell.loc[keep, list(ESTIMATE)].iloc[0], strict=True))
+            yield row | {name: int(cell[name].iloc[0]) for name in COUNTS}
+
+
+def _rows(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:
+    """The rows of ``gains`` of the run that differs from the main RA run by ``change``."""
+    change = dict(change)
+    main = make_config(preset, key[0], change.pop("mode", "ra"), strength=key[1])
+    budget = change.pop("budget", 1)
+    change |= {name: int(budget * getattr(main, name)) for name in ("pretrain_epochs", "epochs")}
+    wanted = dict(zip(CELL, cell_key(main.science() | change), strict=True)) | {"baseline": baseline}
+    return gains[(gains[list(wanted)] == pd.Series(wanted)).all(axis=1)]

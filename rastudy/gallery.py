@@ -1,0 +1,91 @@
+"""Figures that show pictures: degraded, restored, with the R's verdicts."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+from rastudy.classifiers import Classifier, load_classifier
+from rastudy.config import BASELINES, Config, make_config
+from rastudy.data import Loader, PictureSet
+from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
+from rastudy.evaluate import load_pictures, restore
+from rastudy.plots import mode_name, save, task_name
+from rastudy.presets import PRESETS, degradations
+from rastudy.runs import load_models
+from rastudy.tables import display_name
+
+
+def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
+    ax.imshow(picture, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
+
+
+def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
+    """The first pictures of a set: the original, and what each task's P gets to see (sr: after bicubic upsampling)."""
+    keys = degradations(preset)
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(1 + len(keys), count, figsize=(1.55 * count, 1.6 * (1 + len(keys))), squeeze=False)
+    for k in range(count):
+        gt = pictures.pictures[k]
+        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]])
+        for row, (task, strength) in enumerate(keys, start=1):
+            lq = degrade(gt, task, strength, seed=k)
+            _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
+            axes[row, 0].set_ylabel(task_name(task, strength).replace(" ", "\n", 1), fontsize=9)
+    axes[0, 0].set_ylabel("original", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+@torch.inference_mode()
+def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, count: int = 6, **overrides) -> Figure:
+    """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T.
+
+    Under each picture the verdicts of the source R and of one unseen R, green where right.
+    """
+    targets = _two_targets(make_config(preset, task, "plain", **overrides))
+    columns = [("clean", ""), ("none", ""), *((mode, "") for mode in PRESETS[preset]["modes"])]
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(count, len(columns), figsize=(1.75 * len(columns), 2.0 * count), squeeze=False)
+    subset = PictureSet(pictures.name, pictures.split, *(a[: first + count] for a in
+                        (pictures.pictures, pictures.labels, pictures.groups)), pictures.classes)  # fmt: skip
+    strength = make_config(preset, task, **overrides).strength
+    batch = next(Loader(subset, task, strength, first + count).ordered())
+    for k, (mode, _) in enumerate(columns):
+        config = make_config(preset, task, mode, **overrides)
+        processor, transformer = (None, None) if mode in BASELINES else load_models(config)
+        shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))
+        shown = transformer(shown) if transformer is not None else shown
+        verdicts = [target(shown).argmax(1) for target in targets]
+        for row in range(count):
+            label = int(batch.label[first + row])
+            ax = axes[row, k]
+            _show(ax, to_uint8(shown[first + row]))
+            for line, verdict in enumerate(verdicts):
+                guess = int(verdict[first + row])
+                text = f"{display_name(targets[line].name)}: {subset.classes[guess]}"
+                colour = "#007a33" if guess == label else "#c00000"
+                place = {"ha": "center", "va": "center", "transform": ax.transAxes}
+                ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=colour, **place)
+        axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
+    figure.suptitle(task_name(task, strength), y=0.95)
+    figure.subplots_adjust(hspace=0.5, wspace=0.08)
+    return figure
+
+
+def _two_targets(config: Config) -> list[Classifier]:
+    source = PRESETS[config.preset]["source_arch"]
+    unseen = next(name for name in config.targets if name != source)
+    return [load_classifier(name, config.dataset) for name in (source, unseen)]
+
+
+def show_restored(config: Config) -> Figure:
+    """:func:`plot_restored` of the first test pictures for the config's degradation, saved."""
+    pictures = load_pictures(config, "test")
+    figure = plot_restored(config.preset, config.task, pictures, strength=config.strength, data_dir=config.data_dir)
+    first = degradations(config.preset, config.task)[0][1]
+    save(figure, config.preset, f"restored_{config.task}" + ("" if config.strength == first else f"{config.strength:g}"))
+    return figure
