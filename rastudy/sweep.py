@@ -287,7 +287,9 @@ def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--full", action="store_true", help="add seeds, weight grid, source x target matrix, processors")
+    parser.add_argument(
+        "--full", action="store_true", help="the full grid: seeds, weights, source R's, controls; what else is named narrows it"
+    )
     parser.add_argument("--task", nargs="*", help="only these tasks")
     parser.add_argument("--mode", nargs="*", help="only these modes and baselines")
     parser.add_argument("--seed", nargs="*", type=int, default=[-1])
@@ -305,20 +307,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def select(args: argparse.Namespace) -> list[Cell]:
-    """The cells that the command line asks for."""
+    """The cells that the command line asks for: a product of what it names, or with ``--full`` that part of the full grid."""
     one_of("preset", args.preset, PRESETS)
     for split in args.split:
         one_of("split", split, ("val", "test"))
+    for task in args.task or ():
+        one_of("task", task, tasks_of(args.preset))
     overrides = {"data_dir": args.data, "device": args.device}
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
     document = PRESETS[args.preset]
-    if args.task or args.mode or any(value[0] not in (-1, "") for value in axes.values()):
+    named = {"task": args.task, "mode": args.mode, "seed": args.seed, "source_arch": args.source_arch,
+             "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
+    named = {name: values for name, values in named.items() if values and values[0] not in (-1, "")}
+    if named and not args.full:
         modes = args.mode or [*BASELINES, *document["modes"]]
-        for task in args.task or ():
-            one_of("task", task, tasks_of(args.preset))
         cells = merge(product(args.preset, args.task or (), modes, **axes, **overrides))
     else:
+        for name, value in (("source_arch", NOT_APPLICABLE), ("ra_weight", 0.0), ("processor", NOT_APPLICABLE)):
+            named |= {name: [*named[name], value]} if name in named else {}  # what does not apply leaves no run out
         cells = grid(args.preset, args.full, **overrides)
+        cells = [cell for cell in cells if all(getattr(cell.config, name) in values for name, values in named.items())]
     cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
     return [cell for cell in cells if cell.splits]
 

@@ -341,11 +341,10 @@ def test_the_full_grid(preset):
         assert cell.splits == (("val", "test") if chosen else ("val",)), config.run_id
         only_val += not chosen
     grids = [axes for axes in PRESETS[preset]["full"] if "weights" in axes]
-    weights = {mode: axes["weights"] for axes in grids for mode in axes["modes"]}
-    swept = {(mode, key) for axes in grids for mode in axes["modes"] for key in degradations(preset)
-             if key[1] in axes.get("strengths", (key[1],))}  # fmt: skip
-    used = [(mode, settings_of(preset, *key)["ra_weights"][mode]) for mode, key in swept]
-    assert only_val == sum(weight != own for mode, own in used for weight in weights[mode]) > 0
+    swept = {(mode, key, weight) for axes in grids for mode in axes["modes"] for key in degradations(preset)
+             for weight in axes["weights"]
+             if key[0] in axes.get("tasks", (key[0],)) and key[1] in axes.get("strengths", (key[1],))}  # fmt: skip
+    assert only_val == sum(weight != settings_of(preset, *key)["ra_weights"][mode] for mode, key, weight in swept) > 0
     cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
     assert {(c.task, c.strength) for c in cycles} == set(degradations(preset))  # the control for the schedule
     for config in cycles:
@@ -375,6 +374,22 @@ def test_the_test_pictures_can_be_left_unread():
     assert {cell.splits for cell in test} == {("test",)} and 0 < len(test) < len(val)
     with pytest.raises(StudyError, match="split='train' is unknown; use one of val, test"):
         select(parse(["--split", "train"]))
+
+
+def test_the_full_grid_can_be_run_in_parts():
+    """What is named narrows it; plain and the baselines stay beside a named source R or weight."""
+    whole = {cell.config.run_id: cell for cell in select(parse(["--full"]))}
+    part = select(parse(["--full", "--task", "jpeg", "--mode", "plain", "ra", "--seed", "0"]))
+    assert {c.config.run_id for c in part} == {
+        run_id for run_id, c in whole.items()
+        if (c.config.task, c.config.seed) == ("jpeg", 0) and c.config.mode in ("plain", "ra")
+    }  # fmt: skip
+    assert all(whole[c.config.run_id] == c for c in part) and len(part) > 4  # the weight grid and the matrix among them
+    assert {c.config.seed for c in select(parse(["--full", "--seed", "1"]))} == {1}
+    source = {c.config.mode: c.config.source_arch for c in select(parse(["--full", "--source-arch", "vgg16_bn_small"]))}
+    assert source == {"none": "-", "clean": "-", "plain": "-", "ra": "vgg16_bn_small"}
+    with pytest.raises(StudyError, match="task='deblur' is unknown"):
+        select(parse(["--full", "--task", "deblur"]))
 
 
 def test_full_adds_seeds_sources_and_processors():
