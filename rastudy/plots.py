@@ -207,8 +207,8 @@ def plot_paper(preset: str) -> Figure:
 def plot_tradeoff(preset: str) -> Figure:
     """Validation: gain of source and unseen R's, and PSNR change, against the weight; the chosen weight is marked."""
     rows = load_table(preset, "tradeoff")
-    rows = rows[rows["mode"].isin(["ra", "ra_unsupervised"])]
-    keys, modes = _present(rows, preset), [m for m in ("ra", "ra_unsupervised") if m in set(rows["mode"])]
+    rows = rows[rows["mode"] != "ra_transformer"]  # whose weight changes nothing
+    keys, modes = _present(rows, preset), [mode for mode in MODE_STYLE if mode in set(rows["mode"])]
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(
         len(modes), len(keys), figsize=(1 + 4.4 * len(keys), 3.6 * len(modes)), sharey=True, squeeze=False
@@ -230,6 +230,8 @@ def plot_tradeoff(preset: str) -> Figure:
                 text = f"{row['source_gain']:+.0f} points\n{row['psnr_change']:+.1f} dB"
                 ax.text(row["ra_weight"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
             ax.set(xscale="log", ylim=(lowest, highest))
+            ax.set_xticks(cell["ra_weight"], [f"{weight:g}" for weight in cell["ra_weight"]], minor=False)
+            ax.set_xticks([], minor=True)
             ax.set_title(f"{task_name(*key)}, {mode_name(mode)}", fontsize=11)
         line[0].set_ylabel("change against plain")
     for ax in axes[-1]:
