@@ -259,18 +259,19 @@ def plot_equal_cost(preset: str) -> Figure:
             y = lines.index((row["mode"], reader_name(row["reader"])))
             _, colour, _ = MODE_STYLE[row["mode"]]
             error = [[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]]
-            ax.errorbar(row["gain"], y, xerr=error, fmt="o", color=colour, ms=6, label="ResNet-18, adapted or not")
+            ax.errorbar(row["gain"], y, xerr=error, fmt="o", color=colour, ms=6)
             if reader_name(row["reader"]) == "clean pictures":
                 error = [[row["unseen_gain"] - row["unseen_low"]], [row["unseen_high"] - row["unseen_gain"]]]
-                ax.errorbar(row["unseen_gain"], y, xerr=error, fmt="s", mfc="white", color=colour, ms=6, label="unseen R's")
+                ax.errorbar(row["unseen_gain"], y + 0.3, xerr=error, fmt="s", mfc="white", color=colour, ms=6)
             ax.text(1.01, y, f"{row['psnr']:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.text(1.01, -0.9, "PSNR", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.axvline(0, color="black", lw=1)
         ax.set(title=task_name(*key), xlabel="gain over plain (points)")
     axes[0, 0].set_yticks(range(len(lines)), [f"{mode_name(mode)}; R on {reader}" for mode, reader in lines])
     axes[0, 0].invert_yaxis()
-    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
+    for label, style in (("ResNet-18, adapted or not", {"marker": "o"}), ("unseen R's", {"marker": "s", "mfc": "white"})):
+        axes[0, 0].plot([], [], ls="", color="#4d4d4d", label=label, **style)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
     figure.tight_layout()
     n = int(rows["n_images"].max()) if len(rows) else 0
     figure.text(0.5, -0.08, f"n = {n:,} test pictures, one seed. Bars: 95 % intervals over pictures.", ha="center", va="top",
