@@ -12,7 +12,7 @@ from rastudy.tables import load_table, main_cells, paper_gains
 STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
 CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
 PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
-SMALLEST_CLAIM = 1.0  # points: the paper's gains below it are gains of nothing, as unsupervised RA's in denoising
+NOTHING = 1.0  # points: a gain below it is one of nothing, the paper's (unsupervised RA's in denoising) and ours
 MOST = 0.5  # unseen R's keep most of the source's gain where they keep more than this share
 
 
@@ -49,30 +49,33 @@ def main_rows(name: str, preset: str, condition: str, baseline: str = "plain", *
     return rows[keep]
 
 
-def verdict(claim: float, low: float, high: float) -> str:
-    """Whether an interval agrees with a claim: a difference of ``claim``'s sign, or none where it is 0."""
+def verdict(claim: float | None, low: float, high: float) -> str:
+    """Whether an interval agrees with a claim of a difference of its sign, or with 0 of less than a point (None: no claim)."""
+    if claim is None:
+        return ""
     if claim == 0:
-        return "agrees" if low <= 0 <= high else "disagrees"
+        inside, outside = -NOTHING < low and high < NOTHING, low >= NOTHING or high <= -NOTHING
+        return "agrees" if inside else "disagrees" if outside else "undecided"
     if low <= 0 <= high:
         return "undecided"
     return "agrees" if (low > 0) == (claim > 0) else "disagrees"
 
 
-def gain_of(preset: str, condition: str, mode: str, role: str, claim: float) -> str:
+def gain_of(preset: str, condition: str, mode: str, role: str, claim: float | None) -> str:
     """The gain over plain of the source or the mean unseen R, with its interval and verdict; empty where it was not run."""
     rows = main_rows("gains", preset, condition, mode=mode, role=role)
-    return f"{interval(rows.iloc[0])} {verdict(claim, *rows.iloc[0][['low', 'high']])}" if len(rows) else ""
+    return f"{interval(rows.iloc[0])} {verdict(claim, *rows.iloc[0][['low', 'high']])}".strip() if len(rows) else ""
 
 
 def kept_of(preset: str, condition: str, mode: str, claimed: bool) -> str:
-    """``gain_kept`` with its interval and verdict (``claimed``: that it is most of it), or that there is none to keep."""
+    """``gain_kept`` with its interval and verdict (``claimed``: that it is most of it), or why there is none."""
     rows = main_rows("kept", preset, condition, mode=mode)
     if not len(rows):
         return ""
-    if pd.isna(rows.iloc[0]["value"]):
-        return "the source has no gain"
-    found = verdict(1, *(rows.iloc[0][["low", "high"]] - MOST)) if claimed else ""
-    return f"{interval(rows.iloc[0], 2, '')} {found}".strip()
+    row = rows.iloc[0]
+    if pd.isna(row["value"]):
+        return "the source's gain is not resolved" if "includes 0" in row["reason"] else "the source loses"
+    return f"{interval(row, 2, '')} {verdict(1 if claimed else None, *(row[['low', 'high']] - MOST))}".strip()
 
 
 def _paper_gains(condition: str, mode: str) -> dict[str, float]:
@@ -91,22 +94,28 @@ def claims_table() -> str:
 
 
 def _claims(mode: str, presets: list[str], conditions: list[str]) -> Iterator[list[str]]:
-    """A mode's rows. Where the paper's figure is not at hand, its claim is that R's gain."""
+    """A mode's rows. That T gains is claimed, too, though its figures are not at hand; of x2 the paper says nothing."""
     for role, who in (("source", "the R in the loss"), ("unseen", "unseen R's")):
         for condition in conditions:
             paper = _paper_gains(condition, mode).get(role)
-            claim = 1.0 if paper is None else 0.0 if abs(paper) < SMALLEST_CLAIM else paper
+            claim = paper if paper is None or abs(paper) >= NOTHING else 0.0
+            if paper is None and condition in PAPER_TASKS:
+                claim = 1.0
             ours = [gain_of(preset, condition, mode, {"unseen": "mean_unseen"}.get(role, role), claim) for preset in presets]
-            shown = "not at hand" if paper is None else f"{paper:+.1f}"
+            shown = f"{paper:+.1f}" if paper is not None else _no_figure(condition)
             yield [f"{mode_name(mode)}: gain of {who} (points)", condition, shown, *ours]
     for condition in conditions:
         paper = _paper_gains(condition, mode)
-        gains = not paper or paper["source"] > SMALLEST_CLAIM
-        shown = "source's gain near 0" if paper else "not at hand"
-        if paper and gains:
+        claimed = bool(paper) and paper["source"] >= NOTHING
+        shown = "source's gain near 0" if paper else _no_figure(condition)
+        if claimed:
             shown = f"{paper['unseen'] / paper['source']:.2f}"
-        ours = [kept_of(preset, condition, mode, gains) for preset in presets]
+        ours = [kept_of(preset, condition, mode, claimed) for preset in presets]
         yield [f"{mode_name(mode)}: share that unseen R's keep", condition, shown, *ours]
+
+
+def _no_figure(condition: str) -> str:
+    return "not at hand" if condition in PAPER_TASKS else "no such task"
 
 
 def _shown(preset: str) -> str:

@@ -1,12 +1,14 @@
-"""What RA's gain is not: the main RA run with one thing taken away or changed, against the baseline that tells."""
+"""What RA's gain is not: the main RA run with one thing changed, against the baseline that tells."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
-from rastudy.cells import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, cell_key
+from rastudy.cells import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, cell_key, check_paired
 from rastudy.config import make_config
 from rastudy.presets import PRESETS, degradations
+from rastudy.stats import mean_intervals
 
 CONTROLS = {  # name: what is shown, what differs from the main RA run, and the baseline
     "ra": ("RA", {}, "plain"),
@@ -22,7 +24,8 @@ CONTROLS = {  # name: what is shown, what differs from the main RA run, and the 
     "perceptual": ("perceptual loss of R's features", {"mode": "perceptual"}, "plain"),
 }
 WRONG_LABELS = ("shuffled", "constant")  # a degradation without these has no study of controls
-COLUMNS = ("preset", "task", "strength", "control", "baseline", *GAIN, *UNSEEN, *COUNTS)
+OVER_RA = ("over_ra", "over_ra_low", "over_ra_high"), ("unseen_over_ra", "unseen_over_ra_low", "unseen_over_ra_high")
+COLUMNS = ("preset", "task", "strength", "control", "baseline", *GAIN, *UNSEEN, *OVER_RA[0], *OVER_RA[1], *COUNTS)
 
 
 def control_name(control: str) -> str:
@@ -30,11 +33,14 @@ def control_name(control: str) -> str:
     return CONTROLS[control][0]
 
 
-def control_rows(preset: str, gains: pd.DataFrame) -> Iterator[dict]:
+def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> Iterator[dict]:
     """A row per degradation and control that was run: the gain of the preset's source R and of the mean unseen R.
+
+    ``over_ra``, ``unseen_over_ra``: paired differences to the main RA run, seed 0, where schedule and baseline are its own.
 
     Args:
         gains: rows of ``gains.csv``.
+        cells: what they come from.
     """
     source = PRESETS[preset]["source_arch"]
     for key in degradations(preset):
@@ -47,7 +53,20 @@ def control_rows(preset: str, gains: pd.DataFrame) -> Iterator[dict]:
             row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": CONTROLS[name][2]}
             for names, keep in ((GAIN, cell["target_arch"] == source), (UNSEEN, cell["role"] == "mean_unseen")):
                 row |= dict(zip(names, cell.loc[keep, list(ESTIMATE)].iloc[0], strict=True))
+            change, baseline = CONTROLS[name][1:]
+            if change and "budget" not in change and baseline == "plain":
+                one, ra = (cells[tuple(key)].seeds([0]) for key in (cell.iloc[0][list(CELL)], found["ra"].iloc[0][list(CELL)]))
+                check_paired(one, ra)
+                difference = one.hits[0] - ra.hits[0]
+                rows = [ra.targets.index(source)], [ra.targets.index(r) for r in _names(found["ra"], "unseen")]
+                values = np.stack([difference[part].mean(0) for part in rows], 1)
+                for names, estimate in zip(OVER_RA, mean_intervals(values, one.groups, differences=True), strict=True):
+                    row |= dict(zip(names, estimate, strict=True))
             yield row | {name: int(cell[name].iloc[0]) for name in COUNTS}
+
+
+def _names(rows: pd.DataFrame, role: str) -> list[str]:
+    return list(rows.loc[rows["role"] == role, "target_arch"])
 
 
 def _rows(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:

@@ -31,7 +31,7 @@ MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
     "ra_unsupervised": ("RA unsupervised", "#009e73", "P"),
     "perceptual": ("perceptual", "#cc79a7", "X"),
 }
-LOWEST = -8  # of the trade-off's axis: diverged runs are told in words below it
+LOWEST = -8  # of the trade-off's and the controls' axes: what lies below is told in words
 TASK_NAMES = {"sr": "super-resolution", "dn": "denoising", "jpeg": "JPEG deblocking"}
 STRENGTH_NAMES = {"sr": "x{:g}", "dn": "sigma {:g}", "jpeg": "quality {:g}"}
 
@@ -218,6 +218,9 @@ def plot_tradeoff(preset: str) -> Figure:
     for mode, line in zip(modes, axes, strict=True):
         for key, ax in zip(keys, line, strict=True):
             cell = _of(rows[rows["mode"] == mode], key).sort_values("ra_weight")
+            if not len(cell):
+                ax.set_axis_off()
+                continue
             for role, colour, marker in (("source", "#d55e00", "^"), ("unseen", "#0072b2", "o")):
                 label = {"source": "source R", "unseen": "mean unseen R"}[role]
                 ax.plot(cell["ra_weight"], cell[f"{role}_gain"], color=colour, marker=marker, label=f"{label} (points)")
@@ -232,6 +235,7 @@ def plot_tradeoff(preset: str) -> Figure:
             ax.set(xscale="log", ylim=(lowest, highest))
             ax.set_xticks(cell["ra_weight"], [f"{weight:g}" for weight in cell["ra_weight"]], minor=False)
             ax.set_xticks([], minor=True)
+            ax.set_xlim(cell["ra_weight"].min() / 1.5, cell["ra_weight"].max() * 1.5)
             ax.set_title(f"{task_name(*key)}, {mode_name(mode)}", fontsize=11)
         line[0].set_ylabel("change against plain")
     for ax in axes[-1]:
@@ -296,7 +300,11 @@ def plot_controls(preset: str) -> Figure:
         ):
             value, low, high = (part[name] for name in names)
             ax.errorbar(value, y + shift, xerr=[value - low, high - value], fmt=marker, color=colour, ms=6, label=label)
+            for y_, value_ in zip(y, value, strict=True):
+                if value_ < LOWEST:
+                    ax.text(LOWEST, y_ + 1.5 * shift, f" {value_:+.0f} points", color=colour, va="center", fontsize=9)
         ax.axvline(0, color="black", lw=1)
+        ax.set_xlim(left=max(LOWEST, part[["gain_low", "unseen_low"]].min(axis=None) - 0.5))
         ax.set(title=task_name(*key), xlabel="gain over its baseline (points)")
     axes[0, 0].set_yticks(range(len(lines)), [control_name(line) for line in lines])
     axes[0, 0].invert_yaxis()

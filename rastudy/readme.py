@@ -17,7 +17,7 @@ from rastudy.claims import (
     markdown,
     present_studies,
 )
-from rastudy.controls import control_name
+from rastudy.controls import OVER_RA, control_name
 from rastudy.plots import mode_name, reader_name
 from rastudy.presets import PRESETS
 from rastudy.runs import results_folder, root, write_atomic
@@ -92,12 +92,14 @@ def what_it_is_not_table() -> str:
     rows = []
     for preset in present_studies():
         for _, row in load_table(preset, "controls").iterrows():
-            values = [interval(row[list(names)].set_axis(ESTIMATE)) for names in (GAIN, UNSEEN)]
+            parts = [row[list(names)].set_axis(ESTIMATE) for names in (GAIN, UNSEEN, *OVER_RA)]
+            values = ["" if part.isna().any() else interval(part) for part in parts]
             degradation = short_name(row["task"], row["strength"])
             rows.append([STUDIES[preset], degradation, control_name(row["control"]), str(row["n_seeds"]), *values])
     if not rows:
         return "(Not run yet.)\n"
-    return markdown(rows, ["data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's"])
+    return markdown(rows, ["data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's",
+                           "ResNet-18, over RA", "unseen R's, over RA"])  # fmt: skip
 
 
 SOURCES = {"itself": "itself", "another": "another one, mean", "four_others": "the other four at once", "all_five": "all five"}

@@ -23,7 +23,7 @@ import nbformat
 import papermill
 
 from rastudy.claims import STUDIES
-from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
+from rastudy.config import ALIASES, BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.kernels import stop_kernels, use_warm_kernels
@@ -316,19 +316,39 @@ def select(args: argparse.Namespace) -> list[Cell]:
     overrides = {"data_dir": args.data, "device": args.device}
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
     document = PRESETS[args.preset]
-    named = {"task": args.task, "mode": args.mode, "seed": args.seed, "source_arch": args.source_arch,
-             "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
+    named = {"task": args.task, "mode": [ALIASES.get(mode, mode) for mode in args.mode or ()], "seed": args.seed,
+             "source_arch": args.source_arch, "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
     named = {name: values for name, values in named.items() if values and values[0] not in (-1, "")}
     if named and not args.full:
         modes = args.mode or [*BASELINES, *document["modes"]]
         cells = merge(product(args.preset, args.task or (), modes, **axes, **overrides))
     else:
-        for name, value in (("source_arch", NOT_APPLICABLE), ("ra_weight", 0.0), ("processor", NOT_APPLICABLE)):
-            named |= {name: [*named[name], value]} if name in named else {}  # what does not apply leaves no run out
-        cells = grid(args.preset, args.full, **overrides)
-        cells = [cell for cell in cells if all(getattr(cell.config, name) in values for name, values in named.items())]
+        cells = narrow(grid(args.preset, args.full, **overrides), named)
     cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
     return [cell for cell in cells if cell.splits]
+
+
+def narrow(cells: list[Cell], named: dict[str, list]) -> list[Cell]:
+    """The cells with the named values, and what RA is held against: the baselines and plain of the same seeds, in every mode.
+
+    Raises:
+        StudyError: no cell has a named value.
+    """
+    for name, values in named.items():
+        for value in values:
+            one_of(name, value, sorted({getattr(cell.config, name) for cell in cells}))
+    ways = {
+        "mode": (*BASELINES, "plain"),
+        "source_arch": (NOT_APPLICABLE,),
+        "ra_weight": (0.0,),
+        "processor": (NOT_APPLICABLE,),
+    }
+
+    def wanted(config: Config) -> bool:
+        fit = {name: getattr(config, name) in (*values, *ways.get(name, ())) for name, values in named.items()}
+        return all(fit.values()) or (config.mode in BASELINES and fit.get("task", True))
+
+    return [cell for cell in cells if wanted(cell.config)]
 
 
 @command

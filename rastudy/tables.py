@@ -274,7 +274,7 @@ def make_tables(preset: str) -> list[Path]:
     rows = {
         "accuracy": list(accuracy_rows(test)), "gains": gains, "kept": list(kept_rows(test)),
         "equal_cost": list(equal_cost_rows(preset, test)), "several_sources": list(several_sources_rows(preset, test)),
-        "controls": list(control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)))),
+        "controls": list(control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)), test)),
         "tradeoff": tradeoff_rows(preset, val),
     }  # fmt: skip
     for name, columns in TABLES.items():

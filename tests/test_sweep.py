@@ -377,19 +377,30 @@ def test_the_test_pictures_can_be_left_unread():
 
 
 def test_the_full_grid_can_be_run_in_parts():
-    """What is named narrows it; plain and the baselines stay beside a named source R or weight."""
+    """What is named narrows it; what RA is held against stays: the baselines, and plain beside a named mode or source."""
     whole = {cell.config.run_id: cell for cell in select(parse(["--full"]))}
-    part = select(parse(["--full", "--task", "jpeg", "--mode", "plain", "ra", "--seed", "0"]))
+    part = select(parse(["--full", "--task", "jpeg", "--mode", "ra", "--seed", "0"]))
     assert {c.config.run_id for c in part} == {
         run_id for run_id, c in whole.items()
-        if (c.config.task, c.config.seed) == ("jpeg", 0) and c.config.mode in ("plain", "ra")
+        if (c.config.task, c.config.seed) == ("jpeg", 0) and c.config.mode in (*BASELINES, "plain", "ra")
     }  # fmt: skip
-    assert all(whole[c.config.run_id] == c for c in part) and len(part) > 4  # the weight grid and the matrix among them
-    assert {c.config.seed for c in select(parse(["--full", "--seed", "1"]))} == {1}
+    assert all(whole[c.config.run_id] == c for c in part) and len(part) > 6  # the weight grid and the matrix among them
+    assert {(c.config.mode, c.config.seed) for c in select(parse(["--full", "--seed", "1"]))} == {
+        *((mode, 1) for mode in MODES), *((mode, 0) for mode in BASELINES)
+    }  # fmt: skip
     source = {c.config.mode: c.config.source_arch for c in select(parse(["--full", "--source-arch", "vgg16_bn_small"]))}
     assert source == {"none": "-", "clean": "-", "plain": "-", "ra": "vgg16_bn_small"}
-    with pytest.raises(StudyError, match="task='deblur' is unknown"):
-        select(parse(["--full", "--task", "deblur"]))
+    alias, name = (select(parse(["--full", "--mode", mode])) for mode in ("ra_transform", "ra_transformer"))
+    assert alias == name and "ra_transformer" in {c.config.mode for c in alias}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--task", "deblur"], ["--mode", "raa"], ["--seed", "7"], ["--source-arch", "vgg"], ["--ra-weight", "0.5"]]
+)
+def test_what_the_full_grid_lacks_is_refused(arguments):
+    """A part that selects nothing would end as if it were done."""
+    with pytest.raises(StudyError, match=f"{arguments[1]}.* is unknown; use one of"):
+        select(parse(["--full", *arguments]))
 
 
 def test_full_adds_seeds_sources_and_processors():
