@@ -13,7 +13,7 @@ from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
 from rastudy.evaluate import load_pictures, restore
 from rastudy.plots import mode_name, save, task_name
 from rastudy.presets import PRESETS, degradations
-from rastudy.runs import load_models
+from rastudy.runs import load_models, weights_file
 from rastudy.tables import display_name
 
 
@@ -42,19 +42,21 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
 
 @torch.inference_mode()
 def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, count: int = 6, **overrides) -> Figure:
-    """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T.
+    """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T, if trained.
 
     Under each picture the verdicts of the source R and of one unseen R, green where right.
     """
     targets = _two_targets(make_config(preset, task, "plain", **overrides))
-    columns = [("clean", ""), ("none", ""), *((mode, "") for mode in PRESETS[preset]["modes"])]
+    runs = [make_config(preset, task, mode, **overrides) for mode in PRESETS[preset]["modes"]]
+    trained = [run.mode for run in runs if weights_file(run).is_file()]
+    columns = ["clean", "none", *(trained or ["plain"])]  # without its weights plain raises, and says how to get them
     sns.set_theme(style="white", context="notebook")
     figure, axes = plt.subplots(count, len(columns), figsize=(1.75 * len(columns), 2.0 * count), squeeze=False)
     subset = PictureSet(pictures.name, pictures.split, *(a[: first + count] for a in
                         (pictures.pictures, pictures.labels, pictures.groups)), pictures.classes)  # fmt: skip
     strength = make_config(preset, task, **overrides).strength
     batch = next(Loader(subset, task, strength, first + count).ordered())
-    for k, (mode, _) in enumerate(columns):
+    for k, mode in enumerate(columns):
         config = make_config(preset, task, mode, **overrides)
         processor, transformer = (None, None) if mode in BASELINES else load_models(config)
         shown = round_to_8_bits(restore(processor, batch.lq, batch.gt, config))

@@ -12,7 +12,7 @@ from scipy import stats
 RESAMPLES = 5000
 FLIPS = 50_000  # of signs; many more than resamples, since Holm multiplies small p-values by the number of contrasts
 LEVEL = 0.95
-FEW = 256  # distinct values up to which independent pictures are drawn by value, where there are ten of each
+FEW = 256  # distinct values up to which independent pictures are drawn by value, where there are ten of each on average
 
 
 class Estimate(NamedTuple):

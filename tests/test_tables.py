@@ -109,7 +109,7 @@ def cells_of(markdown: str) -> list[list[str]]:
 
 def test_the_readmes_controls(cifar10):
     """Each control finds its run and its baseline."""
-    rows = {row[2]: row[4:] for row in cells_of(readme.what_it_is_not_table())}
+    rows = {row[2]: row[4:6] for row in cells_of(readme.what_it_is_not_table())}
     gain = {name: (source.split(" ")[0], unseen.split(" ")[0]) for name, (source, unseen) in rows.items()}
     assert gain == {
         "RA": ("+5.0", "+1.2"),
@@ -145,6 +145,9 @@ def test_controls_by_hand(cifar10):
     assert table.loc["ra", ["baseline", "gain", "unseen_gain"]].tolist() == ["plain", 5.0, 1.25]
     assert table.loc["untrained", "gain"] == 0.5 and table.loc["constant", "gain"] == -2.5
     assert table.loc["half_to_whole", ["baseline", "gain"]].tolist() == ["plain_twice", 10.0]
+    assert table.loc["untrained", ["over_ra", "unseen_over_ra"]].tolist() == [-4.5, -1.25]  # 202 hits against 220, and so on
+    assert table.loc["perceptual", "over_ra"] == -3.75 and table.loc["ra", ["over_ra", "unseen_over_ra"]].isna().all()
+    assert table.loc["half", ["over_ra", "unseen_over_ra"]].isna().all()  # another schedule
     assert (table["gain_low"] <= table["gain"]).all() and (table["unseen_low"] <= table["unseen_high"]).all()
     assert set(table["n_images"]) == {N} and "one_cycle" not in table.index  # not among the hand-made runs
 
@@ -173,11 +176,12 @@ def test_the_readmes_matrix(cifar10):
     [
         (9.2, 0.1, 3.0, "agrees"), (9.2, -0.1, 3.0, "undecided"), (9.2, -3.0, -0.1, "disagrees"),
         (-2.0, -3.0, -0.1, "agrees"), (-2.0, 0.1, 3.0, "disagrees"),
-        (0, -0.1, 3.0, "agrees"), (0, 0.1, 3.0, "disagrees"), (0, -3.0, -0.1, "disagrees"),
+        (0, -0.9, 0.9, "agrees"), (0, 0.1, 0.4, "agrees"), (0, -8, 9, "undecided"), (0, 0.1, 3.0, "undecided"),
+        (0, 1.0, 3.0, "disagrees"), (0, -3.0, -1.1, "disagrees"), (None, 1.0, 3.0, ""),
     ],
 )  # fmt: skip
 def test_verdicts(claim, low, high, expected):
-    """A claim of a sign needs an interval on its side of 0; a claim of nothing one that holds 0."""
+    """A claim of a sign needs an interval on its side of 0; one of nothing an interval within a point, not just a wide one."""
     assert claims.verdict(claim, low, high) == expected
 
 
@@ -187,14 +191,27 @@ def test_the_claims_have_verdicts(cifar10):
     put("plain", PLAIN, preset="cifar10", task="dn")
     make_tables("cifar10")
     rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
-    (paper, ours) = rows["RA: gain of the R in the loss (points)", "sr x2"]
-    assert paper == "not at hand" and ours.startswith("+5.0 [") and ours.endswith("] agrees")
+    paper, ours = rows["RA: gain of the R in the loss (points)", "sr x2"]  # of which the paper says nothing
+    assert paper == "no such task" and ours.startswith("+5.0 [") and ours.endswith("]")
     paper, ours = rows["RA unsupervised: gain of the R in the loss (points)", "dn"]
     assert paper == "-0.2" and ours.startswith("+10.0 [") and ours.endswith("] disagrees")
     assert rows["RA unsupervised: gain of unseen R's (points)", "dn"] == ["+0.0", "+0.0 [+0.0, +0.0] agrees"]
-    paper, ours = rows["RA: share that unseen R's keep", "sr x2"]
-    assert ours.startswith("0.25 [") and ours.endswith("] disagrees")
     assert rows["RA: gain of the R in the loss (points)", "jpeg"] == ["+9.5", ""]
+
+
+def test_the_claim_that_most_is_kept_has_a_verdict(study_root, monkeypatch):
+    """More than half of a gain; where there is none to keep, why."""
+    monkeypatch.setitem(claims.STUDIES, "smoke", "smoke")
+    put("plain", PLAIN)
+    put("ra", {SOURCE: right((0, 300)), NEAR: right((0, 210)), FAR: right((0, 210))})
+    put("ra_unsupervised", {SOURCE: right((10, 212)), NEAR: right((0, 210)), FAR: right((0, 210))})
+    put("ra_transformer", {SOURCE: right((0, 100)), NEAR: right((0, 210)), FAR: right((0, 210))})
+    make_tables("smoke")
+    rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
+    paper, ours = rows["RA: share that unseen R's keep", "sr x4"]
+    assert paper == "0.81" and ours.startswith("0.10 [") and ours.endswith("] disagrees")
+    assert rows["RA unsupervised: share that unseen R's keep", "sr x4"] == ["0.81", "the source's gain is not resolved"]
+    assert rows["RA with T: share that unseen R's keep", "sr x4"] == ["not at hand", "the source loses"]
 
 
 def test_the_readmes_equal_cost(cifar10):
