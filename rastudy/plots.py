@@ -237,7 +237,9 @@ def plot_tradeoff(preset: str) -> Figure:
             ax.set_xticks([], minor=True)
             ax.set_xlim(cell["ra_weight"].min() / 1.5, cell["ra_weight"].max() * 1.5)
             ax.set_title(f"{task_name(*key)}, {mode_name(mode)}", fontsize=11)
-        line[0].set_ylabel("change against plain")
+        first = next(ax for ax in line if ax.axison)
+        first.set_ylabel("change against plain")
+        first.tick_params(labelleft=True)
     for ax in axes[-1]:
         ax.set_xlabel("recognition weight")
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
