@@ -47,26 +47,29 @@ def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> 
         found = {name: _rows(gains, preset, key, change, baseline) for name, (_, change, baseline) in CONTROLS.items()}
         if not any(len(found[name]) for name in WRONG_LABELS):
             continue
-        for name, cell in found.items():
+        for name, (_, change, baseline) in CONTROLS.items():
+            cell = found[name]
             if not len(cell):
                 continue
-            row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": CONTROLS[name][2]}
+            row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": baseline}
             for names, keep in ((GAIN, cell["target_arch"] == source), (UNSEEN, cell["role"] == "mean_unseen")):
                 row |= dict(zip(names, cell.loc[keep, list(ESTIMATE)].iloc[0], strict=True))
-            change, baseline = CONTROLS[name][1:]
-            if change and "budget" not in change and baseline == "plain":
-                one, ra = (cells[tuple(key)].seeds([0]) for key in (cell.iloc[0][list(CELL)], found["ra"].iloc[0][list(CELL)]))
-                check_paired(one, ra)
-                difference = one.hits[0] - ra.hits[0]
-                rows = [ra.targets.index(source)], [ra.targets.index(r) for r in _names(found["ra"], "unseen")]
-                values = np.stack([difference[part].mean(0) for part in rows], 1)
-                for names, estimate in zip(OVER_RA, mean_intervals(values, one.groups, differences=True), strict=True):
-                    row |= dict(zip(names, estimate, strict=True))
+            if change and "budget" not in change and baseline == "plain" and len(found["ra"]):
+                row |= _over_ra(cells, cell, found["ra"], source)
             yield row | {name: int(cell[name].iloc[0]) for name in COUNTS}
 
 
-def _names(rows: pd.DataFrame, role: str) -> list[str]:
-    return list(rows.loc[rows["role"] == role, "target_arch"])
+def _over_ra(cells: dict[tuple, Cell], control: pd.DataFrame, main: pd.DataFrame, source: str) -> dict[str, float]:
+    """The paired differences of a control to the main RA run, of the source R and of the mean unseen R."""
+    one, ra = (cells[tuple(rows.iloc[0][list(CELL)])].seeds([0]) for rows in (control, main))
+    check_paired(one, ra)
+    unseen = [ra.targets.index(arch) for arch in main.loc[main["role"] == "unseen", "target_arch"]]
+    difference = one.hits[0] - ra.hits[0]  # R N
+    values = np.stack([difference[ra.targets.index(source)], difference[unseen].mean(0)], 1)
+    estimates = mean_intervals(values, one.groups, differences=True)
+    return {
+        name: x for names, estimate in zip(OVER_RA, estimates, strict=True) for name, x in zip(names, estimate, strict=True)
+    }
 
 
 def _rows(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:

@@ -152,6 +152,15 @@ def test_controls_by_hand(cifar10):
     assert set(table["n_images"]) == {N} and "one_cycle" not in table.index  # not among the hand-made runs
 
 
+def test_controls_before_the_main_run(study_root):
+    """A grid in progress: the control is told, its difference to RA is not."""
+    x2 = {"preset": "cifar10", "strength": 2.0}
+    put("plain", PLAIN, **x2), put("ra", RA, **x2, labels="shuffled")
+    make_tables("cifar10")
+    (row,) = load_table("cifar10", "controls").to_dict("records")
+    assert (row["control"], row["gain"]) == ("shuffled", 5.0) and math.isnan(row["over_ra"])
+
+
 def test_no_wrong_labels_no_controls(study_root):
     put("plain", PLAIN), put("ra", RA)
     make_tables("smoke")
