@@ -67,9 +67,7 @@ def _over_ra(cells: dict[tuple, Cell], control: pd.DataFrame, main: pd.DataFrame
     difference = one.hits[0] - ra.hits[0]  # R N
     values = np.stack([difference[ra.targets.index(source)], difference[unseen].mean(0)], 1)
     estimates = mean_intervals(values, one.groups, differences=True)
-    return {
-        name: x for names, estimate in zip(OVER_RA, estimates, strict=True) for name, x in zip(names, estimate, strict=True)
-    }
+    return dict(zip(OVER_RA[0] + OVER_RA[1], estimates[0] + estimates[1], strict=True))
 
 
 def _rows(gains: pd.DataFrame, preset: str, key: tuple[str, float], change: dict, baseline: str) -> pd.DataFrame:
