@@ -88,7 +88,7 @@ def rounding_table() -> str:
 
 
 def what_it_is_not_table() -> str:
-    """RA with something taken away: does the gain need R's training, its labels, R's verdict, a short training?"""
+    """RA with one thing changed: does the gain need R's training, its labels, R's verdict, a short training?"""
     rows = []
     for preset in present_studies():
         for _, row in load_table(preset, "controls").iterrows():

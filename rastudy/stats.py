@@ -150,8 +150,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def ratio_intervals(numerator: np.ndarray, denominator: np.ndarray, groups: Groups) -> list[Estimate]:
     """Ratios of the means of the columns of two (N, M) arrays with joint bootstrap intervals."""
-    pairs = [groups.bootstrap(np.stack(pair, 1)) for pair in zip(numerator.T, denominator.T, strict=True)]
-    above, below = np.stack(pairs, -1).swapaxes(0, 1) if pairs else np.empty((2, RESAMPLES, 0))
+    pairs = [groups.bootstrap(np.stack(pair, 1)).T for pair in zip(numerator.T, denominator.T, strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values, resampled = numerator.mean(0) / denominator.mean(0), above / below
-    return [Estimate(float(value), *percentile(column)) for value, column in zip(values, resampled.T, strict=True)]
+        values, resampled = numerator.mean(0) / denominator.mean(0), [above / below for above, below in pairs]
+    return [Estimate(float(value), *percentile(column)) for value, column in zip(values, resampled, strict=True)]

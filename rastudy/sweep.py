@@ -337,16 +337,11 @@ def narrow(cells: list[Cell], named: dict[str, list]) -> list[Cell]:
     for name, values in named.items():
         for value in values:
             one_of(name, value, sorted({getattr(cell.config, name) for cell in cells}))
-    ways = {
-        "mode": (*BASELINES, "plain"),
-        "source_arch": (NOT_APPLICABLE,),
-        "ra_weight": (0.0,),
-        "processor": (NOT_APPLICABLE,),
-    }
+    beside = {"mode": ("plain",), "source_arch": (NOT_APPLICABLE,), "ra_weight": (0.0,)}  # plain's
 
     def wanted(config: Config) -> bool:
-        fit = {name: getattr(config, name) in (*values, *ways.get(name, ())) for name, values in named.items()}
-        return all(fit.values()) or (config.mode in BASELINES and fit.get("task", True))
+        fit = {name: getattr(config, name) in (*values, *beside.get(name, ())) for name, values in named.items()}
+        return fit.get("task", True) if config.mode in BASELINES else all(fit.values())
 
     return [cell for cell in cells if wanted(cell.config)]
 
