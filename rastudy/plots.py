@@ -17,8 +17,8 @@ from rastudy.cells import GAIN, UNSEEN
 from rastudy.config import Config, make_config
 from rastudy.controls import control_name
 from rastudy.errors import one_of
+from rastudy.files import root, write_atomic
 from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.runs import root, write_atomic
 from rastudy.tables import display_name, load_table, main_cells, paper_gains, without_variants
 from rastudy.train import curve_file
 

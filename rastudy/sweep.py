@@ -26,25 +26,18 @@ from rastudy.claims import STUDIES
 from rastudy.config import ALIASES, BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
+from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
 from rastudy.kernels import stop_kernels, use_warm_kernels
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
-from rastudy.runs import (
-    restore_records,
-    results_folder,
-    root,
-    run_folder,
-    write_atomic,
-    write_csv,
-    write_json,
-    write_records,
-)
+from rastudy.runs import restore_records, run_folder, write_records
 from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.train import is_trained
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
+SPLITS = ("val", "test")  # that a run is evaluated on, unless its preset says otherwise
 PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
 READING_RATE, WHOLE_SET = 1200, 50_000  # pictures that an R reads in a second, both ways; pictures where a preset takes all
 RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "perceptual": 1.9,
@@ -84,7 +77,7 @@ class Cell:
 
 
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=("val", "test"),
+            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=(),
             **overrides) -> list[Cell]:  # fmt: skip
     """Cells of a product of axes; an empty or negative value means the preset's.
 
@@ -99,11 +92,11 @@ def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights
         values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
         values |= {"labels": told} | document.get("processors", {}).get(name, {})
         settings = settings_of(preset, task, strength)
-        before, after = (budget * settings[key] for key in ("pretrain_epochs", "epochs"))
+        before, after = (budget * settings.get(key, 0) for key in ("pretrain_epochs", "epochs"))
         values |= {"pretrain_epochs": before, "epochs": after}
         if one_cycle:
             values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
-        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits))
+        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits or document.get("splits", SPLITS)))
     return cells
 
 

@@ -35,9 +35,9 @@ from rastudy.config import BASELINES, CONTROL_MODES, make_config
 from rastudy.controls import COLUMNS as CONTROL_COLUMNS
 from rastudy.controls import control_rows
 from rastudy.errors import StudyError, command, one_of
+from rastudy.files import results_folder, root, write_csv
 from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.results import COLUMNS, load_predictions, load_results, tidy_rows
-from rastudy.runs import results_folder, root, write_csv
 
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)

@@ -16,22 +16,12 @@ from torch import nn
 
 from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, Loader, PictureSet, load_split
+from rastudy.data import Batch, Loader, PictureSet
 from rastudy.errors import StudyError, command
+from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
 from rastudy.losses import clean_features, image_loss, perceptual_loss, recognition_loss, soft_targets, unsupervised_loss
-from rastudy.runs import (
-    build_models,
-    claim_folder,
-    load_weights,
-    read_json,
-    results_folder,
-    run_folder,
-    save_weights,
-    weights_file,
-    write_atomic,
-    write_csv,
-    write_json,
-)
+from rastudy.photos import CropLoader, load_pictures, loader_of
+from rastudy.runs import build_models, claim_folder, load_weights, run_folder, save_weights, weights_file
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
@@ -168,7 +158,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     if is_trained(config):
         log(f"{config.run_id}: trained already")
         return read_curve(config)
-    pictures = load_training_pictures(config)
+    pictures = load_pictures(config, "train")
     check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
     build_models(config)  # raises, before a file is written, where P does not fit the task
     return [_train(run, pictures, log) for run in config.chain][-1]
@@ -187,7 +177,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
     models = make_models(config)
     pictures = relabel(pictures, config.labels, config.seed)
-    loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
+    loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
     started = time.perf_counter()
@@ -243,7 +233,7 @@ def is_trained(config: Config) -> bool:
     return same and read_json(marker).get("sha256") == sha256(path)
 
 
-def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
+def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
     """One epoch; returns its part of the training curve."""
     config, device = models.config, next(models.processor.parameters()).device
     steps = len(loader) * config.epochs
@@ -276,13 +266,6 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     return curve
 
 
-def load_training_pictures(config: Config) -> PictureSet:
-    return load_split(
-        config.dataset, "train", config.train_images, n_val=config.val_images, data_dir=config.data_dir,
-        size=config.image_size, skip_unreadable=config.skip_unreadable,
-    )  # fmt: skip
-
-
 def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
     """The same pictures with the labels that R's loss is told (``LABELS``), the same ones in every epoch."""
     wrong = {
@@ -296,7 +279,7 @@ def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
     """Raise StudyError where an R has fewer classes than the pictures."""
     for classifier in classifiers:
         with torch.inference_mode():
-            picture = torch.zeros(1, 3, *pictures.pictures.shape[1:3], device=classifier.mean.device)
+            picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
             known = classifier(picture).shape[1]
         if known < len(pictures.classes):
             raise StudyError(f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}")
