@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 from rastudy.errors import StudyError
 from rastudy.small import SMALL
@@ -47,6 +48,7 @@ class Classifier(nn.Module):
     def __init__(self, name: str, net: nn.Module, weights: str, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.name, self.weights = name, weights
+        self.micro_batch = 0  # pictures that it reads at a time where a gradient is wanted; 0: all
         self.net = net
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -58,6 +60,12 @@ class Classifier(nn.Module):
         return super().train(False)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        if not (self.micro_batch and torch.is_grad_enabled()):
+            return self._read(pictures)
+        parts = pictures.split(self.micro_batch)  # read twice, once for the gradient: memory of one part, the same logits
+        return torch.cat([checkpoint(self._read, part, use_reentrant=False) for part in parts])
+
+    def _read(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.net((pictures - self.mean) / self.std)
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -74,7 +82,7 @@ class Classifier(nn.Module):
 
         hooks = [layer.register_forward_hook(keep) for layer in self.net.modules() if isinstance(layer, nn.ReLU)]
         try:
-            self(pictures)
+            self._read(pictures)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -17,6 +17,7 @@ import torch
 from rastudy import digits
 from rastudy.classifiers import check_spec
 from rastudy.degrade import check_task
+from rastudy.distributed import check_shares
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import MODES, PRESETS, SMALL_FIVE, settings_of, tasks_of
 from rastudy.processors import PROCESSORS
@@ -27,8 +28,11 @@ BASELINES = ("none", "clean")  # no processing, and the original picture
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 NOT_APPLICABLE = "-"
 # fields that change where or how fast a run goes, not its numbers
-OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers")
+OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers", "processes",
+               "micro_batch", "compile")  # fmt: skip
 OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
+AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
+AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
 DATASETS = ("digits", "cifar10", "folder", "imagenet")
 
 
@@ -76,6 +80,9 @@ class Config:
     target_archs: str = SMALL_FIVE  # R's in the test
     device: str = "auto"
     threads: int = 1
+    processes: int = 1  # that share every batch, started by torchrun
+    micro_batch: int = 0  # pictures that R reads at a time in training, for less memory; 0: the batch. P always sees the batch
+    compile: bool = False  # torch.compile P, T and R
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -89,9 +96,27 @@ class Config:
         one_of("schedule", self.schedule, ("onecycle", "step"))
         one_of("precision", self.precision, ("fp32", "bf16"))
         one_of("dataset", self.dataset, DATASETS)
-        for name in ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "channels",
+            "blocks",
+            "transformer_channels",
+            "threads",
+            "image_size",
+            "processes",
+        ):
             _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers"):
+        for name in (
+            "seed",
+            "ra_weight",
+            "train_images",
+            "val_images",
+            "test_images",
+            "pretrain_epochs",
+            "workers",
+            "micro_batch",
+        ):
             _at_least(name, getattr(self, name), 0)
         if self.dataset == "digits" and self.image_size != digits.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
@@ -100,6 +125,7 @@ class Config:
             for name, side in sides.items():
                 if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
                     raise StudyError(f"{name}={side} must divide by 4 and be at most resize={self.resize}")
+        check_shares(self.batch_size, self.processes)
         for spec in (*self.sources, *self.targets):
             check_spec(spec)
         for name in ("lr", "pretrain_lr"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,10 +70,14 @@ class Loader:
 
     Args:
         flip: add the horizontally flipped pictures to the training draw.
+        shard: rank and world size: every ``world``-th picture of each batch, from the ``rank``-th on.
     """
 
-    def __init__(self, pictures: PictureSet, task: str, strength: float, batch_size: int, flip: bool = False):
-        self.task, self.strength, self.batch_size = task, strength, batch_size
+    def __init__(
+        self, pictures: PictureSet, task: str, strength: float, batch_size: int, flip: bool = False,
+        shard: tuple[int, int] = (0, 1),
+    ):  # fmt: skip
+        self.task, self.strength, self.batch_size, self.shard = task, strength, batch_size, shard
         self.label = torch.from_numpy(pictures.labels)
         variants = [pictures.pictures, pictures.pictures[:, :, ::-1]][: 1 + flip]
         self.gt = torch.from_numpy(np.stack(variants))  # V N H W 3
@@ -94,12 +98,12 @@ class Loader:
         order = torch.randperm(n, generator=generator)
         variant = torch.randint(len(self.gt), (n,), generator=generator)
         noise_seed = torch.randint(2**31, (n,), generator=generator)
-        for index in order.split(self.batch_size):
+        for index in parts(order, self.batch_size, self.shard, training=True):
             yield self._batch(index, variant[index], noise_seed[index])
 
     def ordered(self) -> Iterator[Batch]:
         """Every picture once, in order, noise seeded by its index: for evaluation."""
-        for index in torch.arange(len(self.label)).split(self.batch_size):
+        for index in parts(torch.arange(len(self.label)), self.batch_size, self.shard, training=False):
             yield self._batch(index, torch.zeros_like(index), index)
 
     def _batch(self, index: torch.Tensor, variant: torch.Tensor, noise_seed: torch.Tensor) -> Batch:
@@ -110,6 +114,19 @@ class Loader:
         else:
             lq = to_float(self.lq[variant, index])
         return Batch(lq, to_float(gt), self.label[index], index)
+
+
+def parts(order: Sequence, batch_size: int, shard: tuple[int, int], training: bool) -> Iterator[Sequence]:
+    """A process's part of each batch: every ``world``-th picture from the ``rank``-th on.
+
+    Of a last batch with fewer pictures than processes, every process trains on the whole; evaluation reads none twice.
+    """
+    rank, world = shard
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        part = batch if training and len(batch) < world else batch[rank::world]
+        if len(part):
+            yield part
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rastudy import metrics
+from rastudy import distributed, metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, PictureSet, read_folder
@@ -29,7 +29,7 @@ from rastudy.presets import tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
-from rastudy.train import check_classes
+from rastudy.train import check_classes, torchrun
 
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
 
@@ -83,10 +83,16 @@ def predict(
         if not torch.equal(picture, restored):
             read = restored if transformer is None else transformer(restored)
             top1_float = torch.stack([target(read).argmax(1) for target in targets])
-        for name, verdicts in (("top5", top5), ("top1_float", top1_float)):
-            parts.setdefault(name, []).append(verdicts.cpu())
+        for name, values in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
+            parts.setdefault(name, []).append(values.cpu())
     by_target = ("top5", "top1_float")
-    arrays = {name: torch.cat(values, dim=int(name in by_target)).numpy() for name, values in parts.items()}
+    mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
+    whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
+    index = whole.pop("index")
+    if not torch.equal(index.sort().values, torch.arange(len(pictures))):
+        raise AssertionError(f"{len(index)} pictures were read where {len(pictures)} should be, each once")
+    order = index.argsort()
+    arrays = {name: (a[:, order] if name in by_target else a[order]).numpy() for name, a in whole.items()}
     arrays |= {name: arrays[name].astype(np.uint16) for name in by_target}
     return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
 
@@ -99,16 +105,22 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
 
     Returns the predictions' file.
     """
+    one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
-    versions = {target.name: target.weights for target in targets}
     if is_evaluated(config, split):
         log(f"{config.run_id}: evaluated on {split} already")
         return path
-    one_of("split", split, ("val", "test"))
-    pictures = load_pictures(config, split)
-    processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
-    arrays = predict(config, pictures, targets, processor, transformer)
+    if config.processes > 1 and not distributed.is_launched():
+        torchrun(config, log, "--evaluate-on", split)
+        return path
+    with distributed.group(config.batch_size):
+        targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
+        versions = {target.name: target.weights for target in targets}
+        pictures = load_pictures(config, split)
+        processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
+        arrays = predict(config, pictures, targets, processor, transformer)
+        if distributed.rank():
+            return path
     if path.is_file():
         log(f"{config.run_id} {split}: {_changes(load_predictions(path), arrays)}")
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,

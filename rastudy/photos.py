@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from rastudy import distributed
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.config import Config
-from rastudy.data import Batch, Loader, PictureSet, count_of, load_split, to_float, without_validation
+from rastudy.data import Batch, Loader, PictureSet, count_of, load_split, parts, to_float, without_validation
 from rastudy.decode import centre_crop
 from rastudy.degrade import degrade
 from rastudy.errors import StudyError
@@ -76,51 +77,44 @@ class CropLoader:
         corner = torch.rand(n, 2, dtype=torch.float64, generator=generator)
         flip = torch.randint(2, (n,), generator=generator).bool() & self.flip
         noise_seed = torch.randint(2**31, (n,), generator=generator)
-        yield from self._batches(order, corner[order], flip[order], noise_seed[order])
+        yield from self._batches(order, corner[order], flip[order], noise_seed[order], training=True)
 
     def ordered(self) -> Iterator[Batch]:
         """Every picture once, in order, its middle, noise seeded by its index: for evaluation."""
         order = torch.arange(len(self.label))
-        yield from self._batches(order, torch.full((len(order), 2), -1.0), torch.zeros(len(order), dtype=torch.bool), order)
+        middle, unflipped = torch.full((len(order), 2), -1.0), torch.zeros(len(order), dtype=torch.bool)
+        yield from self._batches(order, middle, unflipped, order, training=False)
 
     def _batches(
-        self, order: torch.Tensor, corner: torch.Tensor, flip: torch.Tensor, noise_seed: torch.Tensor
+        self, order: torch.Tensor, corner: torch.Tensor, flip: torch.Tensor, noise_seed: torch.Tensor, training: bool
     ) -> Iterator[Batch]:
-        rank, world = self.shard
         columns = (order.tolist(), *corner.T.tolist(), flip.tolist(), noise_seed.tolist())
-        items = list(zip(*columns, strict=True))
-        batches = [items[k : k + self.batch_size][rank::world] for k in range(0, len(items), self.batch_size)]
+        batches = list(parts(list(zip(*columns, strict=True)), self.batch_size, self.shard, training))
         loader = DataLoader(
             self.crops, batch_sampler=batches, num_workers=self.workers, pin_memory=torch.cuda.is_available(),
-            collate_fn=self._collate,
         )  # fmt: skip
         for batch, (lq, gt) in zip(batches, loader, strict=True):
             index = torch.tensor([item[0] for item in batch], dtype=torch.int64)
-            yield Batch(lq, to_float(gt), self.label[index], index)
-
-    def _collate(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        if not items:  # the last batch holds fewer pictures than there are shards
-            side = self.crops.crop // (int(self.crops.strength) if self.crops.task == "sr" else 1)
-            return torch.empty(0, 3, side, side), torch.empty(0, self.crops.crop, self.crops.crop, 3, dtype=torch.uint8)
-        lq, gt = (torch.stack(parts) for parts in zip(*items, strict=True))
-        return lq.contiguous(memory_format=torch.channels_last), gt
+            yield Batch(lq.contiguous(memory_format=torch.channels_last), to_float(gt), self.label[index], index)
 
 
-def loader_of(pictures: PictureSet, config: Config, shard: tuple[int, int] = (0, 1)) -> Loader | CropLoader:
-    """The training batches of a run."""
+def loader_of(pictures: PictureSet, config: Config) -> Loader | CropLoader:
+    """The training batches of a run, this process's part of them."""
+    shard = distributed.rank(), distributed.world()
     if not pictures.crop:
-        return Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
+        return Loader(pictures, config.task, config.strength, config.batch_size, config.flip, shard)
     crop = config.crop or pictures.crop
     return CropLoader(pictures, config.task, config.strength, config.batch_size, config.flip, crop, config.workers, shard)
 
 
 def evaluation_batches(pictures: PictureSet, config: Config) -> Iterator[Batch]:
-    """Every picture once, in order."""
+    """Every picture once, in order; by several processes, each its part: no picture is read twice to fill a batch."""
+    shard = distributed.rank(), distributed.world()
     height, width = pictures.size
     n = max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width)))
     if not pictures.crop:
-        return Loader(pictures, config.task, config.strength, n).ordered()
-    return CropLoader(pictures, config.task, config.strength, n, False, pictures.crop, config.workers).ordered()
+        return Loader(pictures, config.task, config.strength, n, False, shard).ordered()
+    return CropLoader(pictures, config.task, config.strength, n, False, pictures.crop, config.workers, shard).ordered()
 
 
 def load_pictures(config: Config, split: str) -> PictureSet:
