@@ -25,7 +25,7 @@ from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import read_json, write_csv, write_json
 from rastudy.photos import evaluation_batches, load_pictures
-from rastudy.presets import tasks_of
+from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
@@ -168,7 +168,7 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
     for task in tasks_of(preset):
         for strength in STRENGTH_CURVES[task]:
             config = make_config(preset, task, "none", strength=strength, **overrides)
-            pictures = _first(load_pictures(config, "val"), count)
+            pictures = _first(load_pictures(config, "val" if config.val_images else "test"), count)
             names = [name for name in config.targets if not is_variant(name)]
             arrays = predict(config, pictures, [load_classifier(name, config.dataset) for name in names])
             top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
@@ -192,12 +192,8 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:
-    return replace(
-        pictures,
-        pictures=pictures.pictures.subset(range(count)) if pictures.crop else pictures.pictures[:count],
-        labels=pictures.labels[:count],
-        groups=pictures.groups[:count],
-    )
+    kept = pictures.pictures.subset(range(min(count, len(pictures)))) if pictures.crop else pictures.pictures[:count]
+    return replace(pictures, pictures=kept, labels=pictures.labels[:count], groups=pictures.groups[:count])
 
 
 @command
@@ -234,7 +230,9 @@ def evaluate_files(
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         settings |= {"data_dir": data}
+        settings |= {"val_images": 0, "test_images": 0} if settings["dataset"] == "imagenet" else {}
     settings |= {"device": device, "skip_unreadable": skip_unreadable}
+    target_archs = target_archs or PRESETS.get(settings["preset"], {}).get("target_archs", "")
     settings |= {"target_archs": target_archs} if target_archs else {}
     try:
         config = Config(**settings)
@@ -250,7 +248,7 @@ def evaluate_files(
         raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
-    if data:
+    if data and config.dataset != "imagenet":
         pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
     else:

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import logging
 import os
 import platform
 import signal
@@ -16,18 +17,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import nbformat
 import papermill
 
+from rastudy import estimate
 from rastudy.claims import STUDIES
 from rastudy.config import ALIASES, BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
 from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
 from rastudy.kernels import stop_kernels, use_warm_kernels
+from rastudy.photos import write_split
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
@@ -35,6 +38,7 @@ from rastudy.runs import restore_records, run_folder, write_records
 from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.train import is_trained
 
+logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that notebook 01 passes on and the config checks
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
 SPLITS = ("val", "test")  # that a run is evaluated on, unless its preset says otherwise
@@ -58,7 +62,10 @@ class Cell:
                  "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
         values = {name: getattr(self.config, name) for name in names}
         values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
-        return values | {"evaluate_on": ",".join(self.splits)}
+        preset = make_config(self.config.preset, self.config.task, self.config.mode, strength=self.config.strength)
+        others = {name: value for name, value in asdict(self.config).items() if value != getattr(preset, name)}
+        others = {name: value for name, value in others.items() if value not in (NOT_APPLICABLE, "")}
+        return others | values | {"evaluate_on": ",".join(self.splits)}
 
     @property
     def cost(self) -> float:
@@ -292,6 +299,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", nargs="*", default=["val", "test"], help="val alone leaves the test pictures unread")
     parser.add_argument("--data", default="", help="folder of the pictures, where the preset needs one")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of every run, test_images=100"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
     parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
@@ -306,7 +316,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
         one_of("split", split, ("val", "test"))
     for task in args.task or ():
         one_of("task", task, tasks_of(args.preset))
-    overrides = {"data_dir": args.data, "device": args.device}
+    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
     document = PRESETS[args.preset]
     named = {"task": args.task, "mode": [ALIASES.get(mode, mode) for mode in args.mode or ()], "seed": args.seed,
@@ -319,6 +329,19 @@ def select(args: argparse.Namespace) -> list[Cell]:
         cells = narrow(grid(args.preset, args.full, **overrides), named)
     cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
     return [cell for cell in cells if cell.splits]
+
+
+def settings_from(pairs: list[str]) -> dict[str, object]:
+    """``NAME=VALUE`` as the config's types; StudyError for anything else."""
+    kinds, values = {field.name: field.type for field in fields(Config)}, {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        one_of("--set", name, sorted(kinds))
+        try:
+            values[name] = text.lower() in ("1", "true", "yes") if kinds[name] is bool else kinds[name](text)
+        except ValueError as error:
+            raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
+    return values
 
 
 def narrow(cells: list[Cell], named: dict[str, list]) -> list[Cell]:
@@ -347,10 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         for cell in cells:
             restore_records(cell.config)
     if args.dry_run:
-        for cell in cells:
-            print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
-        hours = sum(cell.cost for cell in cells if not cell.is_done()) / 3600
-        print(f"about {hours:.1f} hours of one core, {hours / args.jobs:.1f} with {args.jobs} processes", file=sys.stderr)
+        dry_run(cells, args.jobs)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -363,8 +383,32 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def dry_run(cells: list[Cell], jobs: int) -> None:
+    """Say what would run, and what it costs: operations counted, seconds from a few timed steps on this machine."""
+    todo = [cell for cell in cells if not cell.is_done()]
+    total = estimate.Cost(0, 0)
+    for cell in cells:
+        if cell not in todo:
+            print(f"done   {cell.config.run_id}  {'+'.join(cell.splits)}")
+            continue
+        cost = estimate.cost_of_run(cell.config, cell.splits)
+        total += cost
+        what = f"{cost.operations:.1e} operations, {cost.seconds / 60:.1f} min"
+        print(f"to do  {cell.config.run_id}  {'+'.join(cell.splits)}  {what}")
+    memory = max((estimate.memory_of(cell.config) for cell in todo if cell.config.mode not in BASELINES), default=0)
+    hours = total.seconds / 3600
+    print(
+        f"{len(todo)} runs of {len(cells)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
+        f"{hours / jobs:.1f} with {jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a training step, "
+        f"{estimate.disk_of(cell.config for cell in todo) / 1e9:.2f} GB of disk",
+        file=sys.stderr,
+    )
+
+
 def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
+    if cells and cells[0].config.dataset == "imagenet":
+        write_split(cells[0].config)
     seconds, fresh = {}, not any(cell.is_done() for cell in cells)
     with timed(seconds, "training and evaluation"):
         failures = run_cells(cells, args.jobs, log=_say)

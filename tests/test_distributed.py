@@ -150,8 +150,8 @@ def test_two_machines_on_loopback(small_r, monkeypatch, tmp_path):
     settings = {"task": "jpeg", "mode": "ra", "source-arch": config.source_arch, "target-archs": config.target_archs}
     settings |= {"train-images": 21, "val-images": 7, "batch-size": 8, "pretrain-epochs": 0, "epochs": 2, "lr": 1e-3}
     settings |= {"channels": 4, "blocks": 1, "transformer-channels": 4, "transformer-blocks": 1}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d",
-                f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=7", "--local-addr=127.0.0.1", "-m", "rastudy.train"]  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=7"]
+    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "-m", "rastudy.train"]
     command = [*launcher, *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
     agents = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     watch = threading.Timer(240, lambda: [agent.kill() for agent in agents])
