@@ -123,17 +123,17 @@ class _Generator(nn.Module):
 
 
 @pytest.fixture
-def release(monkeypatch):
+def release():
     """Have the stand-ins pickle as classes of the release's modules, which exist nowhere when the file is read."""
 
     def save(net: nn.Module, path: Path, zipped: bool = True) -> Path:
-        for cls in {type(module) for module in net.modules() if type(module).__module__ == __name__}:
-            home = sys.modules.setdefault("model_sr", types.ModuleType("model_sr"))
-            monkeypatch.setattr(cls, "__module__", "model_sr")
-            setattr(home, cls.__name__, cls)
-        torch.save(nn.DataParallel(net), path, _use_new_zipfile_serialization=zipped)
-        sys.modules.pop("model_sr")
-        monkeypatch.undo()
+        home = types.ModuleType("model_sr")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "model_sr", home)
+            for cls in {type(module) for module in net.modules() if type(module).__module__ == __name__}:
+                patch.setattr(cls, "__module__", "model_sr")
+                setattr(home, cls.__name__, cls)
+            torch.save(nn.DataParallel(net), path, _use_new_zipfile_serialization=zipped)
         return path
 
     return save
