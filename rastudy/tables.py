@@ -54,8 +54,8 @@ OVERALL = ("preset", *CELL, *ESTIMATE, "resolves", *COUNTS)
 POWER = (1.96 + 0.84) / 1.96  # of half an interval: the effect that a test at 5 % finds in four studies of five
 SEVERAL = ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS)
 TABLES = {
-    "accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "overall": OVERALL, "equal_cost": EQUAL_COST, "several_sources": SEVERAL,
-    "controls": CONTROL_COLUMNS, "tradeoff": TRADEOFF, "clean_check": CHECK, "paper_vs_ours": PAPER,
+    "accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "overall": OVERALL, "equal_cost": EQUAL_COST,
+    "several_sources": SEVERAL, "controls": CONTROL_COLUMNS, "tradeoff": TRADEOFF, "clean_check": CHECK, "paper_vs_ours": PAPER,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The ImageNet presets, end to end on a tiny folder: real torchvision architectures, random weights in local files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,20 @@ from PIL import Image
 from test_convert import _Srresnet, release  # noqa: F401
 
 from rastudy import estimate, gallery, plots, sweep
+from rastudy.classifiers import load_classifier
 from rastudy.config import make_config
 from rastudy.convert import convert
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate, evaluate_files
+from rastudy.evaluate import _first, evaluate, evaluate_files, predict
 from rastudy.files import results_folder
+from rastudy.photos import load_pictures
 from rastudy.presets import PRESETS
 from rastudy.published import WHOLE, clean_rows, published_top1, warning
 from rastudy.runs import weights_file
 from rastudy.tables import load_table, make_tables
 from rastudy.train import train
 
+PHOTOGRAPHS = Path(os.environ.get("RASTUDY_PHOTOGRAPHS", "data/photographs"))
 WNIDS = ("n01443537", "n02123045", "n07753592")
 ARCHS = ("resnet18", "densenet121")
 SMALL = {"channels": 4, "blocks": 1, "transformer_channels": 4, "transformer_blocks": 1, "batch_size": 4, "workers": 0,
@@ -199,3 +203,17 @@ def test_compile_gives_the_same(data, small_preset):
             raise
         weights_file(config).unlink()
     assert curves[0][-1] == pytest.approx(curves[1][-1], rel=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no photographs; name their folder in RASTUDY_PHOTOGRAPHS")
+def test_lite_on_real_photographs(study_root):
+    """The yardstick of ecosystem.md, 89 % clean and 50.5 % after bicubic x4 of 200 photographs, on 200 that are other ones."""
+    settings = {"data_dir": str(PHOTOGRAPHS), "cache_dir": "none", "test_images": 0, "val_images": 0}
+    pictures = _first(load_pictures(make_config("imagenet_lite", "sr", "clean", **settings), "test"), 200)
+    r = load_classifier("efficientnet_lite0")
+    top1 = {}
+    for mode in ("clean", "none"):
+        arrays = predict(make_config("imagenet_lite", "sr", mode, **settings), pictures, [r])
+        top1[mode] = 100 * (arrays["top5"][0, :, 0] == arrays["label"]).mean()
+    assert top1["clean"] == pytest.approx(89.0, abs=4.4) and top1["none"] == pytest.approx(50.5, abs=7)  # two standard errors
