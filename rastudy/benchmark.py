@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +131,12 @@ def training_step(rounds: int, batch_size: int = 20, side: int = 224) -> Iterato
     ours, theirs, fast, batch = steps_to_compare(batch_size, side)
     a = torch.rand(2048, 2048)
     work = {"ours": lambda: ours(fast), "release": lambda: theirs(batch), "peak": lambda: a @ a}
-    with FlopCounterMode(display=False) as counter:
-        theirs(batch)
-    operations = {"ours": counter.get_total_flops(), "release": counter.get_total_flops(), "peak": 2 * 2048**3}
+    operations = {"peak": 2 * 2048**3}
+    for name, of_r in (("ours", False), ("release", True)):  # ours leaves out the gradients of R's parameters
+        theirs.r.requires_grad_(of_r)
+        with FlopCounterMode(display=False) as counter:
+            theirs(batch)
+        operations[name] = counter.get_total_flops()
     seconds = interleaved(work, rounds)
     for name, values in seconds.items():
         yield row("training step", name, batch_size, "s", values)
@@ -258,10 +263,44 @@ def growth(rounds: int, side: int = 96) -> Iterator[dict]:
             medians = [np.median(seconds[f"{axis} {n}"]) for n in values]
             slope = np.polyfit(np.log(list(values)), np.log(medians), 1)[0]
             yield row("growth", f"{axis}: exponent", math.nan, "exponent", np.array([slope]))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        predict(config, sets[160], [resnet18], processor)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        yield row("growth", "peak memory, 160 pictures over 20", 160, "MB", np.array([(after - before) / 1e3]))
+    peaks = {n: _in_a_process(_peak, n, side) for n in sizes}
+    for n, peak in peaks.items():
+        yield row("growth", "memory, pictures", n, "MB", np.array([peak]))
+    slope = np.polyfit(np.log(sizes), np.log(list(peaks.values())), 1)[0]
+    yield row("growth", "memory, pictures: exponent", math.nan, "exponent", np.array([slope]))
+    for processes in (1, 2, 4):
+        if processes <= max(2, os.cpu_count() or 1):
+            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+                list(pool.map(_rate, [side] * processes))  # imports are not counted
+                rates = sum(pool.map(_rate, [side] * processes))
+            yield row("growth", "processes", processes, "pictures/s", np.array([rates]))
+
+
+def _in_a_process(function: Callable, *args: object) -> float:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _small_evaluation(n: int, side: int) -> float:
+    """Seconds of reading ``n`` cached photographs with one R, by one thread."""
+    torch.set_num_threads(1)
+    processor, config = SRResNet(4, 16, 2).eval().to(memory_format=torch.channels_last), _evaluation(side)
+    with tempfile.TemporaryDirectory() as place:
+        photos, _ = open_cache(photographs(Path(place), n), Path(place) / "cache", log=lambda _: None)
+        pictures = PictureSet("photographs", "test", photos, np.zeros(n, np.int64), np.arange(n), ("photograph",), side)
+        started = time.perf_counter()
+        predict(config, pictures, [random_classifier("resnet18")], processor)
+        return time.perf_counter() - started
+
+
+def _peak(n: int, side: int) -> float:
+    """Megabytes that a fresh process needs at most."""
+    _small_evaluation(n, side)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _rate(side: int) -> float:
+    return 40 / _small_evaluation(40, side)
 
 
 PARTS = {"step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth}

@@ -14,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,43 +49,46 @@ class FilePhotos:
         return replace(self, files=tuple(self.files[k] for k in index))
 
     def digest(self) -> str:
-        """What the decoded pictures depend on: names, sizes and times of the files, the size asked for, and the decoder."""
-        sha = hashlib.sha256(f"{self.resize} Pillow {PIL.__version__}\n".encode())
+        """Which photographs these are: names and sizes of the files, and the side asked for; the same in a copy elsewhere."""
+        sha = hashlib.sha256(f"{self.resize}\n".encode())
         for name in self.files:
-            stat = (self.folder / name).stat()
-            sha.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            sha.update(f"{name} {(self.folder / name).stat().st_size}\n".encode())
+        return sha.hexdigest()
+
+    def stamp(self) -> str:
+        """What a cache of them depends on: the digest, the files' times, and the decoder."""
+        sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}\n".encode())
+        for name in self.files:
+            sha.update(f"{(self.folder / name).stat().st_mtime_ns}\n".encode())
         return sha.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class CachedPhotos:
-    """Photographs of a complete cache: ``self[k]`` is (H, W, 3) uint8, a read-only view of the file, checksum compared."""
+    """Photographs of a complete cache: ``self[k]`` is (H, W, 3) uint8, a read-only view of a memory map, checksum compared."""
 
     folder: Path
     table: np.ndarray  # (N, 1 + len(TABLE)): the shard, then TABLE
-    _maps: dict[int, np.memmap] = field(default_factory=dict, repr=False)
+    source: FilePhotos
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, k: int) -> np.ndarray:
         shard, offset, height, width, crc = self.table[k].tolist()
-        if shard not in self._maps:
-            self._maps[shard] = np.memmap(pixels_file(self.folder, shard), np.uint8, mode="r")
-        flat = self._maps[shard][offset : offset + 3 * height * width]
-        if zlib.crc32(flat) != crc:
-            raise StudyError(f"{pixels_file(self.folder, shard)}: damaged (picture {k}); {_remedy(self.folder)}")
-        return flat.reshape(height, width, 3)
-
-    def __getstate__(self) -> dict:  # a loader's processes open their own maps
-        return {"folder": self.folder, "table": self.table, "_maps": {}}
+        path = pixels_file(self.folder, shard)  # mapped anew each time: thousands of open shards would exhaust file descriptors
+        picture = np.memmap(path, np.uint8, "r", offset, (height, width, 3))
+        if zlib.crc32(picture) != crc:
+            raise StudyError(f"{path}: damaged (picture {k}); {_remedy(self.folder)}")
+        return picture
 
     def subset(self, index: Iterable[int]) -> "CachedPhotos":
-        return CachedPhotos(self.folder, self.table[np.asarray(list(index), np.int64)])
+        index = np.asarray(list(index), np.int64)
+        return CachedPhotos(self.folder, self.table[index], self.source.subset(index))
 
     def digest(self) -> str:
-        """What the pictures are: shapes and checksums."""
-        return hashlib.sha256(np.ascontiguousarray(self.table[:, 2:]).tobytes()).hexdigest()
+        """Which photographs these are: those of the files."""
+        return self.source.digest()
 
 
 def pixels_file(folder: Path, shard: int) -> Path:
@@ -145,7 +148,7 @@ def open_cache(
         raise StudyError(
             f"{photos.folder / first}: not a readable picture; mend it and make the cache anew, or set skip_unreadable"
         )
-    return CachedPhotos(folder, whole[usable]), usable
+    return CachedPhotos(folder, whole[usable], photos.subset(usable)), usable
 
 
 def verify(photos: CachedPhotos) -> list[str]:
@@ -159,7 +162,7 @@ def _remedy(folder: Path) -> str:
 
 def _claim(folder: Path, photos: FilePhotos, rebuild: bool) -> None:
     """Make the folder this set's, or refuse one that was made from other files."""
-    index, mine = folder / "index.json", {"digest": photos.digest(), "pictures": len(photos), "resize": photos.resize}
+    index, mine = folder / "index.json", {"stamp": photos.stamp(), "pictures": len(photos), "resize": photos.resize}
     theirs = read_json(index) if index.is_file() else None
     if theirs == mine:
         return

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -167,7 +168,7 @@ def _identify(spec: str, dataset: str) -> tuple[str, str]:
     elif ":" in name:
         path, prefix = Path(file).expanduser(), ""
     else:
-        return name, TORCHVISION_WEIGHTS
+        return name, _torchvision_version(name)
     return name, prefix + sha256(path)[:8] if path.is_file() else "missing"
 
 
@@ -211,7 +212,7 @@ def _load_torchvision(name: str) -> Classifier:
     if TORCHVISION_WEIGHTS not in choices.__members__:
         raise StudyError(f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}")
     weights = choices[TORCHVISION_WEIGHTS]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    file = _torchvision_file(name)
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
@@ -223,7 +224,27 @@ def _load_torchvision(name: str) -> Classifier:
     net = torchvision.models.get_model(name, weights=None)
     if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
         net.transform_input = True
-    return Classifier(name, folded(_load_state(net, state, file)), TORCHVISION_WEIGHTS)
+    return Classifier(name, folded(_load_state(net, state, file)), _torchvision_version(name))
+
+
+def _torchvision_file(name: str) -> Path:
+    url = torchvision.models.get_model_weights(name)[TORCHVISION_WEIGHTS].url
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def _torchvision_version(name: str) -> str:
+    """``IMAGENET1K_V1``, or the hash of a file that was put in its place: its name holds the hash that it should have."""
+    file = _torchvision_file(name)
+    if not file.is_file():
+        return TORCHVISION_WEIGHTS
+    stat = file.stat()
+    found = _hash_once(file, stat.st_size, stat.st_mtime_ns)
+    return TORCHVISION_WEIGHTS if found.startswith(file.stem.rpartition("-")[2]) else f"{found[:8]} (not {TORCHVISION_WEIGHTS})"
+
+
+@lru_cache
+def _hash_once(path: Path, _size: int, _mtime: int) -> str:
+    return sha256(path)
 
 
 def folded(net: nn.Module) -> nn.Module:

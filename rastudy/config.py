@@ -96,28 +96,8 @@ class Config:
         one_of("schedule", self.schedule, ("onecycle", "step"))
         one_of("precision", self.precision, ("fp32", "bf16"))
         one_of("dataset", self.dataset, DATASETS)
-        for name in (
-            "epochs",
-            "batch_size",
-            "channels",
-            "blocks",
-            "transformer_channels",
-            "threads",
-            "image_size",
-            "processes",
-        ):
-            _at_least(name, getattr(self, name), 1)
-        for name in (
-            "seed",
-            "ra_weight",
-            "train_images",
-            "val_images",
-            "test_images",
-            "pretrain_epochs",
-            "workers",
-            "micro_batch",
-        ):
-            _at_least(name, getattr(self, name), 0)
+        for name in AT_LEAST_1 + AT_LEAST_0:
+            _at_least(name, getattr(self, name), int(name in AT_LEAST_1))
         if self.dataset == "digits" and self.image_size != digits.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
         if self.dataset == "imagenet":

@@ -1,4 +1,4 @@
-"""The authors' weights to ours: ``python -m rastudy.convert FILE --task sr --mode ra --out results/imagenet/weights/NAME``.
+"""The authors' weights to ours: ``python -m rastudy.convert FILE --task sr --mode ra --out NAME``.
 
 The release saves whole pickled modules (``nn.DataParallel`` around P or T), in torch.save's older or newer format. Loading such
 a file as it is meant to be loaded executes what it says. Here its pickle is read by an unpickler that knows tensors, containers
@@ -7,6 +7,7 @@ and names, makes inert objects of the network classes, and refuses everything el
 
 import argparse
 import io
+import math
 import pickle
 import re
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rastudy.classifiers import sha256
 from rastudy.config import make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
@@ -74,7 +76,8 @@ class _Tensor:
 
     def read(self) -> torch.Tensor:
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        if self.offset < 0 or any(x < 0 for x in (*self.size, *self.stride)) or last >= len(self.storage.content):
+        whole = len(self.storage.content)
+        if self.offset < 0 or any(x < 0 for x in (*self.size, *self.stride)) or last >= whole or math.prod(self.size) > whole:
             raise StudyError("a tensor reaches beyond its storage")
         return self.storage.content.as_strided(self.size, self.stride, self.offset).clone()
 
@@ -89,12 +92,14 @@ class _Reader(pickle.Unpickler):
     def __init__(self, file: io.BufferedIOBase, storages: dict[str, _Storage]):
         super().__init__(file, encoding="utf-8")
         self.storages = storages
+        self.inert = type("Inert", (_Inert,), {})  # this file's own: a pickle may set attributes of a class, too
 
     def find_class(self, module: str, name: str) -> Callable:
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,  # an attribute of modules up to torch 1.1
             ("torch.nn.parameter", "Parameter"): lambda tensor=None, *_: tensor,
             ("torch", "Size"): tuple,
             ("torch", "device"): lambda *place: place,
@@ -106,7 +111,7 @@ class _Reader(pickle.Unpickler):
         if module == "torch" and name in DTYPES:
             return lambda dtype=DTYPES[name]: dtype
         if any(module == n.rstrip(".") or module.startswith(n) for n in NETWORKS) and "." not in name:
-            return _Inert
+            return self.inert
         raise StudyError(f"the file asks for {module}.{name}, which is no part of a saved network; nothing was executed")
 
     def persistent_load(self, saved: tuple) -> object:
@@ -246,7 +251,7 @@ def convert(path: Path, out: Path, task: str, mode: str, part: str = "processor"
         channels, blocks = SIZES[network]
         config = replace(config, processor=network, channels=channels, blocks=blocks)
     target = out.with_name(f"{out.name}.{part}.safetensors")
-    save_weights(target, net, config)
+    save_weights(target, net, config, source=f"{path.name} sha256 {sha256(path)}")  # not a run of ours
     return target
 
 

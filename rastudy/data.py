@@ -215,13 +215,13 @@ def load_split(
     else:
         part = "train" if train else "test" if (folder / "test").is_dir() else "val"
         pictures, labels, classes = read_folder(folder / part, size, skip_unreadable)
-    index = without_validation(folder, labels, classes, split, n_val) if train else np.arange(len(labels))
+    index = _without_validation(folder, labels, classes, split, n_val) if train else np.arange(len(labels))
     index = index[: count_of(n, len(index), dataset, split)]
     name = folder.name if dataset == "folder" else dataset
     return PictureSet(name, split, pictures[index], labels[index], index, classes)
 
 
-def without_validation(folder: Path, labels: np.ndarray, classes: tuple[str, ...], split: str, n_val: int) -> np.ndarray:
+def _without_validation(folder: Path, labels: np.ndarray, classes: tuple[str, ...], split: str, n_val: int) -> np.ndarray:
     """Places of the training or the validation pictures among a folder's training pictures."""
     index = np.arange(len(labels))
     if n_val >= len(labels):

@@ -44,18 +44,21 @@ def apart(yes: bool) -> Iterator[None]:
 
 
 @contextmanager
-def group(batch_size: int) -> Iterator[None]:
-    """Join the other processes, where torchrun has started this one; else nothing.
+def group(batch_size: int, device: str) -> Iterator[None]:
+    """Join the other processes, where torchrun has started this one; else, and inside of another such block, nothing.
 
     Raises:
-        StudyError: the processes cannot share a batch equally.
+        StudyError: the processes cannot share a batch equally, or are more than the machine's GPUs.
     """
     if not is_launched() or dist.is_initialized():
         yield
         return
     check_shares(batch_size, int(os.environ["WORLD_SIZE"]))
-    cuda = torch.cuda.is_available()
+    cuda = device == "cuda"
     if cuda:
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise StudyError(f"{here} processes on this machine need a GPU each, it has {gpus}; start fewer, or set device=cpu")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
@@ -71,12 +74,11 @@ def check_shares(batch_size: int, processes: int) -> None:
         raise StudyError(f"batch_size={batch_size} does not divide by {processes} processes; take {', '.join(map(str, fit))}")
 
 
-def leads(decision: bool) -> bool:
-    """The first process's decision, told to all: what depends on files may differ between moments."""
-    if world() == 1:
-        return decision
-    told = [decision]
-    dist.broadcast_object_list(told)
+def from_first(value: int) -> int:
+    """The first process's value, told to all: what depends on files may differ between moments."""
+    told = [value]
+    if world() > 1:
+        dist.broadcast_object_list(told)
     return told[0]
 
 
@@ -132,9 +134,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or world() == 1:
             return super().forward(x)
         y = x.float()
-        count = torch.tensor([float(y.numel() // y.shape[1])], device=y.device)
-        dist.all_reduce(count)
-        mean = _Sum.apply(y.sum((0, 2, 3))) / count
+        mine = y.new_full((1,), y.numel() // y.shape[1])
+        sums = _Sum.apply(torch.cat([y.sum((0, 2, 3)), mine]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
         centred = y - mean[:, None, None]
         var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy.cache import FilePhotos, expected_bytes
-from rastudy.classifiers import Classifier, load_classifier
+from rastudy.classifiers import Classifier, folded, load_classifier
 from rastudy.config import BASELINES, Config
 from rastudy.data import Batch
 from rastudy.imagenet import find_photos, part_of
@@ -135,7 +135,7 @@ def _seconds(work) -> float:
 
 
 def _batch(config: Config, side: int, most: int, device: torch.device) -> Batch:
-    n = max(2, min(most, TIMED_PIXELS // side**2))
+    n = most if device.type == "cuda" else max(2, min(most, TIMED_PIXELS // side**2))
     gt = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
     index = torch.arange(n)
     lq = nn.functional.avg_pool2d(gt, config.factor)
@@ -149,7 +149,7 @@ def _classifier(name: str, config: Config) -> Classifier:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
     if name not in torchvision.models.list_models(module=torchvision.models):
         return load_classifier(name, config.dataset).to(config.torch_device())
-    net = torchvision.models.get_model(name, weights=None).to(memory_format=torch.channels_last)
+    net = folded(torchvision.models.get_model(name, weights=None))
     return Classifier(name, net, "none").to(config.torch_device())
 
 

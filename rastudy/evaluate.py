@@ -24,7 +24,7 @@ from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import read_json, write_csv, write_json
-from rastudy.photos import evaluation_batches, load_pictures
+from rastudy.photos import data_version, evaluation_batches, load_pictures
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
@@ -113,7 +113,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     if config.processes > 1 and not distributed.is_launched():
         torchrun(config, log, "--evaluate-on", split)
         return path
-    with distributed.group(config.batch_size):
+    with distributed.group(config.batch_size, config.torch_device().type):
         targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
         versions = {target.name: target.weights for target in targets}
         pictures = load_pictures(config, split)
@@ -127,7 +127,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
     write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
-    write_json(marker, {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions})
+    write_json(marker, _marker(config, split, path, versions))
     return path
 
 
@@ -137,7 +137,13 @@ def is_evaluated(config: Config, split: str) -> bool:
     if not (marker.is_file() and path.is_file()):
         return False
     versions = weights_versions(config.targets, config.dataset)
-    return read_json(marker) == {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions}
+    return read_json(marker) == _marker(config, split, path, versions)
+
+
+def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
+    """What an evaluation rests on."""
+    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.dataset == "imagenet" else {}
+    return {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions, **of}
 
 
 def _weights_of(config: Config) -> dict[str, str]:
@@ -170,7 +176,9 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
             config = make_config(preset, task, "none", strength=strength, **overrides)
             pictures = _first(load_pictures(config, "val" if config.val_images else "test"), count)
             names = [name for name in config.targets if not is_variant(name)]
-            arrays = predict(config, pictures, [load_classifier(name, config.dataset) for name in names])
+            arrays = predict(
+                config, pictures, [load_classifier(name, config.dataset).to(config.torch_device()) for name in names]
+            )
             top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
             for name, value in zip(names, top1, strict=True):
                 rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
@@ -192,8 +200,11 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:
-    kept = pictures.pictures.subset(range(min(count, len(pictures)))) if pictures.crop else pictures.pictures[:count]
-    return replace(pictures, pictures=kept, labels=pictures.labels[:count], groups=pictures.groups[:count])
+    """The first pictures of a set; of photographs, which come class by class, ``count`` at equal distances."""
+    n = min(count, len(pictures))
+    index = np.linspace(0, len(pictures) - 1, n).astype(int) if pictures.crop else np.arange(n)
+    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[:n]
+    return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
 
 
 @command
@@ -203,7 +214,7 @@ def main() -> None:
     parser.add_argument("--transformer", type=Path, help="T's safetensors file, for ra_transformer")
     parser.add_argument("--task", required=True, help="sr, dn or jpeg: must be the task P was trained for")
     parser.add_argument("--data", default="", help="folder of class folders (default: the test pictures P belongs to)")
-    parser.add_argument("--target-archs", default="", help="R's, separated by commas (default: the small five)")
+    parser.add_argument("--target-archs", default="", help="R's, separated by commas (default: the preset's)")
     parser.add_argument("--out", type=Path, help="also write the tidy rows to this CSV")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--skip-unreadable", action="store_true")
@@ -222,7 +233,7 @@ def evaluate_files(
 ) -> list[dict]:  # fmt: skip
     """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
 
-    The class folders, sorted by name, stand for R's labels 0, 1, ...
+    The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
     """
     settings = read_metadata(processor_file)
     if settings["task"] != task:

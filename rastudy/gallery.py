@@ -68,6 +68,7 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
     Under each picture the verdicts of the source R and of one unseen R, green where right, grey where nobody knows.
     """
     count = min(count, len(pictures) - first)
+    overrides |= {"device": "cpu"}  # a few pictures
     targets = _two_targets(make_config(preset, task, "plain", **overrides))
     runs = [make_config(preset, task, mode, **overrides) for mode in PRESETS[preset]["modes"]]
     trained = [run.mode for run in runs if weights_file(run).is_file()]

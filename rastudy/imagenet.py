@@ -62,8 +62,7 @@ def find_photos(folder: Path, labelled: bool = True) -> Found:
     loose = next((name for name in files if "/" not in name), None)
     if loose:
         raise StudyError(f"{folder / loose}: lies beside class folders; put it into one of them")
-    # all 1,000 are in label order as they are
-    classes = tuple(tops) if len(tops) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in tops) else wnids()
+    classes = wnids()
     label = {wnid: k for k, wnid in enumerate(classes)}
     for name in tops:
         if name not in label:
@@ -132,9 +131,11 @@ def part_of(data_dir: str | Path, split: str) -> tuple[Path, bool]:
 
 
 def split_of(count: int, n_val: int, n_test: int) -> dict[str, np.ndarray]:
-    """Places of each split among ``count`` sorted files, drawn once for all; ``n_test`` 0 takes all of them for test."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(count)
-    n_test = n_test or count
+    """Places of each split among ``count`` files in sorted order, drawn once for all by a fixed seed.
+
+    Without looking at labels: so every mode, those that need none too, trains on the same photographs in the same order.
+    """
     if n_test + n_val > count:
         raise StudyError(f"{count} photographs are fewer than test_images={n_test} and val_images={n_val}; set smaller ones")
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
     return {"test": np.sort(order[:n_test]), "val": np.sort(order[n_test : n_test + n_val]), "train": order[n_test + n_val :]}

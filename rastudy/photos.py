@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from rastudy import distributed
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.config import Config
-from rastudy.data import Batch, Loader, PictureSet, count_of, load_split, parts, to_float, without_validation
+from rastudy.data import Batch, Loader, PictureSet, count_of, load_split, parts, to_float
 from rastudy.decode import centre_crop
 from rastudy.degrade import degrade
 from rastudy.errors import StudyError
@@ -134,23 +135,40 @@ def _load_photos(config: Config, split: str, n: int) -> PictureSet:
         raise StudyError("dataset='imagenet' needs its folder; give it with --data or the parameter data_dir")
     folder, to_split = part_of(config.data_dir, split)
     found = find_photos(folder, labelled=split != "train" or config.mode not in NEEDS_NO_LABEL)
-    if to_split:
-        index = split_of(len(found.files), config.val_images, config.test_images)[split]
-    elif split == "test":
-        index = np.arange(len(found.files))
+    count = len(found.files)
+    if split == "test" and not to_split:  # in class order, as ImageFolder has it; a part of them is a random one
+        index = np.argsort(found.labels, kind="stable")
+        index = index[np.sort(split_of(count, 0, n)["test"])] if n else index
     else:
-        index = without_validation(folder, found.labels, found.classes, split, config.val_images)
+        index = split_of(count, config.val_images, _n_test(config, count) if to_split else 0)[split]
     photos = FilePhotos(found.folder, found.files, config.resize)
     if config.cache_dir == "none":
+        if config.skip_unreadable:
+            raise StudyError("skip_unreadable needs the cache, which knows what can be read; leave cache_dir='none' out")
         subset = photos.subset
     else:
         cached, usable = open_cache(photos, config.cache_dir, config.workers, config.skip_unreadable)
         index = index[np.isin(index, usable)]
         subset = lambda index: cached.subset(np.searchsorted(usable, index))  # noqa: E731
-    index = index[: count_of(n, len(index), folder.name, split)]
+    if split == "train":
+        index = index[: count_of(n, len(index), folder.name, split)]
     if not len(index):
         raise StudyError(f"{config.data_dir}: leaves no pictures for {split}; set {split}_images, or give it a train/ folder")
     return PictureSet("imagenet", split, subset(index), found.labels[index], index, found.classes, config.image_size)
+
+
+def _n_test(config: Config, count: int) -> int:
+    """Test photographs of a folder that is split: ``test_images``, or all that validation leaves."""
+    return config.test_images or count - config.val_images
+
+
+@cache
+def data_version(data_dir: str, split: str, resize: int) -> str:
+    """Which photographs a split is taken from, in 16 hex digits: a run on another folder is another run."""
+    folder, _ = part_of(data_dir, split)
+    if not data_dir or not folder.is_dir():
+        return "missing"
+    return FilePhotos(folder, find_photos(folder, labelled=False).files, resize).digest()[:16]
 
 
 def write_split(config: Config) -> Path | None:
@@ -159,7 +177,7 @@ def write_split(config: Config) -> Path | None:
     if not to_split:
         return None
     files = find_photos(folder, labelled=False).files
-    parts = split_of(len(files), config.val_images, config.test_images)
+    parts = split_of(len(files), config.val_images, _n_test(config, len(files)))
     where = {files[k]: split for split, index in parts.items() for k in index}
     path = results_folder(config.preset) / "split.csv"
     write_csv(path, [{"file": name, "split": where[name]} for name in files], ("file", "split"))

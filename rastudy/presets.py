@@ -140,7 +140,7 @@ PRESETS["imagenet"] = {
 }
 
 # The release's schedule for reduced data, "small": 30 epochs at 1e-4, 1e-5, 1e-6 (20/5/5) on any part of ImageNet: what lies in
-# the folder, or its first train_images. Command: python -m rastudy.sweep --preset imagenet_small --data DIR
+# the folder. Command: python -m rastudy.sweep --preset imagenet_small --data DIR
 PRESETS["imagenet_small"] = {
     **PRESETS["imagenet"],
     "degradations": {(task, strength): {"epochs": 30, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()},

@@ -86,10 +86,10 @@ def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
     return place(processor), place(transformer)
 
 
-def save_weights(path: Path, net: nn.Module, config: Config) -> None:
-    """Save a state dict as safetensors, the run's settings in its metadata."""
+def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> None:
+    """Save a state dict as safetensors, the run's settings in its metadata, and what else is given."""
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True)}))
+    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True), **others}))
 
 
 def load_weights(path: Path, net: nn.Module) -> nn.Module:

@@ -45,7 +45,7 @@ SPLITS = ("val", "test")  # that a run is evaluated on, unless its preset says o
 PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
 READING_RATE, WHOLE_SET = 1200, 50_000  # pictures that an R reads in a second, both ways; pictures where a preset takes all
 RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "perceptual": 1.9,
-                 "ra_transformer": 2.2}  # of a step  # fmt: skip
+                 "ra_transformer": 2.2}  # of a step; for the order of runs and the time left  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def cost(self) -> float:
-        """Expected seconds on one core like ours: a guess for the order of runs, the time left and the dry run."""
+        """Expected seconds on one core like ours: a guess for the order of runs and the time left."""
         config, own = self.config, RELATIVE_COST[self.config.mode]
         start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
         own += 0.8 * max(0, len(config.sources) - 1)  # every further R in the loss
@@ -216,8 +216,12 @@ def check_gate(cells: list[Cell]) -> None:
             )
 
 
-def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[[str], object] = print) -> dict[str, str]:
+def reading_notebooks(
+    preset: str, jobs: int, data_dir: str = "", log: Callable[[str], object] = print, **parameters: object
+) -> dict[str, str]:
     """Execute the reading notebooks for a preset, unless nothing they depend on has changed; returns what failed.
+
+    ``parameters``: further ones, such as the task whose pictures are shown (of other presets than digits by default the last).
 
     The digits study's are refreshed in place, those of other presets go to ``runs/<preset>/notebooks``.
     """
@@ -228,7 +232,8 @@ def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[
         log("notebooks: up to date")
         return {}
     with _pool(jobs) as pool:
-        parameters = {"preset": preset, "task": degradations(preset)[-1][0]} if preset != "digits" else {}
+        if preset != "digits":
+            parameters = {"preset": preset, "task": degradations(preset)[-1][0]} | parameters
         parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}
@@ -422,7 +427,9 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
         return {}
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
-            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say)
+            config = cells[-1].config
+            shown = {"task": config.task, "cache_dir": config.cache_dir} if config.dataset == "imagenet" else {}
+            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
         if failures:
             return failures
     if fresh and not args.full:

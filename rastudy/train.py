@@ -20,7 +20,7 @@ from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.data import Batch, Loader, PictureSet
 from rastudy.errors import StudyError, command
 from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
-from rastudy.photos import CropLoader, load_pictures, loader_of
+from rastudy.photos import CropLoader, data_version, load_pictures, loader_of
 from rastudy.runs import build_models, claim_folder, load_weights, run_folder, save_weights, weights_file
 from rastudy.steps import STEPS, Models, learning_rate
 
@@ -73,7 +73,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     if config.processes > 1 and not distributed.is_launched():
         torchrun(config, log)
         return read_curve(config)
-    with distributed.group(config.batch_size):
+    with distributed.group(config.batch_size, config.torch_device().type):
         log = log if distributed.rank() == 0 else lambda _line: None
         pictures = load_pictures(config, "train")
         check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
@@ -90,31 +90,28 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
     """
     values = {name: value for name, value in asdict(config).items() if value not in ("", NOT_APPLICABLE)}
     settings = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--max-restarts={RESTARTS}",
-        f"--nproc-per-node={config.processes}",
-    ]
-    command = [sys.executable, *launcher, "-m", "rastudy.train", *settings, *arguments]
+    launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy.train"]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
+    last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            lines = [line.rstrip() for line in process.stdout if not log(line.rstrip())]
-        except BaseException:  # an interruption ends them at once
+            for line in process.stdout:
+                log(last := line.rstrip())
+                if last.startswith("error: "):  # one that a restart would meet again
+                    raise StudyError(last.removeprefix("error: "))
+        except BaseException:  # an interruption ends them at once, too
             process.terminate()
             raise
     if process.returncode:
-        told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
-        raise StudyError(told[-1] if told else f"torchrun ended with status {process.returncode}: {lines[-1:]}")
+        raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
 
 
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
     """Train one run while no other run of the same settings does."""
-    leads = distributed.rank() == 0
-    folder = claim_folder(config, _inputs(config)) if leads else run_folder(config)
-    with FileLock(folder / "lock") if leads else nullcontext():
-        if not distributed.leads(is_trained(config)):
+    first = distributed.rank() == 0
+    folder = claim_folder(config, _inputs(config)) if first else run_folder(config)
+    with FileLock(folder / "lock") if first else nullcontext():
+        if not distributed.from_first(is_trained(config)):
             _train_or_resume(config, pictures, folder, log)
     distributed.barrier()
 
@@ -126,6 +123,8 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
+    if first != distributed.from_first(first):
+        raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
     started = time.perf_counter()
     for epoch in range(first, config.epochs):
         epoch_started = time.perf_counter()
@@ -162,6 +161,8 @@ def read_curve(config: Config) -> list[dict]:
 def _inputs(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
+    if config.dataset == "imagenet":  # whose folder is the user's own
+        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
     start = config.pretraining
     if start is not None:
         inputs["pretrained"] = sha256(weights_file(start))
@@ -227,10 +228,10 @@ def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> 
 
 def _out_of_memory(config: Config, batch: Batch) -> str:
     n, (height, width) = len(batch.index), batch.gt.shape[2:]
+    smaller = f"micro_batch={max(1, n // 4)} has R read fewer at a time with the same result, and " if config.sources else ""
     return (
         f"run {config.run_id}: out of memory with {n} pictures of {width} x {height} pixels a step on {batch.gt.device}; "
-        f"micro_batch={max(1, n // 4)} has R read fewer at a time with the same result, and more processes (a divisor of "
-        f"batch_size={config.batch_size}) share the batch"
+        f"{smaller}more processes (a divisor of batch_size={config.batch_size}) share the batch, P's part of it included"
     )
 
 
@@ -291,12 +292,13 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     splits = given.pop("evaluate_on")
     config = make_config(**given)
-    train(config)
-    if splits:
-        from rastudy.evaluate import evaluate  # it reads what this module trains
+    with distributed.group(config.batch_size, config.torch_device().type):
+        train(config)
+        if splits:
+            from rastudy.evaluate import evaluate  # it reads what this module trains
 
-        for split in splits.split(","):
-            evaluate(config, split.strip())
+            for split in splits.split(","):
+                evaluate(config, split.strip())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rastudy.convert import convert, read_release_file, to_ours
+from rastudy.convert import _Storage, _Tensor, convert, read_release_file, to_ours
 from rastudy.errors import StudyError
 from rastudy.processors import ResnetGenerator, SRDenseNet, SRResNet
 from rastudy.runs import load_weights, read_metadata
@@ -228,6 +228,33 @@ def test_what_is_no_such_file(tmp_path, release):
     (tmp_path / "short.pth").write_bytes(whole[:-100])
     with pytest.raises(StudyError, match="short.pth"):
         read_release_file(tmp_path / "short.pth")
+
+
+def test_files_of_old_torch(tmp_path, release, monkeypatch):
+    """Up to torch 1.1 every module held a backend, pickled by the name of a function that is no more."""
+    net = _Srresnet(0)
+    home = types.ModuleType("torch.nn.backends.thnn")
+    exec("def _get_thnn_function_backend(): pass", home.__dict__)
+    monkeypatch.setitem(sys.modules, "torch.nn.backends.thnn", home)
+    net._backend = _Backend(home._get_thnn_function_backend)
+    path = release(net, tmp_path / "old.pth", False)
+    assert to_ours(read_release_file(path))[0] == "srresnet"
+
+
+class _Backend:
+    def __init__(self, make):
+        self.make = make
+
+    def __reduce__(self):
+        return self.make, ()
+
+
+def test_tensors_beyond_their_storage(tmp_path):
+    """Neither past its end nor larger than it by a stride of nothing."""
+    for offset, size, stride in ((1, (4,), (1,)), (0, (1000, 1000), (0, 0)), (-1, (1,), (1,))):
+        storage = _Storage(torch.float32, "0", 4, torch.zeros(4))
+        with pytest.raises(StudyError, match="beyond its storage"):
+            _Tensor(storage, offset, size, stride).read()
 
 
 def test_names_and_shapes_are_checked(tmp_path, release):

@@ -95,8 +95,8 @@ def test_a_world_that_does_not_divide_the_batch(small_r):
         small(small_r, processes=3)
 
 
-def test_what_goes_wrong_in_a_process_is_told(small_r, study_root, monkeypatch):
-    monkeypatch.setattr("rastudy.train.RESTARTS", 0)
+def test_what_goes_wrong_in_a_process_is_told(small_r, study_root):
+    """At once: a restart would meet it again."""
     config = small(small_r, processes=2, train_images=999_999)
     with pytest.raises(StudyError, match="999999 were asked for"):
         train(config, log=lambda _: None)
@@ -109,29 +109,35 @@ def test_a_killed_process_is_restarted_from_the_last_checkpoint(small_r, monkeyp
     train(config, log=lambda _: None)
     undisturbed = weights(config)
     monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path / "disturbed"))
-    epochs, killed = [], []
+    epochs, killed, said = [], [], []
 
     def log(line: str) -> None:
+        said.append(line)
         found = re.search(r"epoch (\d)/6", line)
         if found:
             epochs.append(int(found[1]))
             if epochs == [1, 2]:
-                killed.append(kill_one())
+                killed.append(kill_one(str(tmp_path / "disturbed")))
 
     train(config, log=log)
-    assert killed and epochs.count(1) == 1 and epochs[-1] == 6, epochs
+    assert killed[0] and epochs.count(1) == 1 and epochs[-1] == 6, epochs
+    assert any("SIGKILL" in line or "estarting" in line for line in said), said
     assert all(torch.equal(value, weights(config)[name]) for name, value in undisturbed.items())
 
 
-def kill_one() -> int:
-    """Kill one of this process's grandchildren that train."""
+def kill_one(root: str) -> int:
+    """Kill the second process of the run under ``root``; returns its number, or 0."""
     for entry in os.listdir("/proc"):
         try:
             command = open(f"/proc/{entry}/cmdline").read().split("\0")
             environment = open(f"/proc/{entry}/environ").read().split("\0")
         except (OSError, ValueError):
             continue
-        if "rastudy.train" in command and "torch.distributed.run" not in command and "RANK=1" in environment:
+        if (
+            "rastudy.train" in command
+            and "torch.distributed.run" not in command
+            and {"RANK=1", f"RASTUDY_ROOT={root}"} <= set(environment)
+        ):
             os.kill(int(entry), signal.SIGKILL)
             return int(entry)
     return 0

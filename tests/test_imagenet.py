@@ -1,6 +1,8 @@
 """The ImageNet presets, end to end on a tiny folder: real torchvision architectures, random weights in local files."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from test_convert import _Srresnet, release  # noqa: F401
 
 from rastudy import estimate, gallery, plots, sweep
-from rastudy.classifiers import load_classifier
+from rastudy.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.config import make_config
 from rastudy.convert import convert
 from rastudy.errors import StudyError
@@ -85,7 +87,7 @@ def test_from_photographs_to_tables(data, small_preset):
     make_tables("imagenet")
     check = load_table("imagenet", "clean_check")
     assert list(check["target_arch"]) == list(ARCHS) and set(check["n_images"]) == {6}
-    assert set(check["flag"]) == {"differs"} and "resnet18 reads" in warning(check)
+    assert set(check["flag"]) == {"differs"} and "resnet18 reads" in warning("imagenet", check)
     ours = load_table("imagenet", "paper_vs_ours")
     assert set(ours["mode"]) == {"plain", "ra", "ra_unsupervised"} and set(ours["target_arch"]) == set(ARCHS)
     row = ours.set_index(["mode", "target_arch"]).loc[("ra", "resnet18")]
@@ -116,6 +118,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
             self.hits = np.zeros((1, 1, n))
             self.hits[:, :, :right] = 100.0
             self.groups = Groups(np.arange(n))
+            self.settings = {"mode": "clean"}
             self.runs = {0: type("Run", (), {"about": {"targets": {"resnet18": "IMAGENET1K_V1"}}})()}
 
     def flag(right: int, n: int) -> str:
@@ -126,8 +129,10 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
 
     exact = round(0.69758 * WHOLE)
     assert [flag(exact, WHOLE), flag(exact - 40, WHOLE), flag(exact - 60, WHOLE)] == ["", "", "differs"]
-    assert [flag(210, 300), flag(270, 300)] == ["part", "differs"]
-    assert warning(pd.DataFrame({"flag": ["", "part", "unpublished"]})) == ""
+    assert [flag(210, 300), flag(270, 300), flag(150, 300)] == ["part", "part", "differs"]
+    fine = pd.DataFrame({"flag": ["", "part", "unpublished"]})
+    assert warning("imagenet", fine) == "" == warning("digits", fine[:0])
+    assert "nobody has read clean pictures" in warning("imagenet", fine[:0])
 
 
 def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
@@ -152,10 +157,14 @@ def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
     ],
 )
 def test_mistakes_end_at_once(arguments, message, study_root, capsys):
-    import re
-
     assert sweep.main(["--preset", "imagenet", "--mode", "plain", "--task", "sr", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_foreign_weights_are_not_called_torchvisions(small_preset):
+    """A file in the place of the download is known by its hash."""
+    assert re.fullmatch(r"[0-9a-f]{8} \(not IMAGENET1K_V1\)", load_classifier("resnet18").weights)
+    assert weights_versions(["resnet18"], "imagenet") == {"resnet18": load_classifier("resnet18").weights}
 
 
 def test_weights_that_are_missing_are_named(data, study_root, monkeypatch, tmp_path):
@@ -180,28 +189,28 @@ def test_out_of_memory_is_explained(data, small_preset, monkeypatch):
 
 def test_micro_batches_give_the_same(data, small_preset, tmp_path, monkeypatch):
     """R reads a few pictures at a time: the same losses up to rounding."""
-    curves = []
+    curves, largest, reads, read = [], [], [], Classifier._read
+    monkeypatch.setattr(Classifier, "_read", lambda self, x: reads.append(len(x)) or read(self, x))
     for micro_batch in (0, 3):
         monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path / str(micro_batch)))
         config = make_config("imagenet", "jpeg", "ra", data_dir=str(data), image_size=64, micro_batch=micro_batch)
+        reads.clear()
         curves.append(train(config, lambda _: None))
+        largest.append(max(reads))
+    assert largest == [4, 3]
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
 @pytest.mark.full
-def test_compile_gives_the_same(data, small_preset):
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")
+def test_compile_gives_the_same(data, small_preset, tmp_path, monkeypatch):
     """torch.compile is optional and changes nothing but rounding."""
     curves = []
     for compiled in (False, True):
-        config = make_config("imagenet", "sr", "plain", data_dir=str(data), image_size=32, compile=compiled)
-        try:
-            curves.append(train(config, lambda _: None))
-        except Exception as error:
-            if "compiler" in str(error).lower():
-                pytest.skip("no C++ compiler")
-            raise
-        weights_file(config).unlink()
+        monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path / str(compiled)))
+        config = make_config("imagenet", "sr", "ra", data_dir=str(data), image_size=32, compile=compiled)
+        curves.append(train(config, lambda _: None))
     assert curves[0][-1] == pytest.approx(curves[1][-1], rel=1e-4)
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rastudy.degrade import degrade
 from rastudy.errors import StudyError
 from rastudy.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, find_photos, split_of, wnids
 from rastudy.photos import CropLoader, evaluation_batches, load_pictures, loader_of, write_split
+from rastudy.train import is_trained, train
 
 WNIDS = Path(os.environ.get("RASTUDY_WNIDS", "imagenet_wnids.txt"))  # a list to check timm's against, where there is one
 CLASSES = ("n01443537", "n02123045", "n07753592")  # labels 1, 281, 954
@@ -127,6 +129,15 @@ def test_a_damaged_cache_is_found_and_rebuilt_on_request(ten, tmp_path, harm):
     assert verify(photos) == [] and all((photos[k] == ten[k]).all() for k in range(10))
 
 
+def test_many_shards_need_few_file_descriptors(ten, tmp_path, monkeypatch):
+    """ImageNet has thousands of shards; a process may often open a thousand files."""
+    monkeypatch.setattr(cache, "SHARD", 1)
+    photos, _ = open_cache(ten, tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    pixels = [int(photos[k][0, 0, 0]) for k in range(10)]
+    assert len(pixels) == 10 and len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 def test_too_little_disk_is_said_before_it_starts(ten, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(StudyError, match="GB are free.*cache_dir"):
@@ -163,12 +174,44 @@ def test_some_classes_keep_the_labels_of_all(tmp_path):
         find_photos(tmp_path)
 
 
-def test_all_thousand_classes_need_no_list(tmp_path, monkeypatch):
-    monkeypatch.setattr("rastudy.imagenet.wnids", lambda: pytest.fail("asked for the list"))
-    for k in range(1000):
-        (tmp_path / f"n{k + 5:08d}").mkdir()
-        (tmp_path / f"n{k + 5:08d}" / "a.JPEG").touch()
-    assert find_photos(tmp_path).labels.tolist() == list(range(1000))
+def test_a_class_that_is_not_imagenets(tmp_path):
+    """However many there are, and however their folders are named."""
+    pytest.importorskip("timm")
+    photographs(tmp_path, ["n01443537/0.JPEG", "n00000001/0.JPEG"])
+    with pytest.raises(StudyError, match="n00000001.*no class of ImageNet-1k"):
+        find_photos(tmp_path)
+
+
+def test_every_mode_trains_on_the_same_photographs(tmp_path, study_root):
+    """Whether it needs labels or not: the same validation pictures are left out, the order is the same."""
+    pytest.importorskip("timm")
+    photographs(tmp_path / "data" / "train", [f"{name}/{k}.JPEG" for name in CLASSES for k in range(6)])
+    sets = {mode: load_pictures(imagenet(tmp_path / "data", mode=mode, val_images=6), "train") for mode in ("plain", "ra")}
+    assert sets["plain"].groups.tolist() == sets["ra"].groups.tolist()
+    assert set(sets["plain"].labels) == {0} and set(sets["ra"].labels) == {1, 281, 954}
+    validation = load_pictures(imagenet(tmp_path / "data", mode="plain", val_images=6), "val").groups
+    assert sorted([*validation, *sets["plain"].groups]) == list(range(18))
+
+
+def test_a_part_of_the_test_pictures_is_no_part_of_the_classes(tmp_path, study_root):
+    pytest.importorskip("timm")
+    for part in ("train", "val"):
+        photographs(tmp_path / "data" / part, [f"{name}/{k}.JPEG" for name in CLASSES for k in range(4)])
+    part = load_pictures(imagenet(tmp_path / "data", test_images=6), "test")
+    assert len(part) == 6 and set(part.labels) == {1, 281, 954}
+
+
+def test_another_folder_is_another_run(tmp_path, study_root):
+    """A finished run is not taken for one on other photographs; a copy of the folder is the same."""
+    pytest.importorskip("timm")
+    for name in ("one", "other"):
+        photographs(tmp_path / name / "train", [f"{wnid}/{k}{name}.JPEG" for wnid in CLASSES for k in range(2)])
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    config = imagenet(tmp_path / "one", mode="plain", batch_size=3, epochs=1, target_archs="resnet18")
+    train(config, lambda _: None)
+    assert is_trained(config) and is_trained(replace(config, data_dir=str(tmp_path / "copy")))
+    with pytest.raises(StudyError, match="another configuration.*photographs"):
+        train(replace(config, data_dir=str(tmp_path / "other")), lambda _: None)
 
 
 @pytest.mark.parametrize("truth", [KAGGLE, SYNSET_LABELS, GROUND_TRUTH])
@@ -191,6 +234,9 @@ def test_the_flat_validation_folder(tmp_path, truth):
         synsets = np.array([(1, "n01443537"), (2, "n02123045"), (3, "n07753592")], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
         savemat(tmp_path / "meta.mat", {"synsets": synsets[:, None]})
     assert find_photos(tmp_path / "val").labels.tolist() == [1, 954]
+    (tmp_path / "train").mkdir()
+    photographs(tmp_path / "val", ["ILSVRC2012_val_00000001.JPEG"])  # evaluated in class order, as ImageFolder has it
+    assert load_pictures(imagenet(tmp_path, test_images=0), "test").groups.tolist() == [1, 0, 2]
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000005.JPEG"])
     with pytest.raises(StudyError, match="00000005.*no class"):
         find_photos(tmp_path / "val")
@@ -301,7 +347,9 @@ def test_shards_of_a_batch_make_the_batch(crops):
     config, pictures = crops
     whole = list(CropLoader(pictures, "jpeg", 10.0, 4, True, 16).epoch(0, 0))
     parts = [list(CropLoader(pictures, "jpeg", 10.0, 4, True, 16, 0, (rank, 2)).epoch(0, 0)) for rank in (0, 1)]
-    for batch, a, b in zip(whole, *parts, strict=True):
+    assert len(whole[-1].index) == 1  # fewer than processes: both train on it
+    assert all(torch.equal(whole[-1].gt, part.pop().gt) for part in parts)
+    for batch, a, b in zip(whole[:-1], *parts, strict=True):
         assert (
             torch.equal(batch.gt[0::2], a.gt) and torch.equal(batch.gt[1::2], b.gt) and torch.equal(batch.index[1::2], b.index)
         )
@@ -310,12 +358,13 @@ def test_shards_of_a_batch_make_the_batch(crops):
 def test_the_cache_can_be_left_out(crops):
     """The same pictures either way, and the same digest of what evaluation says it has read."""
     config, pictures = crops
-    from dataclasses import replace
-
     decoded = load_pictures(replace(config, cache_dir="none"), "train")
     assert isinstance(decoded.pictures, FilePhotos) and isinstance(pictures.pictures, CachedPhotos)
     first, second = (next(loader_of(p, config).epoch(0, 0)) for p in (decoded, pictures))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert decoded.digest == pictures.digest
+    with pytest.raises(StudyError, match="skip_unreadable needs the cache"):
+        load_pictures(replace(config, cache_dir="none", skip_unreadable=True), "train")
 
 
 def test_small_photographs_are_enlarged_and_small_crops_refused(tmp_path, study_root):
