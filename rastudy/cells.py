@@ -13,9 +13,9 @@ from rastudy.classifiers import is_variant, small_arch
 from rastudy.config import BASELINES, CONTROL_MODES, NOT_APPLICABLE, make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError
+from rastudy.files import results_folder
 from rastudy.presets import MODES, PRESETS
 from rastudy.results import Predictions, load_predictions
-from rastudy.runs import results_folder
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")

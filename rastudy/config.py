@@ -17,6 +17,7 @@ import torch
 from rastudy import digits
 from rastudy.classifiers import check_spec
 from rastudy.degrade import check_task
+from rastudy.distributed import check_shares
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import MODES, PRESETS, SMALL_FIVE, settings_of, tasks_of
 from rastudy.processors import PROCESSORS
@@ -27,7 +28,12 @@ BASELINES = ("none", "clean")  # no processing, and the original picture
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 NOT_APPLICABLE = "-"
 # fields that change where or how fast a run goes, not its numbers
-OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable")
+OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers", "processes",
+               "micro_batch", "compile")  # fmt: skip
+OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
+AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
+AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
+DATASETS = ("digits", "cifar10", "folder", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,14 @@ class Config:
     seed: int = 0
     labels: str = "correct"  # shuffled, constant: controls whose recognition loss is told permuted labels, or class 0
     # data
-    dataset: str = "digits"  # digits, cifar10 or folder
+    dataset: str = "digits"  # digits, cifar10, folder (class folders, pictures of one size), imagenet (photographs by wnid)
     data_dir: str = ""
-    image_size: int = 32
+    image_size: int = 32  # the side of a picture that R reads
+    resize: int = 256  # photographs: the shorter side after decoding
+    crop: int = 0  # photographs: the side of training's random crops; 0: image_size
+    pretrain_crop: int = 0  # the same in the pretraining
+    cache_dir: str = ""  # where decoded photographs are kept; default runs/cache; none: decode every time
+    workers: int = 0  # processes that crop and degrade photographs; 0: the run's own
     train_images: int = 0  # 0: all
     val_images: int = 1000  # taken out of the training pictures
     test_images: int = 0
@@ -69,6 +80,9 @@ class Config:
     target_archs: str = SMALL_FIVE  # R's in the test
     device: str = "auto"
     threads: int = 1
+    processes: int = 1  # that share every batch, started by torchrun
+    micro_batch: int = 0  # pictures that R reads at a time in training, for less memory; 0: the batch. P always sees the batch
+    compile: bool = False  # torch.compile P, T and R
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -81,13 +95,17 @@ class Config:
         one_of("labels", self.labels, LABELS)
         one_of("schedule", self.schedule, ("onecycle", "step"))
         one_of("precision", self.precision, ("fp32", "bf16"))
-        one_of("dataset", self.dataset, ("digits", "cifar10", "folder"))
-        for name in ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs"):
-            _at_least(name, getattr(self, name), 0)
+        one_of("dataset", self.dataset, DATASETS)
+        for name in AT_LEAST_1 + AT_LEAST_0:
+            _at_least(name, getattr(self, name), int(name in AT_LEAST_1))
         if self.dataset == "digits" and self.image_size != digits.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
+        if self.dataset == "imagenet":
+            sides = {name: getattr(self, name) for name in ("image_size", "crop", "pretrain_crop")}
+            for name, side in sides.items():
+                if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
+                    raise StudyError(f"{name}={side} must divide by 4 and be at most resize={self.resize}")
+        check_shares(self.batch_size, self.processes)
         for spec in (*self.sources, *self.targets):
             check_spec(spec)
         for name in ("lr", "pretrain_lr"):
@@ -124,7 +142,8 @@ class Config:
         """
         if not self.pretrain_epochs or self.mode in BASELINES:
             return None
-        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr}
+        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
+                 "crop": self.pretrain_crop, "pretrain_crop": 0}  # fmt: skip
         if self.mode == "ra_transformer" and self.sources:
             return dataclasses.replace(self, **start)
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
@@ -150,10 +169,11 @@ class Config:
 
     def science(self) -> dict:
         """The fields that change a run's numbers."""
-        skip = set(OPERATIONAL)
+        skip = set(OPERATIONAL if self.dataset == "imagenet" else OPERATIONAL + OF_PHOTOGRAPHS)
         if self.mode in BASELINES:  # only data and degradation matter
-            keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images"}
-            return {k: v for k, v in dataclasses.asdict(self).items() if k in keep}
+            keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images",
+                    "resize"}  # fmt: skip
+            return {k: v for k, v in dataclasses.asdict(self).items() if k in keep - skip}
         if self.labels == "correct":
             skip |= {"labels"}
         if self.mode != "ra_transformer":

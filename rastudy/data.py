@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from rastudy import digits
+from rastudy.cache import CachedPhotos, FilePhotos
+from rastudy.decode import EXTENSIONS, read_picture
 from rastudy.degrade import degrade
 from rastudy.errors import StudyError, one_of
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 SPLITS = ("train", "val", "test")
 
 
@@ -35,24 +35,32 @@ class Batch(NamedTuple):
 class PictureSet:
     """Pictures of one split, decoded.
 
-    ``pictures`` (N, H, W, 3) uint8; ``labels`` (N,) int64; ``groups`` (N,) int64: pictures that share a group are not
-    independent (statistics resample groups); ``classes``: a name per label.
+    ``pictures`` (N, H, W, 3) uint8, or N photographs of any size that are read one by one (cache.py); ``labels`` (N,) int64;
+    ``groups`` (N,) int64: pictures that share a group are not independent (statistics resample groups); ``classes``: a name
+    per label; ``crop``: the square, in pixels, that evaluation takes from the middle of a photograph (0: pictures as they are).
     """
 
     name: str
     split: str
-    pictures: np.ndarray
+    pictures: np.ndarray | CachedPhotos | FilePhotos
     labels: np.ndarray
     groups: np.ndarray
     classes: tuple[str, ...]
+    crop: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a picture in evaluation."""
+        return (self.crop, self.crop) if self.crop else self.pictures.shape[1:3]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of pictures and labels, first 16 hex digits."""
-        sha = hashlib.sha256(np.ascontiguousarray(self.pictures).tobytes())
+        of_pixels = self.pictures.digest().encode() if self.crop else np.ascontiguousarray(self.pictures).tobytes()
+        sha = hashlib.sha256(of_pixels)
         sha.update(np.ascontiguousarray(self.labels).tobytes())
         return sha.hexdigest()[:16]
 
@@ -62,10 +70,14 @@ class Loader:
 
     Args:
         flip: add the horizontally flipped pictures to the training draw.
+        shard: rank and world size: every ``world``-th picture of each batch, from the ``rank``-th on.
     """
 
-    def __init__(self, pictures: PictureSet, task: str, strength: float, batch_size: int, flip: bool = False):
-        self.task, self.strength, self.batch_size = task, strength, batch_size
+    def __init__(
+        self, pictures: PictureSet, task: str, strength: float, batch_size: int, flip: bool = False,
+        shard: tuple[int, int] = (0, 1),
+    ):  # fmt: skip
+        self.task, self.strength, self.batch_size, self.shard = task, strength, batch_size, shard
         self.label = torch.from_numpy(pictures.labels)
         variants = [pictures.pictures, pictures.pictures[:, :, ::-1]][: 1 + flip]
         self.gt = torch.from_numpy(np.stack(variants))  # V N H W 3
@@ -86,12 +98,12 @@ class Loader:
         order = torch.randperm(n, generator=generator)
         variant = torch.randint(len(self.gt), (n,), generator=generator)
         noise_seed = torch.randint(2**31, (n,), generator=generator)
-        for index in order.split(self.batch_size):
+        for index in parts(order, self.batch_size, self.shard, training=True):
             yield self._batch(index, variant[index], noise_seed[index])
 
     def ordered(self) -> Iterator[Batch]:
         """Every picture once, in order, noise seeded by its index: for evaluation."""
-        for index in torch.arange(len(self.label)).split(self.batch_size):
+        for index in parts(torch.arange(len(self.label)), self.batch_size, self.shard, training=False):
             yield self._batch(index, torch.zeros_like(index), index)
 
     def _batch(self, index: torch.Tensor, variant: torch.Tensor, noise_seed: torch.Tensor) -> Batch:
@@ -100,55 +112,29 @@ class Loader:
             noisy = [degrade(p.numpy(), "dn", self.strength, int(s)) for p, s in zip(gt, noise_seed, strict=True)]
             lq = torch.stack(noisy).contiguous(memory_format=torch.channels_last)
         else:
-            lq = _to_float(self.lq[variant, index])
-        return Batch(lq, _to_float(gt), self.label[index], index)
+            lq = to_float(self.lq[variant, index])
+        return Batch(lq, to_float(gt), self.label[index], index)
 
 
-def _to_float(pictures: torch.Tensor) -> torch.Tensor:
+def parts(order: Sequence, batch_size: int, shard: tuple[int, int], training: bool) -> Iterator[Sequence]:
+    """A process's part of each batch: every ``world``-th picture from the ``rank``-th on.
+
+    Of a last batch with fewer pictures than processes, every process trains on the whole; evaluation reads none twice.
+    """
+    rank, world = shard
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        part = batch if training and len(batch) < world else batch[rank::world]
+        if len(part):
+            yield part
+
+
+def to_float(pictures: torch.Tensor) -> torch.Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1]; the memory layout is channels_last already."""
     return pictures.permute(0, 3, 1, 2).float().div_(255)
 
 
-def to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Convert to 8-bit RGB, or refuse what would be silently wrong.
-
-    Greyscale, palette and CMYK are converted; 16-bit greyscale is scaled to 8 bits; transparency and 32-bit or float
-    pixels raise StudyError.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise StudyError(f"{path}: pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
-            raise StudyError(f"{path}: has transparent pixels; flatten it over a background first")
-    return image.convert("RGB")
-
-
-def read_picture(path: Path, size: int, resize: int = 0) -> np.ndarray:
-    """Decode one picture: shorter side to ``resize`` (bilinear, antialiased; 0 keeps it), centre crop to ``size``.
-
-    Returns (size, size, 3) uint8. Raises StudyError if it is unreadable or smaller than the crop.
-    """
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = to_rgb(file, path)
-    except StudyError:
-        raise
-    except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
-        raise StudyError(f"{path}: not a readable picture ({error}); mend it or set skip_unreadable") from error
-    if min(image.size) < size:
-        raise StudyError(f"{path}: {image.width} x {image.height} is smaller than the crop of {size} pixels")
-    if resize and min(image.size) != resize:
-        sides = tuple(side * resize // min(image.size) for side in image.size)  # as torchvision's Resize rounds
-        image = image.resize(sides, Image.Resampling.BILINEAR)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def read_folder(folder: Path, size: int, resize: int = 0, skip_unreadable: bool = False):
+def read_folder(folder: Path, size: int, skip_unreadable: bool = False):
     """Read a folder of class folders.
 
     Returns:
@@ -171,7 +157,7 @@ def read_folder(folder: Path, size: int, resize: int = 0, skip_unreadable: bool 
             raise StudyError(f"{folder / name}: this class folder holds no pictures ({', '.join(sorted(EXTENSIONS))})")
         for path in paths:
             try:
-                pictures.append(read_picture(path, size, resize))
+                pictures.append(read_picture(path, size))
                 labels.append(label)
             except StudyError as error:
                 if not skip_unreadable:
@@ -196,7 +182,7 @@ def _read_cifar10(data_dir: Path, train: bool, size: int, skip_unreadable: bool)
             raise StudyError(f"image_size={size} does not fit; {place} holds pictures of {data.data.shape[1]} pixels")
         return data.data, np.array(data.targets, np.int64), tuple(data.classes)
     if (data_dir / "train").is_dir():
-        return read_folder(data_dir / ("train" if train else "test"), size, 0, skip_unreadable)
+        return read_folder(data_dir / ("train" if train else "test"), size, skip_unreadable)
     raise StudyError(
         f"{data_dir}: no CIFAR-10 here; put {datasets.CIFAR10.base_folder}/ from {datasets.CIFAR10.url} there, "
         "or train/ and test/ with a folder per class, or name the folder with --data"
@@ -204,7 +190,7 @@ def _read_cifar10(data_dir: Path, train: bool, size: int, skip_unreadable: bool)
 
 
 def load_split(
-    dataset: str, split: str, n: int, *, n_val: int = 1000, data_dir: str = "", size: int = 32, resize: int = 0,
+    dataset: str, split: str, n: int, *, n_val: int = 1000, data_dir: str = "", size: int = 32,
     skip_unreadable: bool = False,
 ) -> PictureSet:  # fmt: skip
     """Load the first ``n`` pictures of a split (0: all of them).
@@ -219,7 +205,7 @@ def load_split(
     one_of("split", split, SPLITS)
     if dataset == "digits":
         available = digits.SPLITS[split][2]
-        pictures, labels, groups = digits.render(split, _count(n, available, dataset, split))
+        pictures, labels, groups = digits.render(split, count_of(n, available, dataset, split))
         return PictureSet(dataset, split, pictures, labels, groups, digits.CLASSES)
     if not data_dir:
         raise StudyError(f"dataset={dataset!r} needs its folder; give it with --data or the parameter data_dir")
@@ -228,25 +214,29 @@ def load_split(
         pictures, labels, classes = _read_cifar10(folder, train, size, skip_unreadable)
     else:
         part = "train" if train else "test" if (folder / "test").is_dir() else "val"
-        pictures, labels, classes = read_folder(folder / part, size, resize, skip_unreadable)
-    index = np.arange(len(labels))
-    if train:
-        if n_val >= len(labels):
-            raise StudyError(f"{folder}: {len(labels)} training pictures leave nothing after {n_val} for validation")
-        if split == "val" and not n_val:
-            raise StudyError(f"{folder}: no pictures for validation; set val_images above 0")
-        # by class where every class has enough pictures for it
-        enough = min(np.bincount(labels, minlength=len(classes)).min(), n_val / len(classes)) >= 2
-        stratify = labels if enough and len(labels) - n_val >= len(classes) else None
-        # n_val 0: one picture is split off and put back, for sklearn refuses an empty part
-        rest, val = train_test_split(index, test_size=n_val or 1, random_state=0, stratify=stratify)
-        index = np.append(rest, val[n_val:]) if split == "train" else np.sort(val[:n_val])
-    index = index[: _count(n, len(index), dataset, split)]
+        pictures, labels, classes = read_folder(folder / part, size, skip_unreadable)
+    index = _without_validation(folder, labels, classes, split, n_val) if train else np.arange(len(labels))
+    index = index[: count_of(n, len(index), dataset, split)]
     name = folder.name if dataset == "folder" else dataset
     return PictureSet(name, split, pictures[index], labels[index], index, classes)
 
 
-def _count(n: int, available: int, dataset: str, split: str) -> int:
+def _without_validation(folder: Path, labels: np.ndarray, classes: tuple[str, ...], split: str, n_val: int) -> np.ndarray:
+    """Places of the training or the validation pictures among a folder's training pictures."""
+    index = np.arange(len(labels))
+    if n_val >= len(labels):
+        raise StudyError(f"{folder}: {len(labels)} training pictures leave nothing after {n_val} for validation")
+    if split == "val" and not n_val:
+        raise StudyError(f"{folder}: no pictures for validation; set val_images above 0")
+    # by class where every class has enough pictures for it
+    enough = min(np.bincount(labels, minlength=len(classes)).min(), n_val / len(classes)) >= 2
+    stratify = labels if enough and len(labels) - n_val >= len(classes) else None
+    # n_val 0: one picture is split off and put back, for sklearn refuses an empty part
+    rest, val = train_test_split(index, test_size=n_val or 1, random_state=0, stratify=stratify)
+    return np.append(rest, val[n_val:]) if split == "train" else np.sort(val[:n_val])
+
+
+def count_of(n: int, available: int, dataset: str, split: str) -> int:
     if n > available:
         raise StudyError(f"{split} of {dataset} holds {available} pictures, {n} were asked for")
     return n or available

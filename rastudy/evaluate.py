@@ -17,29 +17,20 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rastudy import metrics
+from rastudy import distributed, metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, Loader, PictureSet, load_split, read_folder
+from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
-from rastudy.presets import tasks_of
+from rastudy.files import read_json, write_csv, write_json
+from rastudy.photos import data_version, evaluation_batches, load_pictures
+from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
-from rastudy.runs import (
-    load_models,
-    load_weights,
-    provenance,
-    read_json,
-    read_metadata,
-    run_folder,
-    weights_file,
-    write_csv,
-    write_json,
-)
-from rastudy.train import check_classes
+from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
+from rastudy.train import check_classes, torchrun
 
-EVALUATION_BATCH = 100
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
 
 
@@ -68,7 +59,7 @@ def predict(
     check_classes(list(targets), pictures)
     device = config.torch_device()
     parts: dict[str, list[torch.Tensor]] = {}
-    for batch in Loader(pictures, config.task, config.strength, EVALUATION_BATCH).ordered():
+    for batch in evaluation_batches(pictures, config):
         lq, gt = batch.lq.to(device), batch.gt.to(device)
         restored = restore(processor, lq, gt, config)
         # ASSUMPTION: P's picture is a file. It is rounded to 8 bits before people, R and T see it (T's is not: it stands
@@ -92,22 +83,18 @@ def predict(
         if not torch.equal(picture, restored):
             read = restored if transformer is None else transformer(restored)
             top1_float = torch.stack([target(read).argmax(1) for target in targets])
-        for name, verdicts in (("top5", top5), ("top1_float", top1_float)):
-            parts.setdefault(name, []).append(verdicts.cpu())
+        for name, values in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
+            parts.setdefault(name, []).append(values.cpu())
     by_target = ("top5", "top1_float")
-    arrays = {name: torch.cat(values, dim=int(name in by_target)).numpy() for name, values in parts.items()}
+    mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
+    whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
+    index = whole.pop("index")
+    if not torch.equal(index.sort().values, torch.arange(len(pictures))):
+        raise AssertionError(f"{len(index)} pictures were read where {len(pictures)} should be, each once")
+    order = index.argsort()
+    arrays = {name: (a[:, order] if name in by_target else a[order]).numpy() for name, a in whole.items()}
     arrays |= {name: arrays[name].astype(np.uint16) for name in by_target}
     return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
-
-
-def load_pictures(config: Config, split: str) -> PictureSet:
-    """The run's validation or test pictures."""
-    one_of("split", split, ("val", "test"))
-    n = config.test_images if split == "test" else config.val_images
-    return load_split(
-        config.dataset, split, n, n_val=config.val_images, data_dir=config.data_dir, size=config.image_size,
-        skip_unreadable=config.skip_unreadable,
-    )  # fmt: skip
 
 
 def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -> Path:
@@ -118,22 +105,29 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
 
     Returns the predictions' file.
     """
+    one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
-    versions = {target.name: target.weights for target in targets}
     if is_evaluated(config, split):
         log(f"{config.run_id}: evaluated on {split} already")
         return path
-    pictures = load_pictures(config, split)
-    processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
-    arrays = predict(config, pictures, targets, processor, transformer)
+    if config.processes > 1 and not distributed.is_launched():
+        torchrun(config, log, "--evaluate-on", split)
+        return path
+    with distributed.group(config.batch_size, config.torch_device().type):
+        targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
+        versions = {target.name: target.weights for target in targets}
+        pictures = load_pictures(config, split)
+        processor, transformer = (None, None) if config.mode in BASELINES else load_models(config)
+        arrays = predict(config, pictures, targets, processor, transformer)
+        if distributed.rank():
+            return path
     if path.is_file():
         log(f"{config.run_id} {split}: {_changes(load_predictions(path), arrays)}")
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
     write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
-    write_json(marker, {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions})
+    write_json(marker, _marker(config, split, path, versions))
     return path
 
 
@@ -143,7 +137,13 @@ def is_evaluated(config: Config, split: str) -> bool:
     if not (marker.is_file() and path.is_file()):
         return False
     versions = weights_versions(config.targets, config.dataset)
-    return read_json(marker) == {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions}
+    return read_json(marker) == _marker(config, split, path, versions)
+
+
+def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
+    """What an evaluation rests on."""
+    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.dataset == "imagenet" else {}
+    return {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions, **of}
 
 
 def _weights_of(config: Config) -> dict[str, str]:
@@ -174,9 +174,11 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
     for task in tasks_of(preset):
         for strength in STRENGTH_CURVES[task]:
             config = make_config(preset, task, "none", strength=strength, **overrides)
-            pictures = _first(load_pictures(config, "val"), count)
+            pictures = _first(load_pictures(config, "val" if config.val_images else "test"), count)
             names = [name for name in config.targets if not is_variant(name)]
-            arrays = predict(config, pictures, [load_classifier(name, config.dataset) for name in names])
+            arrays = predict(
+                config, pictures, [load_classifier(name, config.dataset).to(config.torch_device()) for name in names]
+            )
             top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
             for name, value in zip(names, top1, strict=True):
                 rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
@@ -198,7 +200,11 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:
-    return replace(pictures, pictures=pictures.pictures[:count], labels=pictures.labels[:count], groups=pictures.groups[:count])
+    """The first pictures of a set; of photographs, which come class by class, ``count`` at equal distances."""
+    n = min(count, len(pictures))
+    index = np.linspace(0, len(pictures) - 1, n).astype(int) if pictures.crop else np.arange(n)
+    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[:n]
+    return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
 
 
 @command
@@ -208,7 +214,7 @@ def main() -> None:
     parser.add_argument("--transformer", type=Path, help="T's safetensors file, for ra_transformer")
     parser.add_argument("--task", required=True, help="sr, dn or jpeg: must be the task P was trained for")
     parser.add_argument("--data", default="", help="folder of class folders (default: the test pictures P belongs to)")
-    parser.add_argument("--target-archs", default="", help="R's, separated by commas (default: the small five)")
+    parser.add_argument("--target-archs", default="", help="R's, separated by commas (default: the preset's)")
     parser.add_argument("--out", type=Path, help="also write the tidy rows to this CSV")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--skip-unreadable", action="store_true")
@@ -227,7 +233,7 @@ def evaluate_files(
 ) -> list[dict]:  # fmt: skip
     """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
 
-    The class folders, sorted by name, stand for R's labels 0, 1, ...
+    The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
     """
     settings = read_metadata(processor_file)
     if settings["task"] != task:
@@ -235,7 +241,9 @@ def evaluate_files(
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         settings |= {"data_dir": data}
+        settings |= {"val_images": 0, "test_images": 0} if settings["dataset"] == "imagenet" else {}
     settings |= {"device": device, "skip_unreadable": skip_unreadable}
+    target_archs = target_archs or PRESETS.get(settings["preset"], {}).get("target_archs", "")
     settings |= {"target_archs": target_archs} if target_archs else {}
     try:
         config = Config(**settings)
@@ -251,8 +259,8 @@ def evaluate_files(
         raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
-    if data:
-        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, 0, skip_unreadable)
+    if data and config.dataset != "imagenet":
+        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
     else:
         pictures = load_pictures(config, "test")

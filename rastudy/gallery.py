@@ -4,7 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from matplotlib import cbook
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
 from rastudy.classifiers import Classifier, load_classifier
 from rastudy.config import BASELINES, Config, make_config
@@ -23,14 +26,32 @@ def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> 
     ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
 
 
+def pictures_to_show(config: Config, split: str) -> PictureSet:
+    """The set whose first pictures a figure shows: a split of the run's own, or for ImageNet photographs that anyone may show.
+
+    These come with scikit-learn and matplotlib, have no label (-1) and are cut to ``image_size`` pixels.
+    """
+    if config.dataset != "imagenet":
+        return load_pictures(config, split)
+    photographs = [Image.fromarray(picture) for picture in load_sample_images().images]
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        photographs.append(Image.open(file).convert("RGB"))
+    cut = [ImageOps.fit(photo, (config.image_size, config.image_size), Image.Resampling.BICUBIC) for photo in photographs]
+    from timm.data import ImageNetInfo  # of the imagenet extra
+
+    names = tuple(text.split(",")[0] for text in ImageNetInfo().label_descriptions())
+    unknown = np.full(len(cut), -1)
+    return PictureSet("photographs", split, np.stack([np.asarray(c) for c in cut]), unknown, np.arange(len(cut)), names)
+
+
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
     """The first pictures of a set: the original, and what each task's P gets to see (sr: after bicubic upsampling)."""
-    keys = degradations(preset)
+    keys, count = degradations(preset), min(count, len(pictures))
     sns.set_theme(style="white", context="notebook")
     figure, axes = plt.subplots(1 + len(keys), count, figsize=(1.55 * count, 1.6 * (1 + len(keys))), squeeze=False)
     for k in range(count):
         gt = pictures.pictures[k]
-        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]])
+        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]] if pictures.labels[k] >= 0 else "")
         for row, (task, strength) in enumerate(keys, start=1):
             lq = degrade(gt, task, strength, seed=k)
             _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
@@ -44,8 +65,10 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
 def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, count: int = 6, **overrides) -> Figure:
     """``count`` consecutive test pictures (not chosen): the original, no processing, and every mode's P and T, if trained.
 
-    Under each picture the verdicts of the source R and of one unseen R, green where right.
+    Under each picture the verdicts of the source R and of one unseen R, green where right, grey where nobody knows.
     """
+    count = min(count, len(pictures) - first)
+    overrides |= {"device": "cpu"}  # a few pictures
     targets = _two_targets(make_config(preset, task, "plain", **overrides))
     runs = [make_config(preset, task, mode, **overrides) for mode in PRESETS[preset]["modes"]]
     trained = [run.mode for run in runs if weights_file(run).is_file()]
@@ -69,7 +92,7 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
             for line, verdict in enumerate(verdicts):
                 guess = int(verdict[first + row])
                 text = f"{display_name(targets[line].name)}: {subset.classes[guess]}"
-                colour = "#007a33" if guess == label else "#c00000"
+                colour = "#555555" if label < 0 else "#007a33" if guess == label else "#c00000"
                 place = {"ha": "center", "va": "center", "transform": ax.transAxes}
                 ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=colour, **place)
         axes[0, k].set_title("T of P's picture" if mode == "ra_transformer" else mode_name(mode), fontsize=10)
@@ -86,7 +109,7 @@ def _two_targets(config: Config) -> list[Classifier]:
 
 def show_restored(config: Config) -> Figure:
     """:func:`plot_restored` of the first test pictures for the config's degradation, saved."""
-    pictures = load_pictures(config, "test")
+    pictures = pictures_to_show(config, "test")
     figure = plot_restored(config.preset, config.task, pictures, strength=config.strength, data_dir=config.data_dir)
     first = degradations(config.preset, config.task)[0][1]
     save(figure, config.preset, f"restored_{config.task}" + ("" if config.strength == first else f"{config.strength:g}"))

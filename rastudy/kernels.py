@@ -18,7 +18,7 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-from rastudy.runs import root
+from rastudy.files import root
 
 # elsewhere the system's libraries may not survive a fork, and kernels start as slowly as any
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"

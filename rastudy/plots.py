@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from rastudy.cells import GAIN, UNSEEN
 from rastudy.config import Config, make_config
 from rastudy.controls import control_name
-from rastudy.errors import one_of
+from rastudy.errors import StudyError, one_of
+from rastudy.files import root, write_atomic
 from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.runs import root, write_atomic
 from rastudy.tables import display_name, load_table, main_cells, paper_gains, without_variants
 from rastudy.train import curve_file
 
@@ -108,8 +108,14 @@ def _of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
 
 
 def _present(rows: pd.DataFrame, preset: str) -> list[tuple[str, float]]:
-    """The preset's degradations that a table has rows of."""
-    return [key for key in degradations(preset) if len(_of(rows, key))]
+    """The preset's degradations that a table has rows of; StudyError where there is none."""
+    keys = [key for key in degradations(preset) if len(_of(rows, key))]
+    if not keys:
+        raise StudyError(
+            f"results/{preset} holds no such run with the preset's own settings, so there is nothing to draw; run python -m "
+            f"rastudy.sweep --preset {preset} (runs with other settings are other cells)"
+        )
+    return keys
 
 
 def _diverging(values: pd.DataFrame) -> dict:
@@ -257,7 +263,7 @@ def plot_equal_cost(preset: str) -> Figure:
     rows = rows[rows["mode"] != "clean"]
     keys = _present(rows, preset)
     sns.set_theme(style="whitegrid", context="notebook")
-    figure, axes = plt.subplots(1, max(len(keys), 1), figsize=(3.2 + 4.2 * len(keys), 5.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(keys), figsize=(3.2 + 4.2 * len(keys), 5.6), sharey=True, squeeze=False)
     lines = list(dict.fromkeys(zip(rows["mode"], rows["reader"].map(reader_name), strict=True)))
     for ax, key in zip(axes[0], keys, strict=False):
         part = _of(rows, key)
@@ -367,4 +373,24 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     figure.tight_layout()
     figure.text(0.5, -0.01, f"n = {int(table['n_images'].max())} validation pictures, no processing.",
                 ha="center", va="top", fontsize=9)  # fmt: skip
+    return figure
+
+
+def plot_benchmark(table: pd.DataFrame) -> Figure:
+    """The three ratios with their bars, and how an evaluation grows."""
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    ratios = table[table["unit"] == "ratio"].query("variant != 'bound'")
+    labels = [f"{r.part}:\n{r.variant}" for r in ratios.itertuples()]
+    error = [ratios["value"] - ratios["low"], ratios["high"] - ratios["value"]]
+    left.barh(labels, ratios["value"], xerr=error, color="#4c72b0", capsize=3)
+    left.axvline(1, color="black", linewidth=1)
+    left.set(xlabel="ratio (median, quartiles)", xscale="log")
+    for name, rows in table[(table["part"] == "growth") & (table["unit"] == "s")].groupby("variant"):
+        spread = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        right.errorbar(rows["n"], rows["value"], spread, marker="o", label=name)
+    right.set(xscale="log", yscale="log", xlabel="pictures, or R's", ylabel="seconds of an evaluation")
+    right.legend()
+    figure.suptitle(table["machine"].iloc[0], fontsize=10)
+    figure.tight_layout()
     return figure

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rastudy.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError, one_of
 
 PROCESSORS = ("srresnet", "srdensenet", "resnet_generator")
@@ -57,8 +58,8 @@ class SRResNet(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 _Residual(
-                    nn.Conv2d(c, c, 3, padding=1), nn.BatchNorm2d(c), nn.PReLU(),
-                    nn.Conv2d(c, c, 3, padding=1), nn.BatchNorm2d(c),
+                    nn.Conv2d(c, c, 3, padding=1), GlobalBatchNorm2d(c), nn.PReLU(),
+                    nn.Conv2d(c, c, 3, padding=1), GlobalBatchNorm2d(c),
                 )
                 for _ in range(blocks)
             ),
@@ -118,7 +119,7 @@ class ResnetGenerator(nn.Module):
         c = channels
 
         def norm_relu(width: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            return [GlobalBatchNorm2d(width), nn.ReLU(inplace=True)]
 
         def padded(width: int) -> list[nn.Module]:
             return [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=False)]
@@ -128,7 +129,7 @@ class ResnetGenerator(nn.Module):
             nn.Conv2d(c, 2 * c, 3, stride=2, padding=1, bias=False), *norm_relu(2 * c),
             nn.Conv2d(2 * c, 4 * c, 3, stride=2, padding=1, bias=False), *norm_relu(4 * c),
             *(
-                _Residual(*padded(4 * c), *norm_relu(4 * c), *padded(4 * c), nn.BatchNorm2d(4 * c))
+                _Residual(*padded(4 * c), *norm_relu(4 * c), *padded(4 * c), GlobalBatchNorm2d(4 * c))
                 for _ in range(blocks)
             ),
             nn.ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1, bias=False), *norm_relu(2 * c),

@@ -18,9 +18,9 @@ from rastudy.claims import (
     present_studies,
 )
 from rastudy.controls import OVER_RA, control_name
+from rastudy.files import results_folder, root, write_atomic
 from rastudy.plots import mode_name, reader_name
 from rastudy.presets import PRESETS
-from rastudy.runs import results_folder, root, write_atomic
 from rastudy.tables import (
     OVER_ONE,
     display_name,

@@ -20,8 +20,9 @@ from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, load_state
 from rastudy.config import make_config
 from rastudy.data import Loader, PictureSet, load_split
 from rastudy.errors import StudyError, command, one_of
-from rastudy.evaluate import EVALUATION_BATCH, processed
-from rastudy.runs import write_atomic
+from rastudy.evaluate import processed
+from rastudy.files import write_atomic
+from rastudy.photos import EVALUATION_BATCH
 from rastudy.small import SMALL
 from rastudy.train import train as train_run
 

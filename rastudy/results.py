@@ -15,7 +15,7 @@ import pandas as pd
 from rastudy import metrics
 from rastudy.config import NOT_APPLICABLE, Config
 from rastudy.errors import StudyError
-from rastudy.runs import results_folder, write_atomic
+from rastudy.files import results_folder, write_atomic
 
 COLUMNS = (
     "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels",

@@ -1,15 +1,11 @@
-"""Run folders, atomic files, weights and provenance.
+"""Run folders, weights and provenance.
 
 ``runs/<preset>/<run_id>/`` (not committed) holds what a run needs to resume; ``results/<preset>/`` what it found.
 """
 
-import csv
-import io
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,62 +17,19 @@ from torch import nn
 from rastudy.classifiers import sha256
 from rastudy.config import Config
 from rastudy.errors import StudyError
+from rastudy.files import read_json, results_folder, root, write_atomic, write_json
 from rastudy.processors import ResnetGenerator, build_processor
 
 MARKERS = ("config", "trained", "val", "test")  # a run folder's small JSON files
-
-
-def root() -> Path:
-    """Where results/, figures/ and runs/ lie: the checkout, or the folder that RASTUDY_ROOT names."""
-    return Path(os.environ.get("RASTUDY_ROOT", Path(__file__).parents[1]))
 
 
 def run_folder(config: Config) -> Path:
     return root() / "runs" / config.preset / config.run_id
 
 
-def results_folder(preset: str) -> Path:
-    return root() / "results" / preset
-
-
 def weights_file(config: Config, part: str = "processor") -> Path:
     """Where a run's final P (or ``part='transformer'``: T) lies."""
     return results_folder(config.preset) / "weights" / f"{config.run_id}.{part}.safetensors"
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"))
-
-
-def read_json(path: Path) -> dict:
-    """A run folder's JSON; StudyError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: damaged ({error}); delete {path.parent} to start over") from error
-
-
-def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
-    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, lambda p: p.write_text(text.getvalue()))
 
 
 def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
@@ -133,10 +86,10 @@ def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
     return place(processor), place(transformer)
 
 
-def save_weights(path: Path, net: nn.Module, config: Config) -> None:
-    """Save a state dict as safetensors, the run's settings in its metadata."""
+def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> None:
+    """Save a state dict as safetensors, the run's settings in its metadata, and what else is given."""
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True)}))
+    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True), **others}))
 
 
 def load_weights(path: Path, net: nn.Module) -> nn.Module:

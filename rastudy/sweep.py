@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import logging
 import os
 import platform
 import signal
@@ -16,39 +17,35 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import nbformat
 import papermill
 
+from rastudy import estimate
 from rastudy.claims import STUDIES
 from rastudy.config import ALIASES, BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.evaluate import is_evaluated
+from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
 from rastudy.kernels import stop_kernels, use_warm_kernels
+from rastudy.photos import write_split
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
-from rastudy.runs import (
-    restore_records,
-    results_folder,
-    root,
-    run_folder,
-    write_atomic,
-    write_csv,
-    write_json,
-    write_records,
-)
+from rastudy.runs import restore_records, run_folder, write_records
 from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.train import is_trained
 
+logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that notebook 01 passes on and the config checks
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
+SPLITS = ("val", "test")  # that a run is evaluated on, unless its preset says otherwise
 PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
 READING_RATE, WHOLE_SET = 1200, 50_000  # pictures that an R reads in a second, both ways; pictures where a preset takes all
 RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "perceptual": 1.9,
-                 "ra_transformer": 2.2}  # of a step  # fmt: skip
+                 "ra_transformer": 2.2}  # of a step; for the order of runs and the time left  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,14 @@ class Cell:
                  "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
         values = {name: getattr(self.config, name) for name in names}
         values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
-        return values | {"evaluate_on": ",".join(self.splits)}
+        preset = make_config(self.config.preset, self.config.task, self.config.mode, strength=self.config.strength)
+        others = {name: value for name, value in asdict(self.config).items() if value != getattr(preset, name)}
+        others = {name: value for name, value in others.items() if value not in (NOT_APPLICABLE, "")}
+        return others | values | {"evaluate_on": ",".join(self.splits)}
 
     @property
     def cost(self) -> float:
-        """Expected seconds on one core like ours: a guess for the order of runs, the time left and the dry run."""
+        """Expected seconds on one core like ours: a guess for the order of runs and the time left."""
         config, own = self.config, RELATIVE_COST[self.config.mode]
         start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
         own += 0.8 * max(0, len(config.sources) - 1)  # every further R in the loss
@@ -84,7 +84,7 @@ class Cell:
 
 
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=("val", "test"),
+            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=(),
             **overrides) -> list[Cell]:  # fmt: skip
     """Cells of a product of axes; an empty or negative value means the preset's.
 
@@ -99,11 +99,11 @@ def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights
         values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
         values |= {"labels": told} | document.get("processors", {}).get(name, {})
         settings = settings_of(preset, task, strength)
-        before, after = (budget * settings[key] for key in ("pretrain_epochs", "epochs"))
+        before, after = (budget * settings.get(key, 0) for key in ("pretrain_epochs", "epochs"))
         values |= {"pretrain_epochs": before, "epochs": after}
         if one_cycle:
             values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
-        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits))
+        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits or document.get("splits", SPLITS)))
     return cells
 
 
@@ -216,8 +216,12 @@ def check_gate(cells: list[Cell]) -> None:
             )
 
 
-def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[[str], object] = print) -> dict[str, str]:
+def reading_notebooks(
+    preset: str, jobs: int, data_dir: str = "", log: Callable[[str], object] = print, **parameters: object
+) -> dict[str, str]:
     """Execute the reading notebooks for a preset, unless nothing they depend on has changed; returns what failed.
+
+    ``parameters``: further ones, such as the task whose pictures are shown (of other presets than digits by default the last).
 
     The digits study's are refreshed in place, those of other presets go to ``runs/<preset>/notebooks``.
     """
@@ -228,7 +232,8 @@ def reading_notebooks(preset: str, jobs: int, data_dir: str = "", log: Callable[
         log("notebooks: up to date")
         return {}
     with _pool(jobs) as pool:
-        parameters = {"preset": preset, "task": degradations(preset)[-1][0]} if preset != "digits" else {}
+        if preset != "digits":
+            parameters = {"preset": preset, "task": degradations(preset)[-1][0]} | parameters
         parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}
@@ -299,6 +304,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", nargs="*", default=["val", "test"], help="val alone leaves the test pictures unread")
     parser.add_argument("--data", default="", help="folder of the pictures, where the preset needs one")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of every run, test_images=100"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
     parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
@@ -313,7 +321,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
         one_of("split", split, ("val", "test"))
     for task in args.task or ():
         one_of("task", task, tasks_of(args.preset))
-    overrides = {"data_dir": args.data, "device": args.device}
+    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
     document = PRESETS[args.preset]
     named = {"task": args.task, "mode": [ALIASES.get(mode, mode) for mode in args.mode or ()], "seed": args.seed,
@@ -326,6 +334,19 @@ def select(args: argparse.Namespace) -> list[Cell]:
         cells = narrow(grid(args.preset, args.full, **overrides), named)
     cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
     return [cell for cell in cells if cell.splits]
+
+
+def settings_from(pairs: list[str]) -> dict[str, object]:
+    """``NAME=VALUE`` as the config's types; StudyError for anything else."""
+    kinds, values = {field.name: field.type for field in fields(Config)}, {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        one_of("--set", name, sorted(kinds))
+        try:
+            values[name] = text.lower() in ("1", "true", "yes") if kinds[name] is bool else kinds[name](text)
+        except ValueError as error:
+            raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
+    return values
 
 
 def narrow(cells: list[Cell], named: dict[str, list]) -> list[Cell]:
@@ -354,10 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
         for cell in cells:
             restore_records(cell.config)
     if args.dry_run:
-        for cell in cells:
-            print(f"{'done' if cell.is_done() else 'to do':6s} {cell.config.run_id}  {'+'.join(cell.splits)}")
-        hours = sum(cell.cost for cell in cells if not cell.is_done()) / 3600
-        print(f"about {hours:.1f} hours of one core, {hours / args.jobs:.1f} with {args.jobs} processes", file=sys.stderr)
+        dry_run(cells, args.jobs)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -370,8 +388,32 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def dry_run(cells: list[Cell], jobs: int) -> None:
+    """Say what would run, and what it costs: operations counted, seconds from a few timed steps on this machine."""
+    todo = [cell for cell in cells if not cell.is_done()]
+    total = estimate.Cost(0, 0)
+    for cell in cells:
+        if cell not in todo:
+            print(f"done   {cell.config.run_id}  {'+'.join(cell.splits)}")
+            continue
+        cost = estimate.cost_of_run(cell.config, cell.splits)
+        total += cost
+        what = f"{cost.operations:.1e} operations, {cost.seconds / 60:.1f} min"
+        print(f"to do  {cell.config.run_id}  {'+'.join(cell.splits)}  {what}")
+    memory = max((estimate.memory_of(cell.config) for cell in todo if cell.config.mode not in BASELINES), default=0)
+    hours = total.seconds / 3600
+    print(
+        f"{len(todo)} runs of {len(cells)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
+        f"{hours / jobs:.1f} with {jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a training step, "
+        f"{estimate.disk_of(cell.config for cell in todo) / 1e9:.2f} GB of disk",
+        file=sys.stderr,
+    )
+
+
 def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
+    if cells and cells[0].config.dataset == "imagenet":
+        write_split(cells[0].config)
     seconds, fresh = {}, not any(cell.is_done() for cell in cells)
     with timed(seconds, "training and evaluation"):
         failures = run_cells(cells, args.jobs, log=_say)
@@ -385,7 +427,9 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
         return {}
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
-            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say)
+            config = cells[-1].config
+            shown = {"task": config.task, "cache_dir": config.cache_dir} if config.dataset == "imagenet" else {}
+            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
         if failures:
             return failures
     if fresh and not args.full:

@@ -2,133 +2,31 @@
 
 import argparse
 import csv
-import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import nn
 
+from rastudy import distributed
 from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
-from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, Loader, PictureSet, load_split
+from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
+from rastudy.data import Batch, Loader, PictureSet
 from rastudy.errors import StudyError, command
-from rastudy.losses import clean_features, image_loss, perceptual_loss, recognition_loss, soft_targets, unsupervised_loss
-from rastudy.runs import (
-    build_models,
-    claim_folder,
-    load_weights,
-    read_json,
-    results_folder,
-    run_folder,
-    save_weights,
-    weights_file,
-    write_atomic,
-    write_csv,
-    write_json,
-)
+from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
+from rastudy.photos import CropLoader, data_version, load_pictures, loader_of
+from rastudy.runs import build_models, claim_folder, load_weights, run_folder, save_weights, weights_file
+from rastudy.steps import STEPS, Models, learning_rate
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
+RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
-
-
-@dataclass
-class Models:
-    """What a step works on."""
-
-    config: Config
-    processor: nn.Module
-    transformer: nn.Module | None
-    sources: list[Classifier]
-    optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
-
-    def autocast(self) -> torch.autocast:
-        device = next(self.processor.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-
-def plain_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss."""
-    with models.autocast():
-        loss = image_loss(models.processor(batch.lq), batch.gt)
-    loss.backward()
-    return loss, torch.zeros(())
-
-
-def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and R's cross-entropy; bitwise plain at weight 0."""
-    with models.autocast():
-        restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), recognition_loss(models.sources, restored, batch.label)
-    (loss + models.config.ra_weight * recognition).backward()
-    return loss, recognition
-
-
-def ra_unsupervised_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and to give R's softmax of the clean picture; needs no label."""
-    return _imitation_step(models, batch, soft_targets, unsupervised_loss)
-
-
-def perceptual_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and to give R's features of the clean picture; needs no label."""
-    return _imitation_step(models, batch, clean_features, perceptual_loss)
-
-
-def _imitation_step(models: Models, batch: Batch, of_clean: Callable, distance: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and that R answers to its picture as to the clean one."""
-    targets = of_clean(models.sources, batch.gt)
-    with models.autocast():
-        restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), distance(models.sources, restored, targets)
-    (loss + models.config.ra_weight * recognition).backward()
-    return loss, recognition
-
-
-def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone.
-
-    Without an R, in T's pretraining, P rests and T learns to copy its pictures.
-    """
-    if not models.sources:
-        with torch.no_grad(), models.autocast():
-            restored = models.processor(batch.lq)
-        with models.autocast():
-            loss = image_loss(models.transformer(restored), restored)
-        loss.backward()
-        return loss, torch.zeros(())
-    with models.autocast():
-        restored = models.processor(batch.lq)
-        loss = image_loss(restored, batch.gt)
-    loss.backward()
-    with models.autocast():
-        recognition = recognition_loss(models.sources, models.transformer(restored.detach()), batch.label)
-    (models.config.ra_weight * recognition).backward()
-    return loss, recognition
-
-
-STEPS: dict[str, Callable[[Models, Batch], tuple[torch.Tensor, torch.Tensor]]] = {
-    "plain": plain_step, "ra": ra_step, "ra_transformer": ra_transformer_step, "ra_unsupervised": ra_unsupervised_step,
-    "perceptual": perceptual_step,
-}  # fmt: skip
-
-
-def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of a step.
-
-    ``step`` is the paper's schedule scaled to any number of epochs: 1 for the first 4/6, 0.1 for 1/6, 0.01 for 1/6
-    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine.
-    """
-    if config.schedule == "step":
-        sixth = step * config.epochs // steps * 6 // config.epochs
-        return config.lr * {4: 0.1, 5: 0.01}.get(sixth, 1.0)
-    rise = 0.15 * steps
-    cosine = (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
-    return config.lr * ((step + 1) / (rise + 1) if step < rise else cosine)
 
 
 def make_models(config: Config) -> Models:
@@ -144,6 +42,10 @@ def make_models(config: Config) -> Models:
         if start.mode == "ra_transformer":
             load_weights(weights_file(start, "transformer"), transformer)
     optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
+    for source in sources:
+        source.micro_batch = config.micro_batch
+    for net in (*nets, *sources) if config.compile else ():
+        net.compile()
     return Models(config, processor, transformer, sources, optimisers)
 
 
@@ -168,33 +70,67 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     if is_trained(config):
         log(f"{config.run_id}: trained already")
         return read_curve(config)
-    pictures = load_training_pictures(config)
-    check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
-    build_models(config)  # raises, before a file is written, where P does not fit the task
-    return [_train(run, pictures, log) for run in config.chain][-1]
-
-
-def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> list[dict]:
-    """Train one run while no other process does."""
-    folder = claim_folder(config, _inputs(config))
-    with FileLock(folder / "lock"):
-        if not is_trained(config):
-            _train_or_resume(config, pictures, folder, log)
+    if config.processes > 1 and not distributed.is_launched():
+        torchrun(config, log)
+        return read_curve(config)
+    with distributed.group(config.batch_size, config.torch_device().type):
+        log = log if distributed.rank() == 0 else lambda _line: None
+        pictures = load_pictures(config, "train")
+        check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
+        build_models(config)  # raises, before a file is written, where P does not fit the task
+        for run in config.chain:
+            _train(run, pictures, log)
     return read_curve(config)
+
+
+def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> None:
+    """Run this module's command for a config by ``config.processes`` processes of this machine, its lines going to ``log``.
+
+    A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
+    """
+    values = {name: value for name, value in asdict(config).items() if value not in ("", NOT_APPLICABLE)}
+    settings = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy.train"]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            for line in process.stdout:
+                log(last := line.rstrip())
+                if last.startswith("error: "):  # one that a restart would meet again
+                    raise StudyError(last.removeprefix("error: "))
+        except BaseException:  # an interruption ends them at once, too
+            process.terminate()
+            raise
+    if process.returncode:
+        raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
+
+
+def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
+    """Train one run while no other run of the same settings does."""
+    first = distributed.rank() == 0
+    folder = claim_folder(config, _inputs(config)) if first else run_folder(config)
+    with FileLock(folder / "lock") if first else nullcontext():
+        if not distributed.from_first(is_trained(config)):
+            _train_or_resume(config, pictures, folder, log)
+    distributed.barrier()
 
 
 def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
     """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
     models = make_models(config)
     pictures = relabel(pictures, config.labels, config.seed)
-    loader = Loader(pictures, config.task, config.strength, config.batch_size, config.flip)
+    loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
     first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
+    if first != distributed.from_first(first):
+        raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
     started = time.perf_counter()
     for epoch in range(first, config.epochs):
         epoch_started = time.perf_counter()
         curve += train_one_epoch(models, loader, epoch)
-        _save_checkpoint(checkpoint, models, epoch + 1, curve)
+        if distributed.rank() == 0:
+            _save_checkpoint(checkpoint, models, epoch + 1, curve)
         seconds = time.perf_counter() - started
         rate = len(pictures) / (time.perf_counter() - epoch_started)
         left = seconds / (epoch + 1 - first) * (config.epochs - epoch - 1)
@@ -202,6 +138,8 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
             f"{config.run_id} epoch {epoch + 1}/{config.epochs} image loss {curve[-1]['image_loss']:.5f} "
             f"recognition loss {curve[-1]['recognition_loss']:.4f} {rate:.0f} images/s, {left:.0f} s left"
         )
+    if distributed.rank():
+        return
     save_weights(weights_file(config), models.processor, config)
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
@@ -223,6 +161,8 @@ def read_curve(config: Config) -> list[dict]:
 def _inputs(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
+    if config.dataset == "imagenet":  # whose folder is the user's own
+        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
     start = config.pretraining
     if start is not None:
         inputs["pretrained"] = sha256(weights_file(start))
@@ -243,7 +183,7 @@ def is_trained(config: Config) -> bool:
     return same and read_json(marker).get("sha256") == sha256(path)
 
 
-def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
+def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
     """One epoch; returns its part of the training curve."""
     config, device = models.config, next(models.processor.parameters()).device
     steps = len(loader) * config.epochs
@@ -251,6 +191,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     models.processor.train(config.mode == "plain" or bool(config.sources))  # P rests while T learns to copy
     if models.transformer is not None:
         models.transformer.train()
+    parameters = [p for optimiser in models.optimisers for group in optimiser.param_groups for p in group["params"]]
     curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
     for k, batch in enumerate(loader.epoch(config.seed, config.pretrain_epochs + epoch)):
         step = epoch * len(loader) + k
@@ -259,7 +200,16 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, step, steps)
-        losses = torch.stack([loss.detach().double().cpu() for loss in STEPS[config.mode](models, batch)])
+        whole = min(config.batch_size, len(loader.label) - k * config.batch_size)  # of which this process may have a part
+        models.share = len(batch.index) / whole
+        try:
+            with distributed.apart(whole < distributed.world()):
+                losses = torch.stack([loss.detach().double().cpu() for loss in STEPS[config.mode](models, batch)])
+                losses = distributed.sum_gradients(parameters, models.share * losses)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise StudyError(_out_of_memory(config, batch)) from error
+            raise
         if not losses.isfinite().all():
             raise StudyError(
                 f"run {config.run_id}: loss {losses.tolist()} is not finite at epoch {epoch + 1}, step {step}; "
@@ -267,7 +217,7 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
             )
         for optimiser in models.optimisers:
             optimiser.step()
-        sums, images = sums + losses * len(batch.index), images + len(batch.index)
+        sums, images = sums + losses * whole, images + whole
         if (k + 1) * points // len(loader) > k * points // len(loader):
             means = (sums / images).tolist()
             seen = epoch * len(loader.label) + min((k + 1) * config.batch_size, len(loader.label))
@@ -276,11 +226,13 @@ def train_one_epoch(models: Models, loader: Loader, epoch: int) -> list[dict]:
     return curve
 
 
-def load_training_pictures(config: Config) -> PictureSet:
-    return load_split(
-        config.dataset, "train", config.train_images, n_val=config.val_images, data_dir=config.data_dir,
-        size=config.image_size, skip_unreadable=config.skip_unreadable,
-    )  # fmt: skip
+def _out_of_memory(config: Config, batch: Batch) -> str:
+    n, (height, width) = len(batch.index), batch.gt.shape[2:]
+    smaller = f"micro_batch={max(1, n // 4)} has R read fewer at a time with the same result, and " if config.sources else ""
+    return (
+        f"run {config.run_id}: out of memory with {n} pictures of {width} x {height} pixels a step on {batch.gt.device}; "
+        f"{smaller}more processes (a divisor of batch_size={config.batch_size}) share the batch, P's part of it included"
+    )
 
 
 def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
@@ -296,7 +248,7 @@ def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
     """Raise StudyError where an R has fewer classes than the pictures."""
     for classifier in classifiers:
         with torch.inference_mode():
-            picture = torch.zeros(1, 3, *pictures.pictures.shape[1:3], device=classifier.mean.device)
+            picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
             known = classifier(picture).shape[1]
         if known < len(pictures.classes):
             raise StudyError(f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}")
@@ -336,8 +288,17 @@ def main() -> None:
         if entry.name not in ("preset", "task", "mode"):
             kind = {bool: lambda text: text.lower() in ("1", "true", "yes")}.get(entry.type, entry.type)
             parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, help="default: the preset's")
+    parser.add_argument("--evaluate-on", default="", help="then evaluate it: val, or val,test")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    train(make_config(**given))
+    splits = given.pop("evaluate_on")
+    config = make_config(**given)
+    with distributed.group(config.batch_size, config.torch_device().type):
+        train(config)
+        if splits:
+            from rastudy.evaluate import evaluate  # it reads what this module trains
+
+            for split in splits.split(","):
+                evaluate(config, split.strip())
 
 
 if __name__ == "__main__":

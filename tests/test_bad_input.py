@@ -20,9 +20,10 @@ from rastudy.classifiers import load_classifier
 from rastudy.config import configure, make_config
 from rastudy.data import load_split, read_folder
 from rastudy.errors import StudyError
+from rastudy.files import write_atomic, write_csv
 from rastudy.processors import build_processor
 from rastudy.results import COLUMNS, load_csv, load_predictions, load_results, save_predictions
-from rastudy.runs import claim_folder, load_weights, run_folder, save_weights, write_atomic, write_csv
+from rastudy.runs import claim_folder, load_weights, run_folder, save_weights
 from rastudy.small import SMALL
 
 RA = make_config("smoke", "sr", "ra", strength=4, ra_weight=0.01, lr=0.01)

@@ -6,17 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from rastudy.config import BASELINES, Config, configure, make_config
+from rastudy.config import BASELINES, OF_PHOTOGRAPHS, Config, configure, make_config
 from rastudy.errors import StudyError
 from rastudy.presets import MODES, PRESETS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # where and how fast a run goes, and who reads its output: not its numbers
-OPERATIONAL = {"data_dir", "target_archs", "device", "threads", "skip_unreadable"}
+OPERATIONAL = {"data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers", "processes",
+               "micro_batch", "compile"}  # fmt: skip
 OTHER = {  # another valid value of each field; numbers are doubled or raised by one, switches turned
     "preset": "smoke", "task": "jpeg", "mode": "ra_unsupervised", "strength": 2.0, "source_arch": "resnet50_small",
     "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "constant",
-    "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu",
+    "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu", "resize": 512, "crop": 16,
+    "pretrain_crop": 16, "cache_dir": "none", "processes": 2,
 }  # fmt: skip
 BASE = make_config("digits", "sr", "ra", strength=4, ra_weight=0.01, seed=0)
 
@@ -39,9 +41,10 @@ def test_every_field_of_the_science_makes_another_run(name):
     """And no operational one does. T's size counts where there is a T."""
     transformer = name.startswith("transformer_")
     setting = {"mode": "ra_transformer"} if transformer else {"dataset": "folder"} if name == "image_size" else {}
+    setting |= {"dataset": "imagenet"} if name in OF_PHOTOGRAPHS else {}
     base = dataclasses.replace(BASE, **setting)
     assert (changed(base, name).run_id == base.run_id) == (name in OPERATIONAL)
-    if transformer:
+    if transformer or name in OF_PHOTOGRAPHS:
         assert changed(BASE, name).run_id == BASE.run_id
 
 

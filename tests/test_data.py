@@ -11,7 +11,8 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
-from rastudy.data import Loader, PictureSet, load_split, read_folder, read_picture
+from rastudy.data import Loader, PictureSet, load_split, read_folder
+from rastudy.decode import centre_crop, read_picture, read_whole
 from rastudy.degrade import degrade, to_tensor
 from rastudy.errors import StudyError
 
@@ -178,7 +179,7 @@ def test_resize_and_crop_are_torchvisions(tmp_path, sides):
     image = Image.fromarray(rng.integers(0, 256, (*sides, 3), np.uint8))
     image.save(tmp_path / "x.png")
     expected = np.asarray(CenterCrop(224)(Resize(256)(image)))
-    assert (read_picture(tmp_path / "x.png", 224, 256) == expected).all()
+    assert (centre_crop(read_whole(tmp_path / "x.png", 256), 224) == expected).all()
 
 
 def test_the_resized_side_is_exact_for_every_size(tmp_path, monkeypatch):
@@ -187,7 +188,7 @@ def test_the_resized_side_is_exact_for_every_size(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "resize", lambda self, size, *a, **k: asked.append(size) or Image.new("RGB", size))
     for side in range(40, 400):
         Image.new("RGB", (side, side)).save(tmp_path / "x.bmp")
-        read_picture(tmp_path / "x.bmp", 32, 256)
+        read_whole(tmp_path / "x.bmp", 256)
     assert set(asked) == {(256, 256)}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rastudy import digits, evaluate, metrics
+from rastudy import digits, evaluate, metrics, photos
 from rastudy.classifiers import load_classifier
 from rastudy.config import Config, make_config
 from rastudy.data import Loader
@@ -55,7 +55,7 @@ def test_nothing_depends_on_the_batch_size(monkeypatch, mode, task):
     pictures, nets = load_pictures(config, "test"), untrained(small("plain" if mode == "none" else mode, task))
     found = {}
     for size in (7, 60):
-        monkeypatch.setattr(evaluate, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(photos, "EVALUATION_BATCH", size)
         found[size] = predict(config, pictures, targets(), *(nets if mode != "none" else ()))
     assert found[7].keys() == found[60].keys() and len(found[7]["label"]) == 60
     for name, one in found[7].items():

@@ -9,6 +9,7 @@ import pytest
 
 from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
+from rastudy.files import results_folder, write_csv
 from rastudy.results import (
     COLUMNS,
     KEY,
@@ -20,7 +21,6 @@ from rastudy.results import (
     save_predictions,
     tidy_rows,
 )
-from rastudy.runs import results_folder, write_csv
 
 N = 45
 TARGETS = {"resnet18_small": "digits:aaaa", "vgg16_bn_small": "digits:bbbb", "densenet121_small": "digits:cccc"}

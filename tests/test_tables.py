@@ -441,6 +441,16 @@ def test_kept_by_hand(study_root):
     assert 0.6 < row["low"] < 0.7 < row["high"] < 0.8 and pd.isna(row["reason"])
 
 
+def test_the_overall_gain_by_hand(study_root):
+    """Averaged over all R's per picture; a second training of one of them does not count."""
+    put("plain", PLAIN | {"resnet18_small_seed1": right((0, 400))})
+    put("ra", {SOURCE: right((0, 300)), NEAR: right((0, 280)), FAR: right((0, 260)), "resnet18_small_seed1": right((0, 0))})
+    make_tables("smoke")
+    row = load_table("smoke", "overall").iloc[0]
+    assert row["value"] == pytest.approx((25 + 20 + 15) / 3)
+    assert row["resolves"] == pytest.approx((row["high"] - row["low"]) / 2 * 2.8 / 1.96)
+
+
 def test_kept_is_empty_where_the_source_gains_nothing_clear(study_root):
     """With the reason, whatever the unseen R's gain."""
     put("plain", PLAIN)

@@ -16,9 +16,10 @@ from rastudy.config import Config, make_config
 from rastudy.data import Loader
 from rastudy.errors import StudyError
 from rastudy.losses import recognition_loss
+from rastudy.photos import load_pictures
 from rastudy.presets import MODES
 from rastudy.runs import load_models, run_folder, weights_file
-from rastudy.train import STEPS, Models, learning_rate, load_training_pictures, make_models, relabel, train, train_one_epoch
+from rastudy.train import STEPS, Models, learning_rate, make_models, relabel, train, train_one_epoch
 
 TWO = "resnet18_small,vgg16_bn_small"
 
@@ -51,7 +52,7 @@ def copy(net: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def loader_of(config: Config) -> Loader:
-    return Loader(load_training_pictures(config), config.task, config.strength, config.batch_size)
+    return Loader(load_pictures(config, "train"), config.task, config.strength, config.batch_size)
 
 
 def first_batch(config: Config):
@@ -479,7 +480,7 @@ def test_training_on_a_gpu(study_root, mode, precision):
 
 def test_the_recogniser_must_know_every_class(study_root):
     """R with fewer classes than the pictures is refused by name."""
-    pictures = load_training_pictures(small())
+    pictures = load_pictures(small(), "train")
     many = type(pictures)("many", "train", pictures.pictures, pictures.labels, pictures.groups, tuple(map(str, range(11))))
     with pytest.raises(StudyError, match="resnet18_small knows 10 classes, many has 11"):
         training.check_classes([load_classifier("resnet18_small", "digits")], many)
@@ -493,7 +494,7 @@ def test_the_controls_tell_wrong_labels(study_root, labels):
     """The same pictures and start; only what R's loss is told differs, and the run has a name of its own."""
     config = make_config("smoke", "jpeg", "ra", labels=labels)
     right = make_config("smoke", "jpeg", "ra")
-    pictures = load_training_pictures(config)
+    pictures = load_pictures(config, "train")
     told = relabel(pictures, labels, config.seed)
     assert np.array_equal(told.pictures, pictures.pictures) and (told.labels != pictures.labels).mean() > 0.7
     if labels == "shuffled":

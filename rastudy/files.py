@@ -1,0 +1,55 @@
+"""Where files lie, and files that are never seen half-written."""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from rastudy.errors import StudyError
+
+
+def root() -> Path:
+    """Where results/, figures/ and runs/ lie: the checkout, or the folder that RASTUDY_ROOT names."""
+    return Path(os.environ.get("RASTUDY_ROOT", Path(__file__).parents[1]))
+
+
+def results_folder(preset: str) -> Path:
+    return root() / "results" / preset
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"))
+
+
+def read_json(path: Path) -> dict:
+    """A run folder's JSON; StudyError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: damaged ({error}); delete {path.parent} to start over") from error
+
+
+def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
+    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, lambda p: p.write_text(text.getvalue()))

@@ -1,0 +1,42 @@
+"""The benchmark compares like with like; its bars are held on a quiet machine by its committed CSV."""
+
+import pandas as pd
+import pytest
+import torch
+
+from rastudy import benchmark
+from rastudy.files import root
+
+
+def test_both_steps_do_the_same():
+    """Equal losses and gradients up to rounding, in either layout."""
+    ours, theirs, fast, batch = benchmark.steps_to_compare(2, 64)
+    for one, other in zip(ours(fast), theirs(batch), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    gradients = dict(theirs.processor.named_parameters())
+    for name, parameter in ours.processor.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, gradients[name].grad, rtol=1e-2, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("part", ["input", "growth"])
+def test_parts_give_rows(part):
+    rows = list(benchmark.PARTS[part](1, *([8] if part == "input" else [32])))
+    assert rows and all(set(row) == set(benchmark.COLUMNS) and row["value"] == row["value"] for row in rows)
+
+
+def test_the_release_variant_has_its_parameters_gradients():
+    """No other handicap than what the release has: R's parameters take gradients there, and not here."""
+    ours, theirs, fast, batch = benchmark.steps_to_compare(2, 64)
+    ours(fast), theirs(batch)
+    assert all(p.grad is not None for p in theirs.r.parameters())
+
+
+def test_the_committed_figures_keep_the_bars():
+    """1.4 times the release's step, nine tenths of the bound of evaluation, five times decoding."""
+    path = root() / "results" / "benchmark.csv"
+    if not path.is_file():
+        pytest.skip("not measured yet")
+    table = pd.read_csv(path).query("unit == 'ratio'").set_index("variant")["value"]
+    assert table["release / ours"] >= 1.4 and table["share of the bound"] >= 0.9 and table["cache / decoding"] >= 5
