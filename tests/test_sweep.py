@@ -215,14 +215,19 @@ def test_a_fresh_checkout_may_keep_committed_runs(finished, tmp_path):
     for name, flags in {"plainly": [], "kept": ["--keep-committed"]}.items():
         done = command(tmp_path, "--dry-run", *flags)
         assert done.returncode == 0, done.stderr
-        states[name] = {line.split()[-2]: line.startswith("done") for line in done.stdout.splitlines()}
+        states[name] = {named(line): line.startswith("done") for line in done.stdout.splitlines()}
     assert not any(states["plainly"].values()) and all(states["kept"].values())
     shutil.rmtree(tmp_path / "runs")
     jpeg = make_config("smoke", "jpeg", "ra")
     weights = tmp_path / "results" / "smoke" / "weights" / f"{jpeg.run_id}.processor.safetensors"
     shutil.copy(weights.with_name(f"{make_config('smoke', 'jpeg', 'plain').run_id}.processor.safetensors"), weights)
     done = command(tmp_path, "--dry-run", "--keep-committed")
-    assert [line.split()[-2] for line in done.stdout.splitlines() if line.startswith("to do")] == [jpeg.run_id]
+    assert [named(line) for line in done.stdout.splitlines() if line.startswith("to do")] == [jpeg.run_id]
+
+
+def named(line: str) -> str:
+    """The run that a line of the dry run is about."""
+    return line.removeprefix("to do").removeprefix("done").split()[0]
 
 
 def test_a_second_call_trains_nothing(finished, in_finished):
@@ -252,7 +257,7 @@ def test_a_dry_run_writes_nothing(main, study_root, capsys):
     """It lists every run with its splits, and stops."""
     assert main(["--preset", "smoke", "--dry-run"]) == 0
     printed = capsys.readouterr()
-    assert "about 0.0 hours of one core" in printed.err
+    assert "18 runs of 18" in printed.err and "about 0.0 hours of one process here" in printed.err
     lines = [line.split() for line in printed.out.splitlines()]
     assert [line[:2] for line in lines] == [["to", "do"]] * 18
     assert {(line[2], line[3]) for line in lines} == {(cell.config.run_id, "val+test") for cell in grid("smoke")}
