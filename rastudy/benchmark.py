@@ -102,11 +102,11 @@ def steps_to_compare(batch_size: int, side: int) -> tuple[Callable, Callable, Ba
     """Our RA step and the release's on the same weights, and the batch in either layout."""
     config = make_config("imagenet", "sr", "ra")
     torch.manual_seed(0)
-    processor, weights = SRResNet(4), None
-    theirs = release_processor(processor)
-    ours = processor.to(memory_format=torch.channels_last)
+    ours = SRResNet(4)
+    theirs = release_processor(ours)
+    ours.to(memory_format=torch.channels_last)
     torch.manual_seed(0)
-    r = torchvision.models.resnet18(weights=weights)
+    r = torchvision.models.resnet18(weights=None)
     source = Classifier("resnet18", folded(copy.deepcopy(r).to(memory_format=torch.channels_last)), "random")
     optimiser = torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)
     models = Models(config, ours, None, [source], [optimiser])

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -102,9 +103,8 @@ def table_file(folder: Path, shard: int) -> Path:
 def cache_folder(photos: FilePhotos, parent: str | Path = "") -> Path:
     """Where the cache of a folder's photographs lies: under ``parent``, by default ``runs/cache``."""
     place = hashlib.sha256(str(photos.folder.absolute()).encode()).hexdigest()[:8]
-    return (
-        Path(parent).expanduser() if parent else root() / "runs" / "cache"
-    ) / f"{photos.folder.name}-{photos.resize}-{place}"
+    caches = Path(parent).expanduser() if parent else root() / "runs" / "cache"
+    return caches / f"{photos.folder.name}-{photos.resize}-{place}"
 
 
 def open_cache(
@@ -148,6 +148,8 @@ def open_cache(
         raise StudyError(
             f"{photos.folder / first}: not a readable picture; mend it and make the cache anew, or set skip_unreadable"
         )
+    if len(usable) < len(whole):
+        warnings.warn(f"{photos.folder}: skipped {len(whole) - len(usable)} pictures that cannot be read", stacklevel=2)
     return CachedPhotos(folder, whole[usable], photos.subset(usable)), usable
 
 

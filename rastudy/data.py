@@ -65,7 +65,23 @@ class PictureSet:
         return sha.hexdigest()[:16]
 
 
-class Loader:
+class Batches:
+    """What loaders share: how many batches an epoch has, and the order that a seed and an epoch's number alone give it."""
+
+    label: torch.Tensor
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.label) // self.batch_size)
+
+    def shuffle(self, seed: int, epoch: int) -> tuple[torch.Generator, torch.Tensor]:
+        """The epoch's generator, from which its other draws come in turn, and the pictures' order."""
+        generator = torch.Generator().manual_seed(10_000 * seed + epoch)
+        return generator, torch.randperm(len(self.label), generator=generator)
+
+
+class Loader(Batches):
     """Batches of a picture set for one task, degraded once where the degradation is deterministic.
 
     Args:
@@ -87,15 +103,10 @@ class Loader:
         lq = [(degrade(p, self.task, self.strength) * 255).round().to(torch.uint8) for p in pictures]
         return torch.stack(lq).permute(0, 2, 3, 1).contiguous()
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.label) // self.batch_size)
-
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """Shuffled batches that depend on ``seed`` and ``epoch`` alone, so every mode sees the same ones."""
-        generator = torch.Generator().manual_seed(10_000 * seed + epoch)
-        n = len(self.label)
-        order = torch.randperm(n, generator=generator)
+        generator, order = self.shuffle(seed, epoch)
+        n = len(order)
         variant = torch.randint(len(self.gt), (n,), generator=generator)
         noise_seed = torch.randint(2**31, (n,), generator=generator)
         for index in parts(order, self.batch_size, self.shard, training=True):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from rastudy import distributed
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.config import Config
-from rastudy.data import Batch, Loader, PictureSet, count_of, load_split, parts, to_float
+from rastudy.data import Batch, Batches, Loader, PictureSet, count_of, load_split, parts, to_float
 from rastudy.decode import centre_crop
 from rastudy.degrade import degrade
 from rastudy.errors import StudyError
@@ -47,7 +47,7 @@ class _Crops(Dataset):
         return degrade(gt, self.task, self.strength, noise_seed), torch.from_numpy(gt)
 
 
-class CropLoader:
+class CropLoader(Batches):
     """Batches of photographs, the counterpart of :class:`rastudy.data.Loader`.
 
     Source: the release's RandomCrop and horizontal flip in training, CenterCrop in validation, of ``Resize(256)`` pictures.
@@ -66,15 +66,10 @@ class CropLoader:
         self.label, self.batch_size, self.flip = torch.from_numpy(pictures.labels), batch_size, flip
         self.workers, self.shard = min(workers, os.cpu_count() or 1), shard
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.label) // self.batch_size)
-
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """Shuffled batches; crops, flips and noise depend on ``seed`` and ``epoch`` alone: every mode sees the same ones."""
-        generator = torch.Generator().manual_seed(10_000 * seed + epoch)
-        n = len(self.label)
-        order = torch.randperm(n, generator=generator)
+        generator, order = self.shuffle(seed, epoch)
+        n = len(order)
         corner = torch.rand(n, 2, dtype=torch.float64, generator=generator)
         flip = torch.randint(2, (n,), generator=generator).bool() & self.flip
         noise_seed = torch.randint(2**31, (n,), generator=generator)

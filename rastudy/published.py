@@ -30,6 +30,12 @@ def published_top1(arch: str) -> float | None:
     return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
 
 
+def _top1(cell: Cell, r: int) -> tuple[float, float, float]:
+    """Top-1 of a cell's ``r``-th R in percent, with its interval."""
+    (estimate,) = stats.mean_intervals(cell.hits.mean(0)[r][:, None] / 100, cell.groups)
+    return tuple(100 * x for x in estimate)
+
+
 def clean_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
     """Every R's clean top-1 beside the published one, of presets on ImageNet.
 
@@ -40,8 +46,7 @@ def clean_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
     if PRESETS[preset]["dataset"] != "imagenet" or clean is None:
         return
     for r, (arch, weights) in enumerate(next(iter(clean.runs.values())).about["targets"].items()):
-        (estimate,) = stats.mean_intervals(clean.hits.mean(0)[r][:, None] / 100, clean.groups)
-        top1, low, high = (100 * x for x in estimate)
+        top1, low, high = _top1(clean, r)
         known, n = published_top1(arch), clean.hits.shape[2]
         row = {"preset": preset, "target_arch": arch, "target_weights": weights, "n_images": n, "flag": "unpublished"}
         if known is not None:
@@ -85,8 +90,7 @@ def paper_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
                 paper = reported.get((task, mode, arch))
                 if paper is None:
                     continue
-                (estimate,) = stats.mean_intervals(cell.hits.mean(0)[r][:, None] / 100, cell.groups)
-                value, low, high = (100 * x for x in estimate)
+                value, low, high = _top1(cell, r)
                 difference = {"difference": value - paper, "difference_low": low - paper, "difference_high": high - paper}
                 counts = {name: cell.counts()[name] for name in ("n_seeds", "n_images")}
                 row = {"preset": preset, "task": task, "mode": mode, "target_arch": arch, "paper": paper}

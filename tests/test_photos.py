@@ -149,7 +149,8 @@ def test_unreadable_photographs(ten, tmp_path):
     (ten.folder / ten.files[6]).write_bytes(b"no picture")
     with pytest.raises(StudyError, match="6.JPEG.*readable"):
         open_cache(ten, tmp_path)
-    photos, usable = open_cache(ten, tmp_path, skip_unreadable=True)
+    with pytest.warns(UserWarning, match="skipped 1 pictures"):
+        photos, usable = open_cache(ten, tmp_path, skip_unreadable=True)
     assert len(photos) == 9 and 6 not in usable and (photos[6] == ten[7]).all()
     with pytest.raises(StudyError, match="6.JPEG.*readable"):  # a later run without the permission
         open_cache(ten, tmp_path)
