@@ -160,7 +160,7 @@ PRESETS["imagenet_lite"] = {
     "val_images": 50,
     "test_images": 300,
     "batch_size": 16,
-    "lr": 5e-4,
+    "lr": 2e-3,  # in both phases the small studies'
     "pretrain_lr": 2e-3,
     "pretrain_crop": 64,
     "channels": 16,
