@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy import metrics
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
-from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, Classifier, folded
+from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, Classifier, folded, without_weights
 from rastudy.config import Config, make_config
 from rastudy.data import Batch, PictureSet
 from rastudy.errors import command, one_of
@@ -61,13 +61,6 @@ def row(part: str, variant: str, n: float, unit: str, values: np.ndarray) -> dic
     machine = f"{torch.get_num_threads()} of {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     names = {"part": part, "variant": variant, "n": n, "unit": unit, "rounds": len(values), "machine": machine}
     return names | {name: float(f"{x:.4g}") for name, x in zip(("value", "low", "high"), (value, low, high), strict=True)}
-
-
-def random_classifier(arch: str) -> Classifier:
-    """A torchvision R as :func:`rastudy.classifiers.load_classifier` makes it, with random weights."""
-    torch.manual_seed(0)
-    net = torchvision.models.get_model(arch, weights=None).to(memory_format=torch.channels_last)
-    return Classifier(arch, folded(net), "random")
 
 
 class _ReleaseStep:
@@ -162,7 +155,7 @@ def cross_evaluation(rounds: int, pictures: int = 10, side: int = 224) -> Iterat
     """One P read by five R's in one pass, against five passes; the bound from the parts' own times in the same run."""
     config, gt = _evaluation(side), _random_set(pictures, side)
     processor = SRResNet(4).eval().to(memory_format=torch.channels_last)
-    targets = [random_classifier(arch) for arch in FIVE]
+    targets = [without_weights(arch) for arch in FIVE]
     batch = torch.rand(pictures, 3, side, side).contiguous(memory_format=torch.channels_last)
 
     def alone() -> None:
@@ -244,7 +237,7 @@ def input_pictures(rounds: int, n: int = 64) -> Iterator[dict]:
 def growth(rounds: int, side: int = 96) -> Iterator[dict]:
     """Seconds and memory of an evaluation against the number of pictures and of R's, and the exponent of a fitted power law."""
     processor, config = SRResNet(4, 16, 2).eval().to(memory_format=torch.channels_last), _evaluation(side)
-    resnet18 = random_classifier("resnet18")
+    resnet18 = without_weights("resnet18")
     with tempfile.TemporaryDirectory() as place:
         files = photographs(Path(place), 160)
         photos, _ = open_cache(files, Path(place) / "cache", log=lambda _: None)
@@ -289,7 +282,7 @@ def _small_evaluation(n: int, side: int) -> float:
         photos, _ = open_cache(photographs(Path(place), n), Path(place) / "cache", log=lambda _: None)
         pictures = PictureSet("photographs", "test", photos, np.zeros(n, np.int64), np.arange(n), ("photograph",), side)
         started = time.perf_counter()
-        predict(config, pictures, [random_classifier("resnet18")], processor)
+        predict(config, pictures, [without_weights("resnet18")], processor)
         return time.perf_counter() - started
 
 

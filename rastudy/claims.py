@@ -9,7 +9,7 @@ from rastudy.plots import mode_name
 from rastudy.presets import MODES, degradations
 from rastudy.tables import load_table, main_cells, paper_gains
 
-STUDIES = {"digits": "digits", "cifar10": "CIFAR-10"}  # the presets with committed results
+STUDIES = {"digits": "digits", "cifar10": "CIFAR-10", "imagenet_lite": "700 photographs"}  # the presets with committed results
 CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
 PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
 NOTHING = 1.0  # points: a gain below it is one of nothing, the paper's (unsupervised RA's in denoising) and ours

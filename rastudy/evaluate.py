@@ -243,7 +243,8 @@ def evaluate_files(
         settings |= {"data_dir": data}
         settings |= {"val_images": 0, "test_images": 0} if settings["dataset"] == "imagenet" else {}
     settings |= {"device": device, "skip_unreadable": skip_unreadable}
-    target_archs = target_archs or PRESETS.get(settings["preset"], {}).get("target_archs", "")
+    preset = PRESETS.get(settings["preset"], {})
+    settings |= {name: preset[name] for name in ("target_archs", "workers") if name in preset}
     settings |= {"target_archs": target_archs} if target_archs else {}
     try:
         config = Config(**settings)

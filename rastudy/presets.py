@@ -104,6 +104,7 @@ PRESETS["cifar10"] = {
         {"modes": ("ra_unsupervised",), "weights": (0.03, 0.1, 0.3), "splits": ("val",)},
         # a step beyond the edge that the rule chose
         {"modes": ("ra",), "tasks": ("sr", "dn"), "weights": (3e-4,), "splits": ("val",)},
+        {"modes": ("perceptual",), "tasks": ("dn", "jpeg"), "weights": (3e-2,), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "tasks": ("sr",), "weights": (0.01,), "splits": ("val",)},
         {"modes": ("ra",), **_X2, "sources": ("resnet18_small_untrained",)},
         {"modes": ("ra",), **_X2, "labels": ("shuffled", "constant")},
@@ -159,7 +160,7 @@ PRESETS["imagenet_lite"] = {
     "val_images": 50,
     "test_images": 300,
     "batch_size": 16,
-    "lr": 5e-4,
+    "lr": 2e-3,  # in both phases the small studies'
     "pretrain_lr": 2e-3,
     "pretrain_crop": 64,
     "channels": 16,

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ from rastudy.steps import STEPS, Models, learning_rate
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
+# Else torchrun's one store serves every restart (torch 2.14), whose processes may find the dead ones' addresses there and wait.
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
 
 
@@ -93,7 +96,8 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
     launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy.train"]
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
     last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    env = os.environ | OWN_STORE
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
         try:
             for line in process.stdout:
                 log(last := line.rstrip())

@@ -102,7 +102,6 @@ def test_what_goes_wrong_in_a_process_is_told(small_r, study_root):
         train(config, log=lambda _: None)
 
 
-@pytest.mark.full  # the restart has hung in some runs of this test: to be found out
 def test_a_killed_process_is_restarted_from_the_last_checkpoint(small_r, monkeypatch, tmp_path):
     """Its siblings too; the result is that of an undisturbed run, bit for bit."""
     config = small(small_r, "plain", epochs=6, train_images=400, processes=2)
