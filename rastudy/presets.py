@@ -87,12 +87,12 @@ PRESETS["cifar10"] = {
     "flip": True,
     "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
     "precision": "bf16",
-    # weights chosen by the rule on validation (dn's and jpeg's perceptual ones are the grid's middle until run)
+    # weights chosen by the rule on validation
     "degradations": {
         ("sr", 4.0): _cifar10(_TRAININGS, 1e-3, 0.03, 1e-2),
         ("sr", 2.0): _cifar10(_adapted("sr2"), 1e-3, 0.03, 1e-2),
-        ("dn", 0.1): _cifar10(_adapted("dn0.1"), 1e-3, 0.1, 1e-2),
-        ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2),
+        ("dn", 0.1): _cifar10(_adapted("dn0.1"), 1e-3, 0.1, 1e-2, 0.01),
+        ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2, 0.03),
     },
     "full": (
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
