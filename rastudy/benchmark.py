@@ -9,6 +9,7 @@ import copy
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import tempfile
@@ -198,7 +199,8 @@ class _Nothing(nn.Module):
 
 
 def _evaluation(side: int) -> Config:
-    return make_config("imagenet", "sr", "plain", image_size=side, threads=torch.get_num_threads())
+    """Without processes beside it that crop and degrade: starting them would be what is measured."""
+    return make_config("imagenet", "sr", "plain", image_size=side, threads=torch.get_num_threads(), workers=0)
 
 
 def _random_set(n: int, side: int) -> PictureSet:
@@ -289,6 +291,9 @@ def _small_evaluation(n: int, side: int) -> float:
 def _peak(n: int, side: int) -> float:
     """Megabytes that a fresh process needs at most."""
     _small_evaluation(n, side)
+    status = Path("/proc/self/status")
+    if status.is_file():  # of this program alone; ru_maxrss is not below that of the process which started it
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -296,6 +301,7 @@ def _rate(side: int) -> float:
     return 40 / _small_evaluation(40, side)
 
 
+ORDER = ("training step", "layers", "cross-evaluation", "input", "growth")  # of the rows, by their ``part``
 PARTS = {"step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth}
 
 
@@ -314,8 +320,13 @@ def main() -> None:
             rows.append(entry)
             what = f"{entry['part']:17s} {entry['variant'][:60]:60s} {entry['n']:6g}"
             print(f"{what} {entry['value']:10.4g} {entry['unit']}", flush=True)
-    if set(args.part) == set(PARTS):
-        write_csv(root() / "results" / "benchmark.csv", rows, COLUMNS)
+    path = root() / "results" / "benchmark.csv"
+    if path.is_file():  # parts that were not measured now stay
+        measured = {entry["part"] for entry in rows}
+        kept = pd.read_csv(path).to_dict("records")
+        rows = sorted([*(row for row in kept if row["part"] not in measured), *rows], key=lambda row: ORDER.index(row["part"]))
+    write_csv(path, rows, COLUMNS)
+    if {row["part"] for row in rows} == set(ORDER):
         (root() / "figures").mkdir(exist_ok=True)
         plot_benchmark(pd.DataFrame(rows)).savefig(root() / "figures" / "benchmark.png", dpi=110)
 
