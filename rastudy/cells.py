@@ -5,6 +5,7 @@ Every comparison is paired here: same pictures, same R's, common seeds.
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -78,10 +79,14 @@ def _other_settings(settings: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 
-def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
-    """Every cell of a preset that was evaluated on ``split``, in canonical order."""
+def load_cells(preset: str, split: str, folder: Path | None = None) -> dict[tuple, Cell]:
+    """Every cell of a preset that was evaluated on ``split``, in canonical order.
+
+    Args:
+        folder: where the predictions lie; default: ``results/<preset>/predictions``.
+    """
     runs: dict[tuple, dict[int, Predictions]] = {}
-    for path in sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
+    for path in sorted((folder or results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
         predictions = load_predictions(path)
         settings = predictions.about["config"]
         same = runs.setdefault(cell_key(settings), {})

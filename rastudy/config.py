@@ -16,6 +16,7 @@ import torch
 
 from rastudy import digits
 from rastudy.classifiers import check_spec
+from rastudy.data import HALVES, half_of
 from rastudy.degrade import check_task
 from rastudy.distributed import check_shares
 from rastudy.errors import StudyError, one_of
@@ -33,7 +34,7 @@ OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable
 OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
 AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
 AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
-DATASETS = ("digits", "cifar10", "folder", "imagenet")
+DATASETS = ("digits", "cifar10", "folder", "imagenet", *(f"{name}_{half}" for name in ("digits", "cifar10") for half in HALVES))
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Config:
     seed: int = 0
     labels: str = "correct"  # shuffled, constant: controls whose recognition loss is told permuted labels, or class 0
     # data
-    dataset: str = "digits"  # digits, cifar10, folder (class folders, pictures of one size), imagenet (photographs by wnid)
+    dataset: str = "digits"  # digits, cifar10, half of their classes (digits_first), folder (class folders), imagenet (by wnid)
     data_dir: str = ""
     image_size: int = 32  # the side of a picture that R reads
     resize: int = 256  # photographs: the shorter side after decoding
@@ -98,7 +99,7 @@ class Config:
         one_of("dataset", self.dataset, DATASETS)
         for name in AT_LEAST_1 + AT_LEAST_0:
             _at_least(name, getattr(self, name), int(name in AT_LEAST_1))
-        if self.dataset == "digits" and self.image_size != digits.SIZE:
+        if half_of(self.dataset)[0] == "digits" and self.image_size != digits.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
         if self.dataset == "imagenet":
             sides = {name: getattr(self, name) for name in ("image_size", "crop", "pretrain_crop")}

@@ -20,6 +20,7 @@ from rastudy.degrade import degrade
 from rastudy.errors import StudyError, one_of
 
 SPLITS = ("train", "val", "test")
+HALVES = ("first", "second")  # of a data set's classes
 
 
 class Batch(NamedTuple):
@@ -208,12 +209,18 @@ def load_split(
 
     ``val`` is ``n_val`` pictures taken out of the training pictures by a stratified split that never changes; ``train``
     is drawn from the rest in a shuffled order that never changes. A folder's ``test`` split is ``test/``, else ``val/``.
+    ``digits_first``, ``cifar10_second``, ...: those of the ``n`` pictures whose label lies in that half of the classes, whose
+    own labels start at 0.
 
     Raises:
         StudyError: unknown names, missing data, or fewer pictures than asked for.
     """
-    one_of("dataset", dataset, ("digits", "cifar10", "folder"))
     one_of("split", split, SPLITS)
+    whole, half = half_of(dataset)
+    if half:
+        pictures = load_split(whole, split, n, n_val=n_val, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable)
+        return _half(pictures, half)
+    one_of("dataset", dataset, ("digits", "cifar10", "folder"))
     if dataset == "digits":
         available = digits.SPLITS[split][2]
         pictures, labels, groups = digits.render(split, count_of(n, available, dataset, split))
@@ -230,6 +237,23 @@ def load_split(
     index = index[: count_of(n, len(index), dataset, split)]
     name = folder.name if dataset == "folder" else dataset
     return PictureSet(name, split, pictures[index], labels[index], index, classes)
+
+
+def half_of(dataset: str) -> tuple[str, str]:
+    """``cifar10_first`` as ``("cifar10", "first")``; of a whole data set the second part is empty."""
+    whole, _, half = dataset.rpartition("_")
+    return (whole, half) if half in HALVES else (dataset, "")
+
+
+def _half(pictures: PictureSet, half: str) -> PictureSet:
+    """The pictures of the first or the second half of the classes, labelled from 0 on."""
+    middle = len(pictures.classes) // 2
+    low, high = {"first": (0, middle), "second": (middle, len(pictures.classes))}[half]
+    keep = np.flatnonzero((low <= pictures.labels) & (pictures.labels < high))
+    if not middle or not len(keep):
+        raise StudyError(f"{pictures.name}: {len(pictures.classes)} classes leave no pictures for the {half} half of them")
+    return PictureSet(f"{pictures.name}_{half}", pictures.split, pictures.pictures[keep], pictures.labels[keep] - low,
+                      pictures.groups[keep], pictures.classes[low:high])  # fmt: skip
 
 
 def _without_validation(folder: Path, labels: np.ndarray, classes: tuple[str, ...], split: str, n_val: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rastudy.cache import FilePhotos, expected_bytes
 from rastudy.classifiers import Classifier, load_classifier, without_weights
 from rastudy.config import BASELINES, Config
-from rastudy.data import Batch
+from rastudy.data import Batch, half_of
 from rastudy.imagenet import find_photos, part_of
 from rastudy.photos import EVALUATION_BATCH
 from rastudy.runs import build_models
@@ -53,8 +53,10 @@ def cost_of_run(config: Config, splits: Iterable[str]) -> Cost:
         for run in own:
             if run.mode != "plain" or config.mode == "plain":
                 total += step(_essence(run)) * (run.epochs * _training_pictures(run))
-    sizes = {"val": config.val_images, "test": config.test_images or WHOLE_TEST[config.dataset]}
-    return total + reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
+    whole, half = half_of(config.dataset)
+    sizes = {"val": config.val_images, "test": config.test_images or WHOLE_TEST[whole]}
+    total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
+    return total * 0.5 if half else total
 
 
 def _training_pictures(config: Config) -> int:
@@ -63,7 +65,7 @@ def _training_pictures(config: Config) -> int:
     if config.dataset == "imagenet" and config.data_dir and Path(config.data_dir).expanduser().is_dir():
         folder, to_split = part_of(config.data_dir, "train")
         return len(find_photos(folder, labelled=False).files) - config.val_images - to_split * config.test_images
-    return WHOLE[config.dataset] - (config.val_images if config.dataset == "imagenet" else 0)
+    return WHOLE[half_of(config.dataset)[0]] - (config.val_images if config.dataset == "imagenet" else 0)
 
 
 def _essence(config: Config) -> Config:
@@ -162,7 +164,7 @@ def disk_of(configs: Iterable[Config]) -> float:
     """Bytes that the runs leave: P, T, a checkpoint each while they run, predictions; and the cache of photographs."""
     total, caches = 0.0, {}
     for config in configs:
-        n = config.val_images + (config.test_images or WHOLE_TEST[config.dataset])
+        n = config.val_images + (config.test_images or WHOLE_TEST[half_of(config.dataset)[0]])
         total += n * (12 * len(config.targets) + 20)
         if config.mode not in BASELINES:
             total += 4 * sum(p.nbytes for net in build_models(config) if net is not None for p in net.parameters())

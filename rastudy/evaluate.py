@@ -143,10 +143,10 @@ def is_evaluated(config: Config, split: str) -> bool:
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
     """What an evaluation rests on."""
     of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.dataset == "imagenet" else {}
-    return {"predictions": sha256(path), "weights": _weights_of(config), "targets": versions, **of}
+    return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **of}
 
 
-def _weights_of(config: Config) -> dict[str, str]:
+def weights_of(config: Config) -> dict[str, str]:
     """SHA-256 of the P and T that a run is evaluated with."""
     files = {part: weights_file(config, part) for part in ("processor", "transformer")}
     return {part: sha256(path) for part, path in files.items() if config.mode not in BASELINES and path.is_file()}

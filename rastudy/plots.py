@@ -394,3 +394,48 @@ def plot_benchmark(table: pd.DataFrame) -> Figure:
     figure.suptitle(table["machine"].iloc[0], fontsize=10)
     figure.tight_layout()
     return figure
+
+
+def plot_transfer(table: pd.DataFrame) -> Figure:
+    """A direction's gains over plain with intervals, a panel per degradation; open: the same run's gain at home.
+
+    A line per variant and reader; of many variants with many readers, their means alone.
+    """
+    table = table[table["mode"] != "none"]
+    many = table["variant"].nunique() > 2
+    rows = table[table["reader"] == "mean"] if many else table
+    preset = rows["preset"].iloc[0]
+    keys = [key for key in degradations(preset) if len(_of(rows, key))]
+    modes = [mode for mode in MODE_STYLE if mode in set(rows["mode"])]
+    sources = rows["source_arch"].fillna("").str.count(",") + 1
+    rows = rows.assign(line=[_line(row, n, many) for row, n in zip(rows.to_dict("records"), sources, strict=True)])
+    lines = list(dict.fromkeys(rows["line"]))
+    sns.set_theme(style="whitegrid", context="notebook")
+    size = (3.4 + 3.6 * len(keys), 1.6 + 0.26 * len(lines) * max(2, len(modes)))
+    figure, axes = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False)
+    for ax, key in zip(axes[0], keys, strict=True):
+        for k, mode in enumerate(modes):
+            name, colour, marker = MODE_STYLE[mode]
+            part = _of(rows[rows["mode"] == mode], key)
+            y = np.array([lines.index(line) for line in part["line"]]) + (k - (len(modes) - 1) / 2) * 0.22
+            error = [part["value"] - part["low"], part["high"] - part["value"]]
+            ax.errorbar(part["value"], y, xerr=error, fmt=marker, color=colour, ms=6, label=name)
+            ax.plot(part["reference"], y, marker, color=colour, mfc="none", ms=6, label=f"{name}, at home")
+        ax.axvline(0, color="black", lw=1)
+        ax.set(title=task_name(*key), xlabel="gain over plain (points)")
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(len(lines)), lines)
+    axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    figure.tight_layout()
+    _note(figure, rows, "Filled: top-1 minus plain's, 95 % intervals over pictures. Open: at home.")
+    return figure
+
+
+def _line(row: dict, sources: int, many: bool) -> str:
+    """What a line of the figure of transfer stands for."""
+    reader = "mean of the readers" if row["reader"] == "mean" else display_name(row["reader"])
+    variant = row["variant"].replace("_", " ")
+    if row["variant"] == "held_out":
+        return f"{sources} in the loss, {reader}"
+    return variant if many else reader if row["variant"] == "families" else f"{variant}: {reader}"

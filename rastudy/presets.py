@@ -48,6 +48,7 @@ PRESETS["digits"] = {
         ("jpeg", 6.0): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
     },
     "processors": {"srdensenet": {"channels": 8, "blocks": 3}, "resnet_generator": {"channels": 12, "blocks": 6}},
+    "transfer_seeds": (0, 1, 2),
     "full": (
         {"seeds": (0, 1, 2)},
         {"modes": ("plain",), "seeds": (0, 1, 2), "one_cycle": True},
@@ -185,6 +186,7 @@ PRESETS["smoke"] = {
     "channels": 8,
     "blocks": 1,
     "transformer_channels": 4,
+    "transfer_seeds": (0,),
     "gate_db": None,
     "degradations": {
         key: settings | {"pretrain_epochs": 1, "epochs": 1} for key, settings in PRESETS["digits"]["degradations"].items()

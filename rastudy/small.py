@@ -1,4 +1,4 @@
-"""Small counterparts of the paper's five recognisers, for pictures of 32 x 32 pixels: 50k to 200k parameters each.
+"""Small counterparts of the paper's five recognisers, and two unlike them, for 32 x 32 pixels: 50k to 200k parameters each.
 
 They keep what tells the families apart (basic or bottleneck residual blocks, dense connections, plain convolutions
 with a fully connected head, and the depths), and shrink the widths. Built from torchvision's own blocks.
@@ -57,10 +57,57 @@ def _densenet(num_classes: int) -> DenseNet:
     return net
 
 
+class SmallViT(nn.Module):
+    """A vision transformer of 8 x 8 patches: four pre-norm blocks of self-attention, the mean of their tokens classified."""
+
+    def __init__(self, num_classes: int, width: int = 64, depth: int = 4):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.place = nn.Parameter(0.02 * torch.randn(1, 64, width))
+        block = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)  # N 64 C
+        return self.fc(self.blocks(tokens + self.place).mean(1))
+
+
+class _Mix(nn.Module):
+    """Mixes tokens, then channels."""
+
+    def __init__(self, tokens: int, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.of_tokens, self.of_channels = (
+            nn.Sequential(nn.Linear(n, 2 * n), nn.GELU(), nn.Linear(2 * n, n)) for n in (tokens, width)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.of_tokens(self.norms[0](x).transpose(1, 2)).transpose(1, 2)
+        return x + self.of_channels(self.norms[1](x))
+
+
+class SmallMixer(nn.Module):
+    """An MLP mixer of 8 x 8 patches: no convolution but the patches', no attention."""
+
+    def __init__(self, num_classes: int, width: int = 64, depth: int = 4):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.blocks = nn.Sequential(*(_Mix(64, width) for _ in range(depth)), nn.LayerNorm(width))
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.blocks(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
 SMALL = {
     "resnet18_small": lambda k: SmallResNet(BasicBlock, (2, 2, 2, 2), (16, 24, 40, 56), (2, 1, 2, 2), k),
     "resnet50_small": lambda k: SmallResNet(Bottleneck, (3, 4, 6, 3), (8, 12, 16, 24), (2, 1, 2, 2), k),
     "resnet101_small": lambda k: SmallResNet(Bottleneck, (3, 4, 23, 3), (8, 12, 14, 20), (2, 1, 2, 2), k),
     "densenet121_small": _densenet,
     "vgg16_bn_small": lambda k: SmallVGG((16, 24, 32, 40, 48), k),
+    # unlike the five, for the study of transfer
+    "vit_small": SmallViT,
+    "mixer_small": SmallMixer,
 }

@@ -6,7 +6,6 @@ and executes the reading notebooks. Safe to interrupt and to repeat.
 
 import argparse
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -14,10 +13,10 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -25,105 +24,24 @@ import papermill
 
 from rastudy import estimate
 from rastudy.claims import STUDIES
-from rastudy.config import ALIASES, BASELINES, NOT_APPLICABLE, Config, make_config
+from rastudy.config import ALIASES, BASELINES, Config, make_config
+from rastudy.directions import DIRECTIONS, read, runs
 from rastudy.errors import StudyError, command, one_of
-from rastudy.evaluate import is_evaluated
 from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
+from rastudy.grid import Cell, grid, merge, narrow, product
 from rastudy.kernels import stop_kernels, use_warm_kernels
 from rastudy.photos import write_split
-from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
+from rastudy.presets import PRESETS, degradations, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import restore_records, run_folder, write_records
 from rastudy.tables import TABLES, load_table, main_table, make_tables
-from rastudy.train import is_trained
+from rastudy.transfer import table_file
 
 logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that notebook 01 passes on and the config checks
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+PUBLISHED = ("digits", "upload")  # of the notebook of transfer, what is committed executed: its defaults
 READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
-SPLITS = ("val", "test")  # that a run is evaluated on, unless its preset says otherwise
-PLAIN_RATE = {"sr": 700, "dn": 400, "jpeg": 400}  # pictures that a small P learns from in a second, on one core
-READING_RATE, WHOLE_SET = 1200, 50_000  # pictures that an R reads in a second, both ways; pictures where a preset takes all
-RELATIVE_COST = {"none": 0, "clean": 0, "plain": 1, "ra": 1.8, "ra_unsupervised": 1.9, "perceptual": 1.9,
-                 "ra_transformer": 2.2}  # of a step; for the order of runs and the time left  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid and the splits it is evaluated on."""
-
-    config: Config
-    splits: tuple[str, ...]
-
-    @property
-    def parameters(self) -> dict:
-        """Notebook 01's parameters, plain JSON values; a field that does not apply keeps the notebook's default."""
-        names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "labels", "processor", "channels",
-                 "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
-        values = {name: getattr(self.config, name) for name in names}
-        values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
-        preset = make_config(self.config.preset, self.config.task, self.config.mode, strength=self.config.strength)
-        others = {name: value for name, value in asdict(self.config).items() if value != getattr(preset, name)}
-        others = {name: value for name, value in others.items() if value not in (NOT_APPLICABLE, "")}
-        return others | values | {"evaluate_on": ",".join(self.splits)}
-
-    @property
-    def cost(self) -> float:
-        """Expected seconds on one core like ours: a guess for the order of runs and the time left."""
-        config, own = self.config, RELATIVE_COST[self.config.mode]
-        start = own if config.mode in ("plain", "ra_transformer") else 0  # the others find their pretraining done
-        own += 0.8 * max(0, len(config.sources) - 1)  # every further R in the loss
-        pictures = (own * config.epochs + start * config.pretrain_epochs) * (config.train_images or WHOLE_SET)
-        rate = PLAIN_RATE[config.task] * (1.7 if config.precision == "bf16" else 1)
-        read = sum({"val": config.val_images, "test": config.test_images or WHOLE_SET}[split] for split in self.splits)
-        return pictures / rate + read * len(config.targets) / READING_RATE
-
-    def is_done(self) -> bool:
-        trained = self.config.mode in BASELINES or is_trained(self.config)
-        return trained and all(is_evaluated(self.config, split) for split in self.splits)
-
-
-def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            labels=("",), budgets=(1,), one_cycle=False, strengths=(), splits=(),
-            **overrides) -> list[Cell]:  # fmt: skip
-    """Cells of a product of axes; an empty or negative value means the preset's.
-
-    ``tasks`` take every strength that the preset has of them, or ``strengths``. ``budgets`` multiply the epochs.
-    ``one_cycle`` trains for as many epochs without a pretraining: the control for the schedule.
-    """
-    document, cells = PRESETS[preset], []
-    axes = (degradations(preset), modes or document["modes"], seeds, sources, weights, processors, labels, budgets)
-    for (task, strength), mode, seed, source, weight, name, told, budget in itertools.product(*axes):
-        if (tasks and task not in tasks) or (strengths and strength not in strengths):
-            continue
-        values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
-        values |= {"labels": told} | document.get("processors", {}).get(name, {})
-        settings = settings_of(preset, task, strength)
-        before, after = (budget * settings.get(key, 0) for key in ("pretrain_epochs", "epochs"))
-        values |= {"pretrain_epochs": before, "epochs": after}
-        if one_cycle:
-            values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
-        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits or document.get("splits", SPLITS)))
-    return cells
-
-
-def grid(preset: str, full: bool = False, **overrides) -> list[Cell]:
-    """The preset's grid: the baselines and every degradation x mode; ``full`` adds what the preset lists there."""
-    one_of("preset", preset, PRESETS)
-    cells = product(preset, modes=(*BASELINES, *PRESETS[preset]["modes"]), **overrides)
-    for axes in PRESETS[preset].get("full", ()) if full else ():
-        cells += product(preset, **axes, **overrides)
-    return merge(cells)
-
-
-def merge(cells: Iterable[Cell]) -> list[Cell]:
-    """A run that is asked for twice is evaluated on all splits that were asked for; baselines and plain come first."""
-    unique: dict[str, Cell] = {}
-    for cell in cells:
-        before = unique.get(cell.config.run_id)
-        splits = tuple(sorted({*cell.splits, *(before.splits if before else ())}, reverse=True))
-        unique[cell.config.run_id] = Cell(cell.config, splits)
-    return list(unique.values())
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> str:
@@ -308,6 +226,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of every run, test_images=100"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side (default: the cores)")
+    parser.add_argument("--direction", nargs="*", default=[], help=f"the study of transfer instead: {', '.join(DIRECTIONS)}")
+    parser.add_argument("--black-box", default="tesseract", help="tesseract, service:FILE.json or function:MODULE:NAME")
     parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     parser.add_argument("--no-notebooks", action="store_true", help="leave the reading notebooks alone")
@@ -323,6 +243,9 @@ def select(args: argparse.Namespace) -> list[Cell]:
         one_of("task", task, tasks_of(args.preset))
     overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
     axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
+    if args.direction:
+        found = [cell for name in args.direction for cell in runs(args.preset, name, args.data, args.black_box)]
+        return [cell for cell in merge(found) if not args.task or cell.config.task in args.task]
     document = PRESETS[args.preset]
     named = {"task": args.task, "mode": [ALIASES.get(mode, mode) for mode in args.mode or ()], "seed": args.seed,
              "source_arch": args.source_arch, "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
@@ -349,24 +272,6 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
     return values
 
 
-def narrow(cells: list[Cell], named: dict[str, list]) -> list[Cell]:
-    """The cells with the named values, and what RA is held against: the baselines and plain of the same seeds, in every mode.
-
-    Raises:
-        StudyError: no cell has a named value.
-    """
-    for name, values in named.items():
-        for value in values:
-            one_of(name, value, sorted({getattr(cell.config, name) for cell in cells}))
-    beside = {"mode": ("plain",), "source_arch": (NOT_APPLICABLE,), "ra_weight": (0.0,)}  # plain's
-
-    def wanted(config: Config) -> bool:
-        fit = {name: getattr(config, name) in (*values, *beside.get(name, ())) for name, values in named.items()}
-        return fit.get("task", True) if config.mode in BASELINES else all(fit.values())
-
-    return [cell for cell in cells if wanted(cell.config)]
-
-
 @command
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
@@ -376,6 +281,9 @@ def main(arguments: list[str] | None = None) -> int:
             restore_records(cell.config)
     if args.dry_run:
         dry_run(cells, args.jobs)
+        if "black_box" in args.direction:
+            calls = read(args.preset, "black_box", args.data, black_box=args.black_box, counting=True)
+            print(f"{args.black_box}: {calls} calls, one a picture that it has not answered yet", file=sys.stderr)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -425,6 +333,8 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
         chosen = load_table(args.preset, "tradeoff").query("chosen")[["task", "strength", "mode", "ra_weight", "psnr_change"]]
         _say(f"\nchosen on validation:\n{chosen.to_string(index=False)}")
         return {}
+    if args.direction:
+        return transfers(args)
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
             config = cells[-1].config
@@ -438,6 +348,24 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
         refresh_readme()
     summary(args.preset, seconds, log=_say)
     return {}
+
+
+def transfers(args: argparse.Namespace) -> dict[str, str]:
+    """Execute the notebook of transfer for every direction; returns what failed."""
+    failures = {}
+    for direction in args.direction:
+        output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
+        given = {"preset": args.preset, "direction": direction, "black_box": args.black_box, "jobs": args.jobs}
+        given |= {"data_dir": str(Path(args.data).absolute())} if args.data else {}
+        with _pool(1) as pool:
+            problem = pool.submit(execute, NOTEBOOKS / "05_transfer.ipynb", output, given).result()
+        if problem:
+            failures[direction] = problem
+        else:
+            _say(f"{direction}: {table_file(args.preset, direction).relative_to(root())}, {output.relative_to(root())}")
+            if (args.preset, direction) == PUBLISHED and root() == NOTEBOOKS.parent:
+                publish(output, NOTEBOOKS / "05_transfer.ipynb")
+    return failures
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from rastudy import sweep
 from rastudy.config import BASELINES, make_config
 from rastudy.errors import StudyError
 from rastudy.files import results_folder, write_csv
+from rastudy.grid import Cell, grid, merge, product
 from rastudy.presets import MODES, PRESETS, degradations, settings_of
 from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
 from rastudy.runs import weights_file
-from rastudy.sweep import READING, Cell, check_gate, grid, merge, parse, product, select
+from rastudy.sweep import READING, check_gate, parse, select
 from rastudy.tables import TABLES, load_table, main_table
 from rastudy.train import train
 

@@ -12,9 +12,9 @@ from rastudy import claims, plots, readme, tables
 from rastudy.cells import load_cells
 from rastudy.config import make_config
 from rastudy.errors import StudyError
+from rastudy.grid import grid
 from rastudy.presets import MODES, PRESETS, SMALL_FIVE, degradations, settings_of
 from rastudy.results import load_results, predictions_file, save_predictions
-from rastudy.sweep import grid
 from rastudy.tables import TABLES, load_table, make_tables, paper_gains, paper_reported
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,165 @@
+"""Does the gain transfer in the other directions that the paper names? Every cell beside plain's, and beside home.
+
+``make_table`` compares what a direction's readers said (:mod:`rastudy.directions`) with what they said of plain on the same
+pictures, and with the same run's gain at home: ``results/<preset>/transfer_<direction>.csv``, ``results/transfer_summary.csv``.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rastudy import stats
+from rastudy.cells import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired
+from rastudy.classifiers import FAMILIES
+from rastudy.directions import DIRECTIONS, SOURCES, Variant, sweep_command, variants
+from rastudy.errors import StudyError, one_of
+from rastudy.files import results_folder, root, write_csv
+from rastudy.grid import product
+from rastudy.presets import PRESETS
+from rastudy.tables import rounded
+
+FLOOR = 50.0  # percent: who reads clean pictures worse than this decides nothing
+REFERENCE = ("reference", "reference_low", "reference_high")
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+COLUMNS = ("preset", "direction", "variant", *CELL, "reader", *ESTIMATE, *REFERENCE, *DIFFERENCE, "p", "p_holm", "plain",
+           "clean", "verdict", *COUNTS)  # fmt: skip
+
+
+def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
+    """A row per variant, cell and reader, and one for their mean (of those above the floor).
+
+    ``value``: gain of top-1 over plain, points. ``reference``: the same run's gain at home, of the R of the same name, else of
+    the unseen ones (several sources: the gain of RA from the first of them). ``difference``: of the two, paired where the
+    pictures are the same.
+    """
+    home = load_cells(preset, "test")
+    for variant in variants(preset, direction, black_box):
+        folder = results_folder(preset) / "transfer" / direction / variant.name
+        cells = load_cells(preset, "test", folder) if variant.dataset else home
+        if variant.dataset and not cells:
+            raise StudyError(f"{folder}: nothing has been read; run {sweep_command(preset, direction)}")
+        wanted = {run.config.run_id for run in product(preset, **variant.axes)}
+        cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
+        clean = next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
+        for name, cell, plain, gain in paired(cells):
+            if name == "plain":
+                yield from _cell_rows(direction, variant, cell, plain, gain.mean(0), clean, home)
+
+
+def _cell_rows(
+    direction: str, variant: Variant, cell: Cell, plain: Cell, gain: np.ndarray, clean: Cell | None, home: dict[tuple, Cell]
+) -> Iterator[dict]:
+    """The rows of one cell; ``gain`` (R, N) over plain, in points."""
+    at_home = _gain_at_home(cell, home, first_source=direction == "multi_source")
+    places = [r for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers]
+    names = {r: cell.targets[r] for r in places}
+    bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}
+    able = [r for r in places if bounds.get(r, 100.0) >= FLOOR]
+    groups = {name: [r] for r, name in names.items()} | {"mean": able or places}
+    values = np.stack([gain[rows].mean(0) for rows in groups.values()], 1)  # N, reader
+    estimates = stats.mean_intervals(values, cell.groups, differences=True)
+    p_values = stats.paired_p(values / 100, cell.groups)
+    for k, (reader, rows) in enumerate(groups.items()):
+        bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
+        row = cell.base() | cell.counts() | dict(zip(ESTIMATE, estimates[k], strict=True)) | {
+            "direction": direction, "variant": variant.name, "reader": reader, "p": p_values[k], "clean": bound,
+            "plain": plain.hits[:, rows].mean(),
+        }  # fmt: skip
+        if at_home is not None:
+            reference, groups_at_home, same = at_home(cell, [cell.targets[r] for r in rows])
+            row |= _beside(values[:, k], cell.groups, reference, groups_at_home, same)
+        yield row | {"verdict": verdict(row)}
+
+
+def _gain_at_home(cell: Cell, home: dict[tuple, Cell], first_source: bool) -> Callable | None:
+    """How to get the reference of a cell: (readers' names) to gain per picture at home; None where there is none."""
+    key = cell.key
+    if first_source:
+        key = tuple(SOURCES[0] if name == "source_arch" else value for name, value in zip(CELL, key, strict=True))
+    there = home.get(key)
+    plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
+    if plain is None:
+        return None
+    common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs]
+    if not common:
+        return None
+    gain = there.seeds(common).hits.mean(0) - plain.seeds(common).hits.mean(0)  # R N
+    sources = there.settings["source_arch"].split(",")
+    unseen = [r for r, name in enumerate(there.targets) if name in FAMILIES and name not in sources] or [0]
+
+    def of(cell: Cell, readers: list[str]) -> tuple[np.ndarray, stats.Groups, bool]:
+        places = [there.targets.index(name) for name in readers if name in there.targets]
+        same = next(iter(cell.runs.values())).about["data"] == next(iter(there.runs.values())).about["data"]
+        return gain[places if len(places) == len(readers) else unseen].mean(0), there.groups, same
+
+    return of
+
+
+def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_home: stats.Groups, same: bool) -> dict:
+    """The reference and the difference to it with intervals: paired on the same pictures, else of independent samples."""
+    (estimate,) = stats.mean_intervals(reference[:, None], at_home, differences=True)
+    if same:
+        (difference,) = stats.mean_intervals((values - reference)[:, None], groups, differences=True)
+    else:
+        resampled = groups.bootstrap(values[:, None])[:, 0] - at_home.bootstrap(reference[:, None])[::-1, 0]
+        difference = (values.mean() - reference.mean(), *stats.percentile(resampled))
+    return dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
+
+
+def verdict(row: dict) -> str:
+    """What a row says of the paper's claim that the gain transfers.
+
+    ``undecided (floor)``: the reader cannot read clean pictures either; ``nothing to transfer``: the run gains nothing at home.
+    """
+    if row["clean"] < FLOOR:
+        return "undecided (floor)"
+    if not row.get("reference_low", np.nan) > 0:
+        return "nothing to transfer" if row["high"] > 0 else "harms"
+    return "transfers" if row["low"] > 0 else "harms" if row["high"] < 0 else "undecided"
+
+
+def table_file(preset: str, direction: str) -> Path:
+    return results_folder(preset) / f"transfer_{direction}.csv"
+
+
+def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
+    """Write a direction's table, and the summary of all directions of all presets."""
+    rows = list(gain_rows(preset, direction, black_box))
+    if not rows:
+        raise StudyError(
+            f"{preset} has no RA run that {direction} could compare with plain; run {sweep_command(preset, direction)}"
+        )
+    others = [row for row in rows if row["reader"] != "mean"]  # the means, one a cell, stand alone
+    for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
+        row["p_holm"] = p
+    write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
+    found = [(p, d) for p in PRESETS for d in DIRECTIONS if p != "smoke" and table_file(p, d).is_file()]
+    if found:
+        table = pd.concat([load_table(p, d) for p, d in found])
+        table = table[(table["reader"] == "mean") & (table["mode"] == "ra")]
+        summary = table.astype(object).where(table.notna(), "").to_dict("records")
+        write_csv(root() / "results" / "transfer_summary.csv", summary, COLUMNS)
+    return table_file(preset, direction)
+
+
+def load_table(preset: str, direction: str) -> pd.DataFrame:
+    """A direction's table; StudyError where it is missing or has another schema."""
+    one_of("direction", direction, DIRECTIONS)
+    path = table_file(preset, direction)
+    if not path.is_file():
+        raise StudyError(f"{path}: no such table; run {sweep_command(preset, direction)}")
+    return _load(path)
+
+
+def load_summary() -> pd.DataFrame:
+    """RA's mean gain in every direction that was tried, digits and CIFAR-10."""
+    return _load(root() / "results" / "transfer_summary.csv")
+
+
+def _load(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"source_arch": str})
+    if tuple(table.columns) != COLUMNS:
+        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(COLUMNS)}")
+    return table

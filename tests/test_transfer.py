@@ -1,0 +1,342 @@
+"""Transfer in other directions: who reads what, comparisons by hand, and every direction on a small study."""
+
+import functools
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rastudy import classifiers, directions, plots, transfer
+from rastudy.cells import cell_key
+from rastudy.classifiers import FAMILIES
+from rastudy.config import BASELINES, make_config
+from rastudy.data import load_split
+from rastudy.degrade import round_to_8_bits
+from rastudy.errors import StudyError
+from rastudy.evaluate import evaluate
+from rastudy.files import results_folder
+from rastudy.photos import load_pictures
+from rastudy.presets import MODES, PRESETS, degradations
+from rastudy.results import load_predictions, save_predictions
+from rastudy.small import SMALL
+from rastudy.train import train
+from rastudy.upload import UPLOADS, upload
+
+ONE = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
+
+
+# --- halves of the categories
+
+
+def test_halves_split_the_pictures():
+    """Each picture of the whole set is in one half, under its own class's name, with its own group."""
+    whole = load_split("digits", "test", 200)
+    halves = [load_split(f"digits_{half}", "test", 200) for half in ("first", "second")]
+    assert [half.classes for half in halves] == [tuple("01234"), tuple("56789")]
+    assert sum(len(half) for half in halves) == 200
+    for half, shift in zip(halves, (0, 5), strict=True):
+        mine = (whole.labels >= shift) & (whole.labels < shift + 5)
+        assert (half.labels == whole.labels[mine] - shift).all() and (half.groups == whole.groups[mine]).all()
+        assert (half.pictures == whole.pictures[mine]).all()
+    assert len({whole.digest, *(half.digest for half in halves)}) == 3
+
+
+def test_categories_that_do_not_split(tmp_path):
+    """One class has no halves; a folder's halves are no data set."""
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / split / "cat" / f"{k}.png")
+    with pytest.raises(StudyError, match="leave no pictures for the first half"):
+        load_split("cifar10_first", "test", 0, n_val=0, data_dir=str(tmp_path))
+    with pytest.raises(StudyError, match="dataset='folder_first'"):
+        make_config("digits", "sr", dataset="folder_first")
+
+
+# --- the picture's way
+
+
+def test_uploads(photo):
+    """PNG loses nothing, JPEG loses more at a lower quality; all round to 8 bits first and keep the size."""
+    pictures = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255 + 0.001
+    sent = {way: upload(pictures, way) for way in UPLOADS}
+    assert torch.equal(sent["png"], round_to_8_bits(pictures))
+    error = [float((sent[way] - sent["png"]).square().mean()) for way in ("jpeg95", "jpeg90", "jpeg75", "jpeg50")]
+    assert 0 < error[0] and error == sorted(error)
+    assert {tuple(s.shape) for s in sent.values()} == {tuple(pictures.shape)} and (sent["resized"] != sent["png"]).any()
+
+
+# --- which runs, which readers
+
+
+@pytest.mark.parametrize("direction", directions.DIRECTIONS)
+def test_every_direction_has_plain_beside_ra(direction):
+    """Of the same degradation, data and seed: nothing is compared with a plain of other pictures."""
+    found = [run.config for run in directions.runs("digits", direction)]
+    plain = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode == "plain"}
+    taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode not in (*BASELINES, "plain")}
+    assert taught == plain and len(plain) >= 3
+
+
+def test_held_out_readers_never_taught():
+    taught = {name for sources in directions.SOURCES for name in sources.split(",")}
+    assert not taught & set(directions.HELD_OUT) and set(directions.HELD_OUT) <= set(FAMILIES)
+    assert [len(sources.split(",")) for sources in directions.SOURCES] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("direction", ["categories", "datasets", "multi_source"])
+def test_imagenet_lacks_some_directions(direction):
+    with pytest.raises(StudyError, match="is one of digits and cifar10"):
+        directions.variants("imagenet", direction)
+
+
+@pytest.mark.parametrize("call", [directions.question_of, functools.partial(directions.variants, "digits")])
+def test_unknown_directions(call):
+    with pytest.raises(StudyError, match="direction='sideways' is unknown; use one of categories, datasets"):
+        call("sideways")
+
+
+# --- comparisons by hand
+
+
+def right(n: int, k: int) -> np.ndarray:
+    """(N,) labels of which the first k are the pictures' (0)."""
+    return np.where(np.arange(n) < k, 0, 1)
+
+
+def put(path, config, hits: dict[str, int], n: int = 100, data: str = "d") -> None:
+    arrays = {"top5": np.stack([right(n, k) for k in hits.values()])[:, :, None].astype(np.uint16),
+              "label": np.zeros(n, np.uint16), "group": np.arange(n, dtype=np.int32)}  # fmt: skip
+    about = {"config": config.science(), "run_id": config.run_id, "split": "test", "data": data, "name": "digits",
+             "targets": dict.fromkeys(hits, "v"), "weights": {}}  # fmt: skip
+    save_predictions(path, arrays, about)
+
+
+@pytest.fixture
+def by_hand(study_root, monkeypatch):
+    """Plain and RA of one degradation at home and read by two other readers, one of whom reads nothing well."""
+    monkeypatch.setitem(PRESETS, "smoke", PRESETS["smoke"] | {"degradations": ONE})
+
+    def make(ra: int = 80, home_ra: int = 90, floor: int = 20) -> dict:
+        home = {"clean": 98, "plain": 50, "ra": home_ra}
+        readers = {"clean": (95, floor), "plain": (60, 10), "ra": (ra, 15)}
+        for mode, hits in home.items():
+            config = make_config("smoke", "jpeg", mode)
+            put(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz", config, dict.fromkeys(FAMILIES, hits))
+            seen = dict(zip(("vit_small", "svm_hog"), readers[mode], strict=True))
+            put(directions.predictions_of(config, "families", "families"), config, seen)
+        transfer.make_table("smoke", "families")
+        return transfer.load_table("smoke", "families").set_index("reader").to_dict("index")
+
+    return make
+
+
+def test_gains_beside_home(by_hand):
+    """20 points over plain where home gains 40; the mean leaves out who cannot read clean pictures."""
+    rows = by_hand()
+    vit, svm, mean = (rows[name] for name in ("vit_small", "svm_hog", "mean"))
+    assert (vit["value"], vit["reference"], vit["difference"]) == (20, 40, -20)
+    assert vit["low"] > 0 > vit["difference_high"] and vit["verdict"] == "transfers"
+    assert (svm["value"], svm["clean"], svm["verdict"]) == (5, 20, "undecided (floor)")
+    assert (mean["value"], mean["clean"]) == (20, 95) and np.isnan(mean["p_holm"])
+    assert vit["p_holm"] == pytest.approx(2 * vit["p"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ra", "home_ra", "floor", "verdict"),
+    [(80, 90, 20, "transfers"), (40, 90, 20, "harms"), (61, 90, 20, "undecided"), (80, 50, 20, "nothing to transfer"),
+     (40, 50, 20, "harms"), (80, 40, 20, "nothing to transfer")],
+)  # fmt: skip
+def test_verdicts(by_hand, ra, home_ra, floor, verdict):
+    assert by_hand(ra, home_ra, floor)["vit_small"]["verdict"] == verdict
+
+
+def test_other_pictures_are_not_paired(by_hand):
+    """The difference to home of another picture set has the wider interval of independent samples."""
+    paired = by_hand()["vit_small"]
+    for mode in ("clean", "plain", "ra"):
+        path = directions.predictions_of(make_config("smoke", "jpeg", mode), "families", "families")
+        about, arrays = load_predictions(path)
+        save_predictions(path, arrays, about | {"data": "another"})
+    transfer.make_table("smoke", "families")
+    apart = transfer.load_table("smoke", "families").set_index("reader").loc["vit_small"]
+    width = lambda row: row["difference_high"] - row["difference_low"]  # noqa: E731
+    assert apart["difference"] == paired["difference"] and width(apart) > 1.1 * width(paired)
+
+
+def test_nothing_read_yet(study_root):
+    with pytest.raises(
+        StudyError, match="nothing has been read; run python -m rastudy.sweep --preset smoke --direction upload"
+    ):
+        transfer.make_table("smoke", "upload")
+    with pytest.raises(StudyError, match="no such table; run python -m rastudy.sweep"):
+        transfer.load_table("digits", "upload")
+
+
+# --- a small study, every direction
+
+
+def guess(files):
+    """A black box: says whether a picture is bright, which is no class, or names digit 3."""
+    return [[("3", 0.9)] if np.asarray(Image.open(file)).mean() < 128 else [("bright", 0.5), ("3", 0.4)] for file in files]
+
+
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory):
+    """The smoke preset's JPEG runs, trained and evaluated at home; R's of the halves and of CIFAR-10 with random weights."""
+    place = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RASTUDY_ROOT", str(place))
+        patch.setitem(PRESETS, "smoke", PRESETS["smoke"] | {"degradations": ONE})
+        weights = place / "weights"
+        weights.mkdir()
+        (weights / "digits").symlink_to(classifiers.WEIGHTS / "digits")
+        for dataset, classes in (("digits_first", 5), ("digits_second", 5), ("cifar10", 10), ("random", 10)):
+            (weights / dataset).mkdir()
+            for arch in SMALL:
+                torch.manual_seed(0)
+                save_file(SMALL[arch](classes).state_dict(), weights / dataset / f"{arch}.safetensors", {"arch": arch})
+        patch.setattr(classifiers, "WEIGHTS", weights)
+        for split in ("train", "test"):
+            for k in range(10):
+                (place / "cifar" / split / f"c{k}").mkdir(parents=True)
+                for n in range(2):
+                    Image.new("RGB", (32, 32), (25 * k, 100 * n, 0)).save(place / "cifar" / split / f"c{k}" / f"{n}.png")
+        for mode in (*BASELINES, *MODES):
+            config = make_config("smoke", "jpeg", mode)
+            train(config, log=lambda _: None)
+            evaluate(config, "test", log=lambda _: None)
+        yield place
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """Weights of ViT and mixer, where they are wanted from a folder without them."""
+    find = classifiers._load_small
+    spare = lambda name, path: find(name, path if path.exists() else classifiers.WEIGHTS / "random" / path.name)  # noqa: E731
+    monkeypatch.setattr(classifiers, "_load_small", spare)
+
+
+def run(direction: str, **others) -> pd.DataFrame:
+    """Train what is missing, read, make the table."""
+    for cell in directions.runs("smoke", direction, others.get("data_dir", "")):
+        train(cell.config, log=lambda _: None)
+        evaluate(cell.config, "test", log=lambda _: None)
+    directions.read("smoke", direction, log=lambda _: None, **others)
+    black_box = {"black_box": others["black_box"]} if "black_box" in others else {}
+    transfer.make_table("smoke", direction, **black_box)
+    table = transfer.load_table("smoke", direction)
+    assert len(plots.plot_transfer(table).axes) >= 1
+    return table
+
+
+def test_upload(small_study):
+    """Every way, the five readers and their mean, every RA mode; PNG is what was read at home."""
+    table = run("upload")
+    assert set(table["variant"]) == set(UPLOADS) and set(table["reader"]) == {*FAMILIES, "mean"}
+    assert set(table["mode"]) == {*MODES[1:]}
+    png = table[(table["variant"] == "png")]
+    assert (png["difference"] == 0).all() and (png["value"] == png["reference"])[png["reader"] != "mean"].all()
+    config = make_config("smoke", "jpeg", "ra_transformer")
+    home = load_predictions(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz")
+    sent = load_predictions(directions.predictions_of(config, "upload", "png"))
+    assert (sent.arrays["top5"][:, :, 0] == home.arrays["top5"][:, :, 0]).all()
+
+
+def test_a_second_reading_reads_nothing(small_study, monkeypatch):
+    """Nor does it load a picture; after P was trained anew it reads that run alone."""
+    run("upload")
+    said = []
+    monkeypatch.setattr(directions, "load_pictures", lambda *_: pytest.fail("loaded pictures"))
+    directions.read("smoke", "upload", log=said.append)
+    assert said == ["upload: 6 runs, 0 files of predictions written"]
+    monkeypatch.undo()
+    path = directions.predictions_of(make_config("smoke", "jpeg", "ra"), "upload", "png")
+    about, arrays = load_predictions(path)
+    save_predictions(path, arrays, about | {"weights": {"processor": "of another P"}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RASTUDY_ROOT", str(small_study))
+        patch.setitem(PRESETS, "smoke", PRESETS["smoke"] | {"degradations": ONE})
+        directions.read("smoke", "upload", log=said.append)
+    assert said[-1] == "upload: 6 runs, 1 files of predictions written"
+
+
+def test_families(small_study, readers):
+    table = run("families")
+    assert set(table["reader"]) == {"vit_small", "mixer_small", "svm_hog", "forest_pixels", "mean"}
+    assert table["clean"].notna().all() and (table["n_images"] == 60).all()
+
+
+def test_categories(small_study):
+    """Both ways: P of one half, R's and pictures of the other; the reference is the run's own half."""
+    table = run("categories")
+    assert list(table["variant"].unique()) == ["first_to_second", "second_to_first"]
+    assert set(table["other"]) == {"dataset=digits_first train_images=400", "dataset=digits_second train_images=400"}
+    counts = table.groupby("variant")["n_images"].unique()
+    assert sum(int(n[0]) for n in counts) == 60
+    config = make_config("smoke", "jpeg", "ra", dataset="digits_first", train_images=400)
+    about = load_predictions(directions.predictions_of(config, "categories", "first_to_second")).about
+    assert about["name"] == "digits_second" and all(v.startswith("digits_second:") for v in about["targets"].values())
+    assert set(load_pictures(config, "train").labels) == set(range(5))
+
+
+def test_datasets(small_study):
+    """The other set's pictures, degraded as strongly, read by the other set's R's."""
+    table = run("datasets", data_dir=str(small_study / "cifar"))
+    assert list(table["variant"].unique()) == ["digits_to_cifar10"] and (table["n_images"] == 20).all()
+    about = load_predictions(
+        directions.predictions_of(make_config("smoke", "jpeg", "ra"), "datasets", "digits_to_cifar10")
+    ).about
+    assert about["name"] == "cifar10" and all(v.startswith("cifar10:") for v in about["targets"].values())
+
+
+def test_several_sources(small_study):
+    """Nothing is read: the held-out readers are at home. The reference is RA from the first source alone."""
+    table = run("multi_source")
+    assert set(table["reader"]) == {*directions.HELD_OUT, "mean"} and set(table["source_arch"]) == set(directions.SOURCES)
+    alone = table[table["source_arch"] == "resnet18_small"]
+    assert (alone["difference"] == 0).all() and (alone["value"] == alone["reference"]).all()
+
+
+def test_a_black_box(small_study, monkeypatch):
+    """It is asked once a picture; what it calls otherwise than the classes is wrong, counted and reported."""
+    monkeypatch.setitem(sys.modules, "my_box", sys.modules[__name__])
+    said = []
+    count = functools.partial(directions.read, "smoke", "black_box", black_box="function:my_box:guess")
+    assert count(counting=True, log=said.append) == 6 * 60
+    table = run("black_box", black_box="function:my_box:guess")
+    assert set(table["reader"]) == {"guess", "mean"} and (table["verdict"] == "undecided (floor)").all()
+    path = directions.predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "function")
+    about, arrays = load_predictions(path)
+    bright = about["unknown"][0]["bright"]
+    assert bright == (arrays["top5"] == 10).sum() > 0
+    assert count(counting=True, log=said.append) == 0
+
+
+def test_missing_weights_name_the_command(small_study):
+    config = make_config("smoke", "jpeg", "ra", seed=7)
+    with pytest.raises(StudyError, match="no such weights; python -m rastudy.sweep --preset smoke --direction upload trains"):
+        directions.read_run(config, "upload")
+
+
+def test_the_summary_has_the_studies_means(small_study, monkeypatch):
+    """RA's mean of every direction of every preset but smoke's."""
+    monkeypatch.setitem(PRESETS, "digits", PRESETS["smoke"] | {"test_images": 60})
+    frame = run("upload")
+    (results_folder("digits")).mkdir(exist_ok=True)
+    frame.assign(preset="digits").to_csv(transfer.table_file("digits", "upload"), index=False)
+    transfer.make_table("smoke", "upload")
+    summary = transfer.load_summary()
+    assert (summary["reader"] == "mean").all() and set(summary["variant"]) == set(UPLOADS) and set(summary["mode"]) == {"ra"}
+    transfer.table_file("digits", "upload").unlink()
+
+
+def test_the_main_comparison_ignores_halves():
+    """A half's run is a cell of its own."""
+    mine = make_config("digits", "jpeg", "ra", dataset="digits_first", train_images=16000)
+    key = cell_key(mine.science())
+    assert key[-1] == "dataset=digits_first train_images=16000" and key[0] == degradations("digits", "jpeg")[0][0]
