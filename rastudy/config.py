@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rastudy import digits
-from rastudy.classifiers import check_spec
+from rastudy import digits, scenes
+from rastudy.classifiers import DETECTORS, check_spec
 from rastudy.data import HALVES, half_of
 from rastudy.degrade import check_task
 from rastudy.distributed import check_shares
@@ -34,7 +34,8 @@ OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable
 OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
 AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
 AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
-DATASETS = ("digits", "cifar10", "folder", "imagenet", *(f"{name}_{half}" for name in ("digits", "cifar10") for half in HALVES))
+DATASETS = ("digits", "cifar10", "folder", "imagenet", "scenes")
+DATASETS += tuple(f"{name}_{half}" for name in ("digits", "cifar10") for half in HALVES)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Config:
     seed: int = 0
     labels: str = "correct"  # shuffled, constant: controls whose recognition loss is told permuted labels, or class 0
     # data
-    dataset: str = "digits"  # digits, cifar10, half of their classes (digits_first), folder (class folders), imagenet (by wnid)
+    dataset: str = (
+        "digits"  # digits, cifar10, folder (class folders), imagenet (by wnid), scenes; digits_first: half the classes
+    )
     data_dir: str = ""
     image_size: int = 32  # the side of a picture that R reads
     resize: int = 256  # photographs: the shorter side after decoding
@@ -101,6 +104,8 @@ class Config:
             _at_least(name, getattr(self, name), int(name in AT_LEAST_1))
         if half_of(self.dataset)[0] == "digits" and self.image_size != digits.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
+        if self.dataset == "scenes" and self.image_size != scenes.SIZE:
+            raise StudyError(f"image_size={self.image_size} does not fit; scenes have {scenes.SIZE} x {scenes.SIZE} pixels")
         if self.dataset == "imagenet":
             sides = {name: getattr(self, name) for name in ("image_size", "crop", "pretrain_crop")}
             for name, side in sides.items():
@@ -117,6 +122,13 @@ class Config:
             object.__setattr__(self, "source_arch", NOT_APPLICABLE)
         elif not self.sources and self.mode != "ra_transformer":
             raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
+        detectors = [name in DETECTORS for name in self.sources]
+        if self.sources and (any(detectors) or self.dataset == "scenes"):
+            if not (all(detectors) and self.dataset == "scenes" and self.mode == "ra"):
+                raise StudyError(
+                    f"source_arch={self.source_arch!r} does not fit; mode='ra' on dataset='scenes' takes detectors "
+                    f"({', '.join(DETECTORS)}), everything else classifiers"
+                )
         if self.mode in BASELINES:
             object.__setattr__(self, "processor", NOT_APPLICABLE)
         if self.mode not in ("ra", "ra_transformer") or not self.sources:  # no loss reads them

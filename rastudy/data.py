@@ -13,7 +13,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
-from rastudy import digits
+from rastudy import digits, scenes
 from rastudy.cache import CachedPhotos, FilePhotos
 from rastudy.decode import EXTENSIONS, read_picture
 from rastudy.degrade import degrade
@@ -209,6 +209,7 @@ def load_split(
 
     ``val`` is ``n_val`` pictures taken out of the training pictures by a stratified split that never changes; ``train``
     is drawn from the rest in a shuffled order that never changes. A folder's ``test`` split is ``test/``, else ``val/``.
+    A scene's label is its place: what is in it :mod:`rastudy.scenes` says.
     ``digits_first``, ``cifar10_second``, ...: those of the ``n`` pictures whose label lies in that half of the classes, whose
     own labels start at 0.
 
@@ -220,7 +221,11 @@ def load_split(
     if half:
         pictures = load_split(whole, split, n, n_val=n_val, data_dir=data_dir, size=size, skip_unreadable=skip_unreadable)
         return _half(pictures, half)
-    one_of("dataset", dataset, ("digits", "cifar10", "folder"))
+    one_of("dataset", dataset, ("digits", "cifar10", "scenes", "folder"))
+    if dataset == "scenes":
+        pictures, _ = scenes.render(split, count_of(n, scenes.SPLITS[split], dataset, split))
+        place = np.arange(len(pictures))
+        return PictureSet(dataset, split, pictures, place, place, digits.CLASSES)
     if dataset == "digits":
         available = digits.SPLITS[split][2]
         pictures, labels, groups = digits.render(split, count_of(n, available, dataset, split))

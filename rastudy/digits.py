@@ -38,7 +38,7 @@ def _background(rng: np.random.RandomState, photographs: list[Image.Image], colu
     return pixels[:, ::-1] if rng.randint(2) else pixels
 
 
-def _stencil(rng: np.random.RandomState, digit: np.ndarray) -> np.ndarray:
+def stencil(rng: np.random.RandomState, digit: np.ndarray) -> np.ndarray:
     """The digit's ink as a 32 x 32 uint8 opacity map: random size, rotation and place."""
     side = rng.randint(18, 29)
     ink = Image.fromarray((digit * (255.0 / 16.0)).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
@@ -49,7 +49,7 @@ def _stencil(rng: np.random.RandomState, digit: np.ndarray) -> np.ndarray:
     return stencil
 
 
-def _ink_colour(rng: np.random.RandomState, background: np.ndarray, stencil: np.ndarray) -> np.ndarray:
+def ink_colour(rng: np.random.RandomState, background: np.ndarray, stencil: np.ndarray) -> np.ndarray:
     """A random colour whose luma differs from that of the background under the digit by 80 to 180 levels of 255."""
     luma = np.array([299, 587, 114])
     weight = stencil.astype(np.int64)
@@ -59,6 +59,12 @@ def _ink_colour(rng: np.random.RandomState, background: np.ndarray, stencil: np.
         if 80_000 <= abs(int(colour @ luma) - local) <= 180_000:
             return colour
     return np.zeros(3, np.int64) if local > 127_500 else np.full(3, 255)
+
+
+def blend(background: np.ndarray, stencil: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Ink of a colour over a background (H, W, 3) uint8, where the opacity map (H, W) has it."""
+    opacity = stencil[..., None].astype(np.int64)
+    return (background * (255 - opacity) + colour * opacity + 127) // 255
 
 
 @lru_cache(maxsize=4)
@@ -78,10 +84,8 @@ def render(split: str, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for k in range(n):
         rng = np.random.RandomState([2026, stream, k])  # RandomState: its streams are frozen by NumPy's policy
         background = _background(rng, photographs, columns)
-        stencil = _stencil(rng, digits.images[groups[k]])
-        colour = _ink_colour(rng, background, stencil)
-        opacity = stencil[..., None].astype(np.int64)
-        pictures[k] = (background * (255 - opacity) + colour * opacity + 127) // 255
+        ink = stencil(rng, digits.images[groups[k]])
+        pictures[k] = blend(background, ink, ink_colour(rng, background, ink))
     return pictures, digits.target[groups].astype(np.int64), groups.astype(np.int64)
 
 

@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from rastudy import blackbox, shallow
-from rastudy.classifiers import FAMILIES, load_classifier, weights_versions
-from rastudy.config import BASELINES, Config
+from rastudy.classifiers import DETECTORS, FAMILIES, load_classifier, weights_versions
+from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import HALVES, PictureSet
 from rastudy.degrade import round_to_8_bits
+from rastudy.detection import detect
+from rastudy.detectors import load_detector
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluate import restore, weights_of
 from rastudy.files import results_folder
@@ -34,6 +36,7 @@ from rastudy.upload import UPLOADS, upload
 DIRECTIONS = {  # name: the question
     "categories": "Does P, taught by a recogniser of half of the categories, help recognisers of the other half?",
     "datasets": "Does P, taught on one data set, help recognisers of another, degraded as strongly?",
+    "detection": "Does P, taught for classification, help detectors, and P taught by a detector, classifiers?",
     "families": "Does P, taught by a convolutional network, help readers of quite another kind?",
     "black_box": "Does P help a recogniser that is known by its answers alone?",
     "upload": "Does the gain survive the picture's way as a file?",
@@ -83,6 +86,16 @@ def variants(preset: str, direction: str, black_box: str = "tesseract") -> list[
     if direction == "datasets":
         other = {"digits": "cifar10", "cifar10": "digits"}[home]
         return [Variant(f"{home}_to_{other}", axes, other, five)]
+    if direction == "detection":
+        if home != "digits":
+            raise StudyError(f"direction='detection' is one of digits: {preset} has no scenes with boxes; for VOC: rastudy.voc")
+        once = {"seeds": (0,), "modes": (*BASELINES, "plain", "ra")}
+        taught = once | {"datasets": ("scenes",), "sources": DETECTORS, "budgets": (2,), "splits": ()}
+        return [
+            Variant("classification_to_detectors", axes | {"seeds": (0,)}, "scenes", DETECTORS),
+            Variant("detection_at_home", taught, "scenes", DETECTORS),
+            Variant("detection_to_classifiers", taught, home, five),
+        ]
     strengths = {"strengths": (2.0,)} if home == "cifar10" else {}  # the factor of its matrix
     return [Variant("held_out", axes | strengths | {"modes": ("plain", "ra"), "sources": SOURCES}, "", HELD_OUT)]
 
@@ -94,8 +107,8 @@ def question_of(direction: str) -> str:
 
 def runs(preset: str, direction: str, data_dir: str = "", black_box: str = "tesseract") -> list[Cell]:
     """The trained runs that a direction reads, evaluated on the test pictures at home."""
-    splits = {"splits": ("test",), "data_dir": data_dir}
-    return merge(run for v in variants(preset, direction, black_box) for run in product(preset, **{**v.axes, **splits}))
+    axes = [{"splits": ("test",), "data_dir": data_dir} | v.axes for v in variants(preset, direction, black_box)]
+    return merge(run for one in axes for run in product(preset, **one))
 
 
 def load_reader(
@@ -134,11 +147,14 @@ def predictions_of(config: Config, direction: str, variant: str) -> Path:
 
 
 def _pictures_of(run: Config, variant: Variant) -> Config:
-    """The run's settings with the pictures that it is read on: of another set, all test pictures."""
-    if variant.dataset == PRESETS[run.preset]["dataset"]:
+    """The run's settings with the pictures that it is read on: its own, or another set's test pictures."""
+    if variant.dataset == run.dataset:
         return run
-    halves = variant.dataset.startswith(PRESETS[run.preset]["dataset"])
-    return replace(run, dataset=variant.dataset, test_images=run.test_images if halves else 0)
+    home = make_config(run.preset, run.task, strength=run.strength)
+    sizes = PRESETS[run.preset].get("datasets", {}).get(variant.dataset, {})
+    n = home.test_images if variant.dataset.startswith(home.dataset) else 0  # of a set that is no part of ours all
+    sizes = {"image_size": home.image_size, "test_images": n} | sizes
+    return replace(run, dataset=variant.dataset, mode="none", **sizes)
 
 
 def _versions(readers: tuple[str, ...], dataset: str, train: Callable[[], PictureSet]) -> dict[str, str]:
@@ -170,35 +186,54 @@ def read_run(run: Config, direction: str, black_box: str = "tesseract", counting
         ``read``: files written; ``to_ask``: calls that a black box would cost (``counting``: nothing else happens);
         ``unknown``: labels that a black box gave and no class has, with their number.
     """
-    report: dict = {"run_id": run.run_id, "read": 0, "to_ask": 0, "unknown": {}}
+    report: dict = {"read": 0, "to_ask": 0, "unknown": {}}
     mine = [v for v in variants(run.preset, direction, black_box) if v.dataset and _reads(run, v)]
-    if not mine:
-        return report
-    first = mine[0]  # all of a run's variants share pictures and readers
+    for same in {(v.dataset, v.readers): [] for v in mine}:  # one reading serves every way that a picture takes
+        together = [v for v in mine if (v.dataset, v.readers) == same]
+        _read_together(run, direction, together, counting, report)
+    return report
+
+
+def _read_together(run: Config, direction: str, together: list[Variant], counting: bool, report: dict) -> None:
+    """Read one run for variants that share pictures and readers; adds to the report."""
+    first = together[0]
     config = _pictures_of(run, first)
     train = lambda: load_pictures(config, "train")  # noqa: E731
-    versions = _versions(first.readers, config.dataset, train)
-    weights = weights_of(run)
-    todo = [v for v in mine if not _is_read(predictions_of(run, direction, v.name), weights, versions)]
+    versions, weights = _versions(first.readers, config.dataset, train), weights_of(run)
+    todo = [v for v in together if not _is_read(predictions_of(run, direction, v.name), weights, versions)]
     if not todo:
-        return report
+        return
     if run.mode not in BASELINES and not weights:
         raise StudyError(f"{weights_file(run)}: no such weights; {sweep_command(run.preset, direction)} trains what is missing")
     pictures = load_pictures(config, "test")
-    readers = [load_reader(spec, config, pictures, train, counting) for spec in first.readers]
-    found = answers(run, pictures, readers, [v.way for v in todo])
-    asked = [reader for reader in readers if isinstance(reader, blackbox.Asked)]
-    report["to_ask"] = sum(reader.to_ask for reader in asked)
+    if config.dataset == "scenes":
+        found = {first.way: _detections(run, pictures, first.readers)}
+    else:
+        readers = [load_reader(spec, config, pictures, train, counting) for spec in first.readers]
+        asked = [reader for reader in readers if isinstance(reader, blackbox.Asked)]
+        hits = answers(run, pictures, readers, [v.way for v in todo])
+        found = {way: {"top5": top1[:, :, None]} for way, top1 in hits.items()}
+        report["to_ask"] += sum(reader.to_ask for reader in asked)
+        for label, count in [item for reader in asked for item in reader.unknown.items()]:
+            report["unknown"][label] = report["unknown"].get(label, 0) + count
     if counting:
-        return report
+        return
     for variant in todo:
-        arrays = {"top5": found[variant.way][:, :, None], "label": pictures.labels.astype(np.uint16),
-                  "group": pictures.groups.astype(np.int32)}  # fmt: skip
+        arrays = {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
         about = {"config": run.science(), "run_id": run.run_id, "split": "test", "data": pictures.digest,
-                 "name": pictures.name, "targets": versions, "weights": weights,
-                 "unknown": [reader.unknown for reader in asked]}  # fmt: skip
-        save_predictions(predictions_of(run, direction, variant.name), arrays, about)
-    return report | {"read": len(todo), "unknown": {k: n for reader in asked for k, n in reader.unknown.items()}}
+                 "name": pictures.name, "targets": versions, "weights": weights, "unknown": report["unknown"]}  # fmt: skip
+        save_predictions(predictions_of(run, direction, variant.name), found[variant.way] | arrays, about)
+    report["read"] += len(todo)
+
+
+def _detections(run: Config, pictures: PictureSet, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What the detectors find in a run's pictures of scenes, ``<detector>.boxes`` and so on; halves of floats are enough."""
+    torch.set_num_threads(run.threads)
+    detectors = [load_detector(name).to(run.torch_device()) for name in names]
+    processor, transformer = (None, None) if run.mode in BASELINES else load_models(run)
+    found = detect(run, evaluation_batches(pictures, run), detectors, processor, transformer)
+    kinds = {"picture": np.uint16, "boxes": np.float16, "labels": np.uint8, "scores": np.float16}
+    return {f"{name}.{part}": getattr(one, part).astype(kind) for name, one in found.items() for part, kind in kinds.items()}
 
 
 def _reads(run: Config, variant: Variant) -> bool:

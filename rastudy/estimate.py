@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy.cache import FilePhotos, expected_bytes
-from rastudy.classifiers import Classifier, load_classifier, without_weights
+from rastudy.classifiers import Classifier, without_weights
 from rastudy.config import BASELINES, Config
 from rastudy.data import Batch, half_of
+from rastudy.detectors import load_source
 from rastudy.imagenet import find_photos, part_of
 from rastudy.photos import EVALUATION_BATCH
 from rastudy.runs import build_models
@@ -25,9 +26,10 @@ WHOLE = {
     "digits": 8000,
     "cifar10": 49_000,
     "folder": 50_000,
+    "scenes": 4000,
     "imagenet": 1_281_167,
 }  # training pictures where a preset takes all
-WHOLE_TEST = {"digits": 2500, "cifar10": 10_000, "folder": 10_000, "imagenet": 50_000}
+WHOLE_TEST = {"digits": 2500, "cifar10": 10_000, "folder": 10_000, "scenes": 500, "imagenet": 50_000}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def cost_of_run(config: Config, splits: Iterable[str]) -> Cost:
                 total += step(_essence(run)) * (run.epochs * _training_pictures(run))
     whole, half = half_of(config.dataset)
     sizes = {"val": config.val_images, "test": config.test_images or WHOLE_TEST[whole]}
-    total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
+    if splits:
+        total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
     return total * 0.5 if half else total
 
 
@@ -150,7 +153,7 @@ def _batch(config: Config, side: int, most: int, device: torch.device) -> Batch:
 def _classifier(name: str, config: Config) -> Classifier:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
     if name not in torchvision.models.list_models(module=torchvision.models):
-        return load_classifier(name, config.dataset).to(config.torch_device())
+        return load_source(name, config).to(config.torch_device())
     return without_weights(name).to(config.torch_device())
 
 

@@ -155,10 +155,14 @@ def weights_of(config: Config) -> dict[str, str]:
 def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
     """Evaluate a run on splits separated by commas; returns its figures, a row per split and target R."""
     rows = []
-    for split in splits.split(","):
+    for split in filter(None, splits.split(",")):
         rows += tidy_rows(load_predictions(evaluate(config, split.strip())))
     table = pd.DataFrame(rows)
-    return table.pivot_table(index=["split", "target_arch"], columns="metric", values="value", sort=False).round(3)
+    return (
+        table
+        if table.empty
+        else table.pivot_table(index=["split", "target_arch"], columns="metric", values="value", sort=False).round(3)
+    )
 
 
 def _changes(before: Predictions, arrays: dict[str, np.ndarray]) -> str:
@@ -246,10 +250,7 @@ def evaluate_files(
     preset = PRESETS.get(settings["preset"], {})
     settings |= {name: preset[name] for name in ("target_archs", "workers") if name in preset}
     settings |= {"target_archs": target_archs} if target_archs else {}
-    try:
-        config = Config(**settings)
-    except TypeError as error:  # settings of another version: fields that are missing here or there
-        raise StudyError(f"{processor_file}: written by another version of this study ({error}); train it again") from error
+    config = config_of(processor_file, settings)
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()
     transformer = None
@@ -269,6 +270,14 @@ def evaluate_files(
     about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": pictures.name,
              "targets": {target.name: target.weights for target in targets}}  # fmt: skip
     return tidy_rows(Predictions(about, arrays))
+
+
+def config_of(file: Path, settings: dict) -> Config:
+    """The run that a weight file's settings describe; StudyError where they are another version's."""
+    try:
+        return Config(**settings)
+    except TypeError as error:  # fields that are missing here or there
+        raise StudyError(f"{file}: written by another version of this study ({error}); train it again") from error
 
 
 if __name__ == "__main__":

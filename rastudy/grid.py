@@ -53,12 +53,12 @@ class Cell:
 
 
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            labels=("",), budgets=(1,), datasets=("",), one_cycle=False, strengths=(), splits=(),
+            labels=("",), budgets=(1,), datasets=("",), one_cycle=False, strengths=(), splits=None,
             **overrides) -> list[Cell]:  # fmt: skip
     """Cells of a product of axes; an empty or negative value means the preset's.
 
     ``tasks`` take every strength that the preset has of them, or ``strengths``. ``budgets`` multiply the epochs.
-    ``datasets``: halves of the preset's own, trained on as many pictures as there are of them among twice as many.
+    ``datasets``: others than the preset's own, with their sizes as it lists them there.
     ``one_cycle`` trains for as many epochs without a pretraining: the control for the schedule.
     """
     document, cells = PRESETS[preset], []
@@ -75,8 +75,9 @@ def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights
         if one_cycle:
             values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
         if dataset:
-            values |= {"dataset": dataset, "train_images": 2 * document.get("train_images", 0)}
-        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), splits or document.get("splits", SPLITS)))
+            values |= {"dataset": dataset} | document["datasets"][dataset]
+        read_on = document.get("splits", SPLITS) if splits is None else splits
+        cells.append(Cell(make_config(preset, task, mode, **(values | overrides)), read_on))
     return cells
 
 

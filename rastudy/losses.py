@@ -17,9 +17,9 @@ def image_loss(restored: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
 
 
 def recognition_loss(sources: Sequence[Classifier], restored: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of R's logits on the restored pictures; the mean over the source R's."""
+    """R's own loss on the restored pictures (a classifier's cross-entropy); the mean over the source R's."""
     # ASSUMPTION: Several sources share equally. The release trains with one R.
-    losses = [F.cross_entropy(source(restored).float(), label) for source in sources]
+    losses = [source.loss(restored, label) for source in sources]
     return torch.stack(losses).mean()
 
 

@@ -48,6 +48,12 @@ PRESETS["digits"] = {
         ("jpeg", 6.0): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
     },
     "processors": {"srdensenet": {"channels": 8, "blocks": 3}, "resnet_generator": {"channels": 12, "blocks": 6}},
+    # of transfer: the pictures of half of the classes among twice as many; scenes have nine times the pixels
+    "datasets": {
+        "digits_first": {"train_images": 16000},
+        "digits_second": {"train_images": 16000},
+        "scenes": {"train_images": 2000, "test_images": 500, "val_images": 300, "image_size": 96},
+    },
     "transfer_seeds": (0, 1, 2),
     "full": (
         {"seeds": (0, 1, 2)},
@@ -86,6 +92,7 @@ PRESETS["cifar10"] = {
     "data_dir": "data/cifar10",
     "test_images": 10000,
     "flip": True,
+    "datasets": {"cifar10_first": {}, "cifar10_second": {}},  # of transfer: half of the classes
     "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
     "precision": "bf16",
     # weights chosen by the rule on validation
@@ -186,6 +193,11 @@ PRESETS["smoke"] = {
     "channels": 8,
     "blocks": 1,
     "transformer_channels": 4,
+    "datasets": {
+        "digits_first": {"train_images": 400},
+        "digits_second": {"train_images": 400},
+        "scenes": {"train_images": 40, "test_images": 20, "val_images": 20, "image_size": 96},
+    },
     "transfer_seeds": (0,),
     "gate_db": None,
     "degradations": {

@@ -10,13 +10,12 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from rastudy.classifiers import FAMILIES, IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, load_state_file, sha256
+from rastudy.classifiers import FAMILIES, IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, load_state_file, sha256, write_hashes
 from rastudy.config import make_config
 from rastudy.data import HALVES, Loader, PictureSet, load_split
 from rastudy.errors import StudyError, command, one_of
@@ -180,12 +179,6 @@ def main() -> None:
         state = {k: v.contiguous() for k, v in state.items()}
         write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
         write_hashes(folder)
-
-
-def write_hashes(folder: Path) -> None:
-    """Pin the SHA-256 of every weight file of ``folder`` in its SHA256SUMS."""
-    lines = [f"{sha256(path)}  {path.name}" for path in sorted(folder.glob("*.safetensors"))]
-    write_atomic(folder / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
 
 
 if __name__ == "__main__":

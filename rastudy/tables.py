@@ -55,7 +55,8 @@ POWER = (1.96 + 0.84) / 1.96  # of half an interval: the effect that a test at 5
 SEVERAL = ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS)
 OTHERS = {  # readers unlike the five
     "vit_small": "ViT (small)", "mixer_small": "MLP mixer (small)", "svm_hog": "SVM on gradients",
-    "forest_pixels": "random forest", "tesseract": "Tesseract", "convnext_tiny": "ConvNeXt-T", "vit_b_16": "ViT-B/16", "swin_t": "Swin-T",
+    "forest_pixels": "random forest", "tesseract": "Tesseract", "convnext_tiny": "ConvNeXt-T",
+    "vit_b_16": "ViT-B/16", "swin_t": "Swin-T", "faster_rcnn_small": "Faster R-CNN (small)", "fcos_small": "FCOS (small)",
 }  # fmt: skip
 TABLES = {
     "accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "overall": OVERALL, "equal_cost": EQUAL_COST,

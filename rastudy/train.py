@@ -16,9 +16,10 @@ import torch
 from filelock import FileLock
 
 from rastudy import distributed
-from rastudy.classifiers import Classifier, load_classifier, sha256, weights_versions
+from rastudy.classifiers import Classifier, sha256, weights_versions
 from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
 from rastudy.data import Batch, Loader, PictureSet
+from rastudy.detectors import load_source
 from rastudy.errors import StudyError, command
 from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
 from rastudy.photos import CropLoader, data_version, load_pictures, loader_of
@@ -36,7 +37,7 @@ def make_models(config: Config) -> Models:
     """Build P and T, from their pretraining where there is one, their optimisers, and load the source R's."""
     device = config.torch_device()
     # R's of the data set the run is on; a folder's classes are the user's own or ImageNet's
-    sources = [load_classifier(name, config.dataset).to(device) for name in config.sources]
+    sources = [load_source(name, config).to(device) for name in config.sources]
     processor, transformer = build_models(config)
     nets = [processor] if transformer is None else [processor, transformer]
     start = config.pretraining
@@ -79,7 +80,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     with distributed.group(config.batch_size, config.torch_device().type):
         log = log if distributed.rank() == 0 else lambda _line: None
         pictures = load_pictures(config, "train")
-        check_classes([load_classifier(name, config.dataset) for name in config.sources], pictures)
+        check_classes([load_source(name, config) for name in config.sources], pictures)
         build_models(config)  # raises, before a file is written, where P does not fit the task
         for run in config.chain:
             _train(run, pictures, log)
@@ -250,7 +251,7 @@ def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
 
 def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
     """Raise StudyError where an R has fewer classes than the pictures."""
-    for classifier in classifiers:
+    for classifier in (one for one in classifiers if isinstance(one, Classifier)):
         with torch.inference_mode():
             picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
             known = classifier(picture).shape[1]

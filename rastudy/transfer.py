@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rastudy import stats
-from rastudy.cells import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired
+from rastudy import detection, scenes, stats
+from rastudy.cells import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired_cells
 from rastudy.classifiers import FAMILIES
 from rastudy.directions import DIRECTIONS, SOURCES, Variant, sweep_command, variants
 from rastudy.errors import StudyError, one_of
@@ -23,18 +23,19 @@ from rastudy.tables import rounded
 FLOOR = 50.0  # percent: who reads clean pictures worse than this decides nothing
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
-COLUMNS = ("preset", "direction", "variant", *CELL, "reader", *ESTIMATE, *REFERENCE, *DIFFERENCE, "p", "p_holm", "plain",
-           "clean", "verdict", *COUNTS)  # fmt: skip
+COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *REFERENCE, *DIFFERENCE, "p", "p_holm",
+           "plain", "clean", "verdict", *COUNTS)  # fmt: skip
 
 
 def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
     """A row per variant, cell and reader, and one for their mean (of those above the floor).
 
-    ``value``: gain of top-1 over plain, points. ``reference``: the same run's gain at home, of the R of the same name, else of
-    the unseen ones (several sources: the gain of RA from the first of them). ``difference``: of the two, paired where the
-    pictures are the same.
+    ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
+    ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
+    RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they are of one metric;
+    paired where the pictures are the same.
     """
-    home = load_cells(preset, "test")
+    home, of_source = load_cells(preset, "test"), {}
     for variant in variants(preset, direction, black_box):
         folder = results_folder(preset) / "transfer" / direction / variant.name
         cells = load_cells(preset, "test", folder) if variant.dataset else home
@@ -42,17 +43,32 @@ def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iter
             raise StudyError(f"{folder}: nothing has been read; run {sweep_command(preset, direction)}")
         wanted = {run.config.run_id for run in product(preset, **variant.axes)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
-        clean = next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
-        for name, cell, plain, gain in paired(cells):
-            if name == "plain":
-                yield from _cell_rows(direction, variant, cell, plain, gain.mean(0), clean, home)
+        for name, cell, plain in paired_cells(cells):
+            if name != "plain":
+                continue
+            if variant.dataset == "scenes":
+                rows = list(_detection_rows(cell, plain, cells))
+                of_source.update((cell.key, r) for r in rows if (r["reader"], r["metric"]) == (cell.key[4], "ap50"))
+            else:
+                at_home = _gain_at_home(cell, home, first_source=direction == "multi_source")
+                rows = _cell_rows(variant, cell, plain, _clean_of(cells), at_home)
+            for row in rows:
+                if cell.key in of_source:
+                    source = of_source[cell.key]
+                    row |= dict(zip(REFERENCE, (source[name] for name in ESTIMATE), strict=True))
+                elif variant.dataset == "scenes":
+                    row |= dict(zip(REFERENCE, _unseen_at_home(cell, home), strict=True))
+                row |= cell.base() | cell.counts() | {"direction": direction, "variant": variant.name}
+                yield row | {"verdict": verdict(row)}
 
 
-def _cell_rows(
-    direction: str, variant: Variant, cell: Cell, plain: Cell, gain: np.ndarray, clean: Cell | None, home: dict[tuple, Cell]
-) -> Iterator[dict]:
-    """The rows of one cell; ``gain`` (R, N) over plain, in points."""
-    at_home = _gain_at_home(cell, home, first_source=direction == "multi_source")
+def _clean_of(cells: dict[tuple, Cell]) -> Cell | None:
+    return next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
+
+
+def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: Callable | None) -> Iterator[dict]:
+    """The rows of one cell that classifiers read."""
+    gain = (cell.hits - plain.hits).mean(0)  # R N
     places = [r for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers]
     names = {r: cell.targets[r] for r in places}
     bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}
@@ -63,14 +79,51 @@ def _cell_rows(
     p_values = stats.paired_p(values / 100, cell.groups)
     for k, (reader, rows) in enumerate(groups.items()):
         bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
-        row = cell.base() | cell.counts() | dict(zip(ESTIMATE, estimates[k], strict=True)) | {
-            "direction": direction, "variant": variant.name, "reader": reader, "p": p_values[k], "clean": bound,
-            "plain": plain.hits[:, rows].mean(),
+        row = dict(zip(ESTIMATE, estimates[k], strict=True)) | {
+            "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
         }  # fmt: skip
         if at_home is not None:
             reference, groups_at_home, same = at_home(cell, [cell.targets[r] for r in rows])
             row |= _beside(values[:, k], cell.groups, reference, groups_at_home, same)
-        yield row | {"verdict": verdict(row)}
+        yield row
+
+
+def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """The rows of one cell that detectors read: each of them and their mean, by every metric; resampled are pictures."""
+    clean = _clean_of(cells)
+    for metric in detection.RECALLS:
+        mine, theirs, bound = (
+            np.stack([_precision(one, name, metric) for name in cell.targets]) for one in (cell, plain, clean)
+        )  # detector, whole set and resamples
+        groups = {name: [k] for k, name in enumerate(cell.targets)} | {"mean": list(range(len(cell.targets)))}
+        for reader, rows in groups.items():
+            gain = (mine - theirs)[rows].mean(0)
+            below = np.mean(gain[1:] <= 0)
+            yield dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
+                "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
+                "p": min(1.0, 2 * max(min(below, np.mean(gain[1:] >= 0)), 1 / len(gain))),
+            }  # fmt: skip
+
+
+def _precision(cell: Cell, detector: str, metric: str) -> np.ndarray:
+    """A detector's average precision on a cell's pictures, the mean over seeds: of all pictures, then of each resample."""
+    values = []
+    for run in cell.runs.values():
+        _, truth = scenes.render(cell.split, len(run.arrays["label"]))
+        parts = (run.arrays[f"{detector}.{part}"] for part in detection.Found._fields)
+        matched = detection.match(detection.Found(*(part.astype(np.float64) for part in parts)), truth)
+        whole = detection.average_precision(matched, metric)
+        values.append(np.append(whole, detection.average_precision(matched, metric, detection.draws(len(truth)))))
+    return np.mean(values, 0)
+
+
+def _unseen_at_home(cell: Cell, home: dict[tuple, Cell]) -> stats.Estimate:
+    """The gain of top-1 of unseen R's at home, with its interval; undefined where the run was not read there."""
+    at_home = _gain_at_home(cell, home, first_source=False)
+    if at_home is None:
+        return stats.Estimate(np.nan, np.nan, np.nan)
+    gain, groups, _ = at_home(cell, [])
+    return stats.mean_intervals(gain[:, None], groups, differences=True)[0]
 
 
 def _gain_at_home(cell: Cell, home: dict[tuple, Cell], first_source: bool) -> Callable | None:
@@ -92,7 +145,7 @@ def _gain_at_home(cell: Cell, home: dict[tuple, Cell], first_source: bool) -> Ca
     def of(cell: Cell, readers: list[str]) -> tuple[np.ndarray, stats.Groups, bool]:
         places = [there.targets.index(name) for name in readers if name in there.targets]
         same = next(iter(cell.runs.values())).about["data"] == next(iter(there.runs.values())).about["data"]
-        return gain[places if len(places) == len(readers) else unseen].mean(0), there.groups, same
+        return gain[places if places and len(places) == len(readers) else unseen].mean(0), there.groups, same
 
     return of
 

@@ -312,7 +312,7 @@ def test_a_black_box(small_study, monkeypatch):
     assert set(table["reader"]) == {"guess", "mean"} and (table["verdict"] == "undecided (floor)").all()
     path = directions.predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "function")
     about, arrays = load_predictions(path)
-    bright = about["unknown"][0]["bright"]
+    bright = about["unknown"]["bright"]
     assert bright == (arrays["top5"] == 10).sum() > 0
     assert count(counting=True, log=said.append) == 0
 
