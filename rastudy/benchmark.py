@@ -237,7 +237,7 @@ def input_pictures(rounds: int, n: int = 64) -> Iterator[dict]:
 
 
 def growth(rounds: int, side: int = 96) -> Iterator[dict]:
-    """Seconds and memory of an evaluation against the number of pictures and of R's, and the exponent of a fitted power law."""
+    """Seconds of an evaluation against the number of pictures and of R's, and the exponent of a fitted power law."""
     processor, config = SRResNet(4, 16, 2).eval().to(memory_format=torch.channels_last), _evaluation(side)
     resnet18 = without_weights("resnet18")
     with tempfile.TemporaryDirectory() as place:
@@ -258,17 +258,21 @@ def growth(rounds: int, side: int = 96) -> Iterator[dict]:
             medians = [np.median(seconds[f"{axis} {n}"]) for n in values]
             slope = np.polyfit(np.log(list(values)), np.log(medians), 1)[0]
             yield row("growth", f"{axis}: exponent", math.nan, "exponent", np.array([slope]))
-    peaks = {n: _in_a_process(_peak, n, side) for n in sizes}
-    for n, peak in peaks.items():
-        yield row("growth", "memory, pictures", n, "MB", np.array([peak]))
-    slope = np.polyfit(np.log(sizes), np.log(list(peaks.values())), 1)[0]
-    yield row("growth", "memory, pictures: exponent", math.nan, "exponent", np.array([slope]))
     for processes in (1, 2, 4):
         if processes <= max(2, os.cpu_count() or 1):
             with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
                 list(pool.map(_rate, [side] * processes))  # imports are not counted
                 rates = sum(pool.map(_rate, [side] * processes))
             yield row("growth", "processes", processes, "pictures/s", np.array([rates]))
+
+
+def memory(_rounds: int, side: int = 96, sizes: tuple[int, ...] = (100, 200, 400, 800)) -> Iterator[dict]:
+    """Peak memory of an evaluation against the number of pictures, from one batch on, each in a fresh process."""
+    peaks = {n: _in_a_process(_peak, n, side) for n in sizes}
+    for n, peak in peaks.items():
+        yield row("memory", "pictures", n, "MB", np.array([peak]))
+    slope = np.polyfit(np.log(sizes), np.log(list(peaks.values())), 1)[0]
+    yield row("memory", "pictures: exponent", math.nan, "exponent", np.array([slope]))
 
 
 def _in_a_process(function: Callable, *args: object) -> float:
@@ -301,8 +305,8 @@ def _rate(side: int) -> float:
     return 40 / _small_evaluation(40, side)
 
 
-ORDER = ("training step", "layers", "cross-evaluation", "input", "growth")  # of the rows, by their ``part``
-PARTS = {"step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth}
+ORDER = ("training step", "layers", "cross-evaluation", "input", "growth", "memory")  # of the rows, by their ``part``
+PARTS = {"step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth, "memory": memory}
 
 
 @command

@@ -376,21 +376,49 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     return figure
 
 
+BARS = {"release / ours": 1.4, "share of the bound": 0.9, "cache / decoding": 5.0}  # what the benchmark must reach
+
+
+OPERATIONS = {  # of the profile's kinds, its largest
+    "convolution, backward": ("convolution_backward",), "convolution": ("mkldnn_convolution",),
+    "PReLU, both ways": ("_prelu_kernel", "_prelu_kernel_backward"), "pixel shuffle": ("pixel_shuffle", "pixel_unshuffle"),
+    "all else": (),
+}  # fmt: skip
+
+
 def plot_benchmark(table: pd.DataFrame) -> Figure:
-    """The three ratios with their bars, and how an evaluation grows."""
+    """The ratios beside what they must reach, where our training step's time goes, and how an evaluation grows."""
     sns.set_theme(style="whitegrid", context="notebook")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    ratios = table[table["unit"] == "ratio"].query("variant != 'bound'")
-    labels = [f"{r.part}:\n{r.variant}" for r in ratios.itertuples()]
-    error = [ratios["value"] - ratios["low"], ratios["high"] - ratios["value"]]
-    left.barh(labels, ratios["value"], xerr=error, color="#4c72b0", capsize=3)
-    left.axvline(1, color="black", linewidth=1)
-    left.set(xlabel="ratio (median, quartiles)", xscale="log")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), width_ratios=(1, 1, 1))
+    ratios = table[table["unit"] == "ratio"].set_index("variant").loc[list(BARS)]
+    for k, (name, row) in enumerate(ratios.iterrows()):
+        bar = BARS[name]
+        left.barh(k, row["value"] / bar, xerr=[[(row["value"] - row["low"]) / bar], [(row["high"] - row["value"]) / bar]],
+                  color="#0072b2", capsize=3)  # fmt: skip
+        left.text(max(row["high"] / bar, 1) + 0.1, k, f"{row['value']:.3g}\n(bar {bar:g})", va="center", fontsize=10)
+    left.axvline(1, color="#d55e00", lw=2)
+    left.set_yticks(range(len(ratios)), ["RA step:\nrelease / ours", "evaluation:\nshare of bound", "input:\ncache / decoding"])
+    left.set(xlabel="measured / bar (median, quartiles)", xlim=(0, 1.35 * (ratios["high"] / list(BARS.values())).max()))
+    layers = table[table["part"] == "layers"].set_index("variant")
+    whole = layers.loc["whole step", "value"]
+    parts = dict.fromkeys(OPERATIONS, 0.0)
+    for name, value in layers["value"].drop("whole step").items():
+        parts[next((shown for shown, kinds in OPERATIONS.items() if name.split(" ")[0] in kinds), "all else")] += value
+    parts["all else"] = whole - sum(value for name, value in parts.items() if name != "all else")
+    middle.barh(list(parts), [100 * value / whole for value in parts.values()], color="#009e73")
+    middle.invert_yaxis()
+    speeds = table[(table["part"] == "training step") & (table["unit"] == "GFLOP/s")].set_index("variant")["value"]
+    middle.set(xlabel="share of our training step (%)", title=(
+        f"ours {speeds['ours']:.0f} GFLOP/s, release {speeds['release']:.0f}, matrix product {speeds['peak']:.0f}"
+    ))  # fmt: skip
+    middle.title.set_fontsize(10)
     for name, rows in table[(table["part"] == "growth") & (table["unit"] == "s")].groupby("variant"):
         spread = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-        right.errorbar(rows["n"], rows["value"], spread, marker="o", label=name)
+        exponent = table.set_index("variant").loc[f"{name}: exponent", "value"]
+        exponent = exponent if np.isscalar(exponent) else exponent.iloc[0]
+        right.errorbar(rows["n"], rows["value"], spread, marker="o", label=f"{name}, time ~ n^{exponent:.2f}")
     right.set(xscale="log", yscale="log", xlabel="pictures, or R's", ylabel="seconds of an evaluation")
-    right.legend()
+    right.legend(fontsize=10)
     figure.suptitle(table["machine"].iloc[0], fontsize=10)
     figure.tight_layout()
     return figure
@@ -401,14 +429,13 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
 
     A line per variant and reader; of many variants with many readers, their means alone.
     """
-    table = table[table["mode"] != "none"]
+    table = table[(table["mode"] != "none") & (table["metric"] != "ap_voc07")]
     many = table["variant"].nunique() > 2
     rows = table[table["reader"] == "mean"] if many else table
     preset = rows["preset"].iloc[0]
     keys = [key for key in degradations(preset) if len(_of(rows, key))]
     modes = [mode for mode in MODE_STYLE if mode in set(rows["mode"])]
-    sources = rows["source_arch"].fillna("").str.count(",") + 1
-    rows = rows.assign(line=[_line(row, n, many) for row, n in zip(rows.to_dict("records"), sources, strict=True)])
+    rows = rows.assign(line=[_line(row, many) for row in rows.to_dict("records")])
     lines = list(dict.fromkeys(rows["line"]))
     sns.set_theme(style="whitegrid", context="notebook")
     size = (3.4 + 3.6 * len(keys), 1.6 + 0.26 * len(lines) * max(2, len(modes)))
@@ -428,14 +455,20 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     figure.tight_layout()
-    _note(figure, rows, "Filled: top-1 minus plain's, 95 % intervals over pictures. Open: at home.")
+    _note(figure, rows, "Filled: top-1 (detectors: AP50) minus plain's, 95 % intervals over pictures. Open: at home.")
     return figure
 
 
-def _line(row: dict, sources: int, many: bool) -> str:
+def variant_name(row: dict | pd.Series) -> str:
+    """A direction's variant for people; of several sources their number."""
+    if row["variant"] == "held_out":
+        n = str(row["source_arch"]).count(",") + 1
+        return f"{n} R{'s' * (n > 1)} in the loss"
+    taught = f", taught by {display_name(row['source_arch'])}" if row["variant"].startswith("detection_") else ""
+    return row["variant"].replace("_", " ") + taught
+
+
+def _line(row: dict, many: bool) -> str:
     """What a line of the figure of transfer stands for."""
     reader = "mean of the readers" if row["reader"] == "mean" else display_name(row["reader"])
-    variant = row["variant"].replace("_", " ")
-    if row["variant"] == "held_out":
-        return f"{sources} in the loss, {reader}"
-    return variant if many else reader if row["variant"] == "families" else f"{variant}: {reader}"
+    return variant_name(row) if many else reader if row["variant"] == "families" else f"{variant_name(row)}: {reader}"

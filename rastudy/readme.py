@@ -19,7 +19,7 @@ from rastudy.claims import (
 )
 from rastudy.controls import OVER_RA, control_name
 from rastudy.files import results_folder, root, write_atomic
-from rastudy.plots import mode_name, reader_name
+from rastudy.plots import BARS, mode_name, reader_name, variant_name
 from rastudy.presets import PRESETS
 from rastudy.tables import (
     OVER_ONE,
@@ -27,10 +27,13 @@ from rastudy.tables import (
     load_table,
     main_cells,
     main_table,
+    paper_gains,
     short_name,
     without_variants,
 )
+from rastudy.transfer import REFERENCE, load_summary
 
+CONDITION_OF = {"sr": "sr x4", "dn": "dn", "jpeg": "jpeg"}  # of the claims table, by the paper's tasks
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -154,6 +157,61 @@ def processors_table() -> str:
     return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
 
 
+def transfer_table() -> str:
+    """RA's gain in every direction that was tried, beside home, with a verdict."""
+    path = root() / "results" / "transfer_summary.csv"
+    if not path.is_file():
+        return "(Not run yet.)\n"
+    table, rows = load_summary(), []
+    for _, row in table[table["metric"] != "ap_voc07"].iterrows():
+        home = "" if pd.isna(row["reference"]) else interval(row[list(REFERENCE)].set_axis(ESTIMATE))
+        what = f"{row['direction'].replace('_', ' ')}: {variant_name(row)}"
+        shown = [STUDIES[row["preset"]], short_name(row["task"], row["strength"]), what, str(row["n_seeds"])]
+        rows.append([*shown, f"{interval(row)}{' AP50' * (row['metric'] == 'ap50')}", home, row["verdict"]])
+    header = ["data", "task", "direction", "seeds", "RA's gain, mean of the readers", "the same run at home", "verdict"]
+    return markdown(rows, header)
+
+
+def photographs_table() -> str:
+    """Real photographs: the gain of each mode averaged over the R's, what so few pictures can resolve, and the published gain."""
+    preset = "imagenet_lite"
+    if preset not in present_studies():
+        return "(Not run yet.)\n"
+    overall, rows = main_cells(load_table(preset, "overall"), preset), []
+    quality = main_cells(load_table(preset, "accuracy"), preset).query("metric == 'psnr' and split == 'test'")
+    quality = quality.set_index(["task", "mode"])["value"]
+    published = paper_gains().groupby(["task", "mode"])["value"].mean()
+    for row in overall.to_dict("records"):
+        task, mode = row["task"], row["mode"]
+        cells = [interval(main_rows("gains", preset, CONDITION_OF[task], mode=mode, role=role).iloc[0])
+                 for role in ("source", "mean_unseen")]  # fmt: skip
+        paper = f"{published[task, mode]:+.1f}" if (task, mode) in published else "not at hand"
+        cost = quality[task, mode] - quality[task, "plain"]
+        shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
+        rows.append([*shown, *cells, f"{cost:+.2f}", paper])
+    return markdown(rows, ["task", "mode", "gain, mean of the three R's", "resolves", "Lite0, in the loss", "Lite1 and 2, unseen",
+                           "PSNR (dB)", "published, mean of five R's"])  # fmt: skip
+
+
+def benchmark_table() -> str:
+    """The benchmark's ratios beside what they must reach, and how near the training step comes to the machine's own speed."""
+    table = pd.read_csv(root() / "results" / "benchmark.csv")
+    ratios = table[table["unit"] == "ratio"].set_index("variant")
+    shown = {"release / ours": "RA step, the release's time / ours",
+             "share of the bound": "five R's in one pass: share of the bound",
+             "cache / decoding": "photographs from the cache / decoded"}  # fmt: skip
+    rows = [[shown[name], f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", f"{bar:g}"]
+            for name, bar in BARS.items() for r in [ratios.loc[name]]]  # fmt: skip
+    speed = table[table["unit"] == "GFLOP/s"].set_index("variant")["value"]
+    for name in ("ours", "release"):
+        rows.append([f"RA step, {name}: share of a matrix product's speed", f"{speed[name] / speed['peak']:.2f}", ""])
+    grown = table[table["variant"].str.endswith(": exponent")]
+    for r in grown.to_dict("records"):
+        what = f"{'memory' if r['part'] == 'memory' else 'time'} of an evaluation against {r['variant'].split(':')[0]}"
+        rows.append([f"{what}, exponent", f"{r['value']:.2f}", ""])
+    return markdown(rows, ["measured", "median [quartiles]", "must reach"])
+
+
 def timings_table() -> str:
     """Wall-clock of each part of `make study`."""
     path = results_folder("digits") / "timings.csv"
@@ -168,7 +226,7 @@ def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
-              "equal-cost": equal_cost_table}  # fmt: skip
+              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table, "benchmark": benchmark_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 
