@@ -227,19 +227,24 @@ def _load_torchvision(name: str) -> Classifier:
     if TORCHVISION_WEIGHTS not in choices.__members__:
         raise StudyError(f"torchvision has no {TORCHVISION_WEIGHTS} weights for {name}; it has {list(choices.__members__)}")
     weights = choices[TORCHVISION_WEIGHTS]
-    file = _torchvision_file(name)
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as error:  # urllib's errors are OSErrors
-        raise StudyError(f"weights of {name} are missing; put {weights.url} at {file} ({error})") from error
-    except Exception as error:  # torch.load raises many types
-        raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
+    state, file = torchvision_state(weights, name), _torchvision_file(name)
     if name.startswith("densenet"):  # the published files hold older names; torchvision's loader renames them, too
         state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", k): v for k, v in state.items()}
     net = torchvision.models.get_model(name, weights=None)
     if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
         net.transform_input = True
     return Classifier(name, folded(_load_state(net, state, file)), _torchvision_version(name))
+
+
+def torchvision_state(weights: torchvision.models.WeightsEnum, name: str) -> dict[str, torch.Tensor]:
+    """torchvision's weights from where torch keeps downloads; StudyError with address and place where they are missing."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise StudyError(f"weights of {name} are missing; put {weights.url} at {file} ({error})") from error
+    except Exception as error:  # torch.load raises many types
+        raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
 
 
 def _torchvision_file(name: str) -> Path:

@@ -173,7 +173,7 @@ def transfer_table() -> str:
 
 
 def photographs_table() -> str:
-    """Real photographs: the gain of each mode averaged over the R's, what so few pictures can resolve, and the published gain."""
+    """Real photographs: each mode's gain averaged over the R's, what so few pictures resolve, and the published gain."""
     preset = "imagenet_lite"
     if preset not in present_studies():
         return "(Not run yet.)\n"
@@ -189,8 +189,8 @@ def photographs_table() -> str:
         cost = quality[task, mode] - quality[task, "plain"]
         shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
         rows.append([*shown, *cells, f"{cost:+.2f}", paper])
-    return markdown(rows, ["task", "mode", "gain, mean of the three R's", "resolves", "Lite0, in the loss", "Lite1 and 2, unseen",
-                           "PSNR (dB)", "published, mean of five R's"])  # fmt: skip
+    return markdown(rows, ["task", "mode", "gain, mean of the three R's", "resolves", "Lite0, in the loss",
+                           "Lite1 and 2, unseen", "PSNR (dB)", "published, mean of five R's"])  # fmt: skip
 
 
 def benchmark_table() -> str:
@@ -226,7 +226,8 @@ def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
-              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table, "benchmark": benchmark_table}  # fmt: skip
+              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table,
+              "benchmark": benchmark_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from rastudy import stats
+from rastudy.classifiers import torchvision_state
 from rastudy.config import BASELINES, Config
 from rastudy.data import Batch, to_float
 from rastudy.degrade import degrade
@@ -43,13 +44,7 @@ class CocoDetector(nn.Module):
         weights = getattr(choices, "COCO_V1", None)
         if weights is None:
             raise StudyError(f"torchvision has no COCO_V1 weights for {name}; it has {list(choices.__members__)}")
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-        try:
-            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except OSError as error:  # urllib's errors are OSErrors
-            raise StudyError(f"weights of {name} are missing; put {weights.url} at {file} ({error})") from error
-        except Exception as error:  # torch.load raises many types
-            raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
+        state = torchvision_state(weights, name)
         self.name = name
         self.net = torchvision.models.get_model(name, weights=None, weights_backbone=None)
         self.net.load_state_dict(state)
