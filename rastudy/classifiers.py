@@ -21,11 +21,13 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
+from rastudy.data import bounds_of, half_of
 from rastudy.errors import StudyError
 from rastudy.files import write_atomic
 from rastudy.small import SMALL
 
 WEIGHTS = Path(__file__).parent / "weights"
+N_IMAGENET = 1000  # classes
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # the paper's five families: small counterpart, torchvision's name, the name to show
 FAMILIES = OrderedDict(
@@ -52,6 +54,7 @@ class Classifier(nn.Module):
     def __init__(self, name: str, net: nn.Module, weights: str, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.name, self.weights = name, weights
+        self.classes = slice(None)  # of its own that it may name; half of them where the pictures are of that half
         self.micro_batch = 0  # pictures that it reads at a time where a gradient is wanted; 0: all
         self.net = net
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -74,7 +77,7 @@ class Classifier(nn.Module):
         return F.cross_entropy(self(pictures).float(), label)
 
     def _read(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.net((pictures - self.mean) / self.std)
+        return self.net((pictures - self.mean) / self.std)[:, self.classes]
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """What R's last module of type ``nn.ReLU`` with a spatial extent gives for the pictures, (N, C, h, w).
@@ -135,12 +138,21 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
             ``torchscript:FILE``: a TorchScript module that takes pictures in [0, 1].
-        dataset: whose weights a small recogniser takes.
+        dataset: whose weights a small recogniser takes; for half of ImageNet's classes (``imagenet_first``) an R names only
+            those, though it has learned from all.
 
     Raises:
         StudyError: an unknown name, or weights that are missing, damaged or of another architecture.
     """
     check_spec(spec)
+    classifier = _load(spec, dataset)
+    whole, half = half_of(dataset)
+    if half and whole == "imagenet":
+        classifier.classes = slice(*bounds_of(half, N_IMAGENET))
+    return classifier
+
+
+def _load(spec: str, dataset: str) -> Classifier:
     if spec in DETECTORS:
         raise StudyError(f"recogniser {spec!r} is a detector; it reads scenes (dataset='scenes'), and no labels of pictures")
     name, _, file = spec.partition("@")

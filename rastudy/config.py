@@ -35,7 +35,7 @@ OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
 AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
 AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
 DATASETS = ("digits", "cifar10", "folder", "imagenet", "scenes")
-DATASETS += tuple(f"{name}_{half}" for name in ("digits", "cifar10") for half in HALVES)
+DATASETS += tuple(f"{name}_{half}" for name in ("digits", "cifar10", "imagenet") for half in HALVES)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Config:
             raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
         if self.dataset == "scenes" and self.image_size != scenes.SIZE:
             raise StudyError(f"image_size={self.image_size} does not fit; scenes have {scenes.SIZE} x {scenes.SIZE} pixels")
-        if self.dataset == "imagenet":
+        if self.of_photographs:
             sides = {name: getattr(self, name) for name in ("image_size", "crop", "pretrain_crop")}
             for name, side in sides.items():
                 if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
@@ -138,6 +138,11 @@ class Config:
     def factor(self) -> int:
         """Upscaling factor of P: 1 for dn and jpeg."""
         return int(self.strength) if self.task == "sr" else 1
+
+    @property
+    def of_photographs(self) -> bool:
+        """Of photographs of any size (ImageNet's, or those of half of its classes), not of pictures of one size in memory."""
+        return half_of(self.dataset)[0] == "imagenet"
 
     @property
     def sources(self) -> list[str]:
@@ -182,7 +187,7 @@ class Config:
 
     def science(self) -> dict:
         """The fields that change a run's numbers."""
-        skip = set(OPERATIONAL if self.dataset == "imagenet" else OPERATIONAL + OF_PHOTOGRAPHS)
+        skip = set(OPERATIONAL if self.of_photographs else OPERATIONAL + OF_PHOTOGRAPHS)
         if self.mode in BASELINES:  # only data and degradation matter
             keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images",
                     "resize"}  # fmt: skip

@@ -250,12 +250,16 @@ def half_of(dataset: str) -> tuple[str, str]:
     return (whole, half) if half in HALVES else (dataset, "")
 
 
+def bounds_of(half: str, n_classes: int) -> tuple[int, int]:
+    """The first class of a half, and the one after its last."""
+    return {"first": (0, n_classes // 2), "second": (n_classes // 2, n_classes)}[half]
+
+
 def _half(pictures: PictureSet, half: str) -> PictureSet:
     """The pictures of the first or the second half of the classes, labelled from 0 on."""
-    middle = len(pictures.classes) // 2
-    low, high = {"first": (0, middle), "second": (middle, len(pictures.classes))}[half]
+    low, high = bounds_of(half, len(pictures.classes))
     keep = np.flatnonzero((low <= pictures.labels) & (pictures.labels < high))
-    if not middle or not len(keep):
+    if low == high or not len(keep):
         raise StudyError(f"{pictures.name}: {len(pictures.classes)} classes leave no pictures for the {half} half of them")
     return PictureSet(f"{pictures.name}_{half}", pictures.split, pictures.pictures[keep], pictures.labels[keep] - low,
                       pictures.groups[keep], pictures.classes[low:high])  # fmt: skip

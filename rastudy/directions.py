@@ -66,23 +66,23 @@ def variants(preset: str, direction: str, black_box: str = "tesseract") -> list[
     home, five = PRESETS[preset]["dataset"], tuple(FAMILIES)
     axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": (*BASELINES, *MODES)}
     small = home in ("digits", "cifar10")
+    readers = five if small else tuple(PRESETS[preset]["target_archs"].split(","))
     if direction == "upload":
-        readers = five if small else tuple(PRESETS[preset]["target_archs"].split(","))
         return [Variant(way, axes, home, readers, way) for way in UPLOADS]
     if direction == "families":
-        readers = ("vit_small", "mixer_small", *shallow.SHALLOW) if small else ("convnext_tiny", "vit_b_16", "swin_t")
-        return [Variant("families", axes, home, readers)]
+        unlike = ("vit_small", "mixer_small", *shallow.SHALLOW) if small else ("convnext_tiny", "vit_b_16", "swin_t")
+        return [Variant("families", axes, home, unlike)]
     if direction == "black_box":
         return [Variant(black_box.partition(":")[0], axes, home, (black_box,))]
-    if not small:
-        raise StudyError(f"direction={direction!r} is one of digits and cifar10; {preset} has no second set of categories")
     if direction == "categories":
         two = {"modes": (*BASELINES, "plain", "ra")}
         pairs = (HALVES, HALVES[::-1])
         return [
-            Variant(f"{mine}_to_{theirs}", axes | two | {"datasets": (f"{home}_{mine}",)}, f"{home}_{theirs}", five)
+            Variant(f"{mine}_to_{theirs}", axes | two | {"datasets": (f"{home}_{mine}",)}, f"{home}_{theirs}", readers)
             for mine, theirs in pairs
         ]
+    if not small:
+        raise StudyError(f"direction={direction!r} is one of digits and cifar10, not of {preset}")
     if direction == "datasets":
         other = {"digits": "cifar10", "cifar10": "digits"}[home]
         return [Variant(f"{home}_to_{other}", axes, other, five)]

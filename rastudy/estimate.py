@@ -65,10 +65,10 @@ def cost_of_run(config: Config, splits: Iterable[str]) -> Cost:
 def _training_pictures(config: Config) -> int:
     if config.train_images:
         return config.train_images
-    if config.dataset == "imagenet" and config.data_dir and Path(config.data_dir).expanduser().is_dir():
+    if config.of_photographs and config.data_dir and Path(config.data_dir).expanduser().is_dir():
         folder, to_split = part_of(config.data_dir, "train")
         return len(find_photos(folder, labelled=False).files) - config.val_images - to_split * config.test_images
-    return WHOLE[half_of(config.dataset)[0]] - (config.val_images if config.dataset == "imagenet" else 0)
+    return WHOLE[half_of(config.dataset)[0]] - (config.val_images if config.of_photographs else 0)
 
 
 def _essence(config: Config) -> Config:
@@ -171,7 +171,7 @@ def disk_of(configs: Iterable[Config]) -> float:
         total += n * (12 * len(config.targets) + 20)
         if config.mode not in BASELINES:
             total += 4 * sum(p.nbytes for net in build_models(config) if net is not None for p in net.parameters())
-        if config.dataset == "imagenet" and config.cache_dir != "none" and Path(config.data_dir).expanduser().is_dir():
+        if config.of_photographs and config.cache_dir != "none" and Path(config.data_dir).expanduser().is_dir():
             for split in ("train", "test"):
                 folder, _ = part_of(config.data_dir, split)
                 if folder.is_dir() and folder not in caches:

@@ -20,7 +20,7 @@ from torch import nn
 from rastudy import distributed, metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, PictureSet, read_folder
+from rastudy.data import Batch, PictureSet, half_of, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import read_json, write_csv, write_json
@@ -142,7 +142,7 @@ def is_evaluated(config: Config, split: str) -> bool:
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
     """What an evaluation rests on."""
-    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.dataset == "imagenet" else {}
+    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.of_photographs else {}
     return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **of}
 
 
@@ -245,7 +245,7 @@ def evaluate_files(
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         settings |= {"data_dir": data}
-        settings |= {"val_images": 0, "test_images": 0} if settings["dataset"] == "imagenet" else {}
+        settings |= {"val_images": 0, "test_images": 0} if half_of(settings["dataset"])[0] == "imagenet" else {}
     settings |= {"device": device, "skip_unreadable": skip_unreadable}
     preset = PRESETS.get(settings["preset"], {})
     settings |= {name: preset[name] for name in ("target_archs", "workers") if name in preset}
@@ -261,7 +261,7 @@ def evaluate_files(
         raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
-    if data and config.dataset != "imagenet":
+    if data and not config.of_photographs:
         pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
     else:

@@ -31,7 +31,7 @@ def pictures_to_show(config: Config, split: str) -> PictureSet:
 
     These come with scikit-learn and matplotlib, have no label (-1) and are cut to ``image_size`` pixels.
     """
-    if config.dataset != "imagenet":
+    if not config.of_photographs:
         return load_pictures(config, split)
     photographs = [Image.fromarray(picture) for picture in load_sample_images().images]
     with cbook.get_sample_data("grace_hopper.jpg") as file:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from rastudy import distributed
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.config import Config
-from rastudy.data import Batch, Batches, Loader, PictureSet, count_of, load_split, parts, to_float
+from rastudy.data import Batch, Batches, Loader, PictureSet, bounds_of, count_of, half_of, load_split, parts, to_float
 from rastudy.decode import centre_crop
 from rastudy.degrade import degrade
 from rastudy.errors import StudyError
@@ -116,7 +116,7 @@ def evaluation_batches(pictures: PictureSet, config: Config) -> Iterator[Batch]:
 def load_pictures(config: Config, split: str) -> PictureSet:
     """A run's training, validation or test pictures."""
     n = {"train": config.train_images, "val": config.val_images, "test": config.test_images}.get(split, 0)
-    if config.dataset == "imagenet":
+    if config.of_photographs:
         return _load_photos(config, split, n)
     return load_split(
         config.dataset, split, n, n_val=config.val_images, data_dir=config.data_dir, size=config.image_size,
@@ -129,13 +129,19 @@ def _load_photos(config: Config, split: str, n: int) -> PictureSet:
     if not config.data_dir:
         raise StudyError("dataset='imagenet' needs its folder; give it with --data or the parameter data_dir")
     folder, to_split = part_of(config.data_dir, split)
-    found = find_photos(folder, labelled=split != "train" or config.mode not in NEEDS_NO_LABEL)
+    _, half = half_of(config.dataset)
+    found = find_photos(folder, labelled=bool(half) or split != "train" or config.mode not in NEEDS_NO_LABEL)
     count = len(found.files)
     if split == "test" and not to_split:  # in class order, as ImageFolder has it; a part of them is a random one
         index = np.argsort(found.labels, kind="stable")
         index = index[np.sort(split_of(count, 0, n)["test"])] if n else index
     else:
         index = split_of(count, config.val_images, _n_test(config, count) if to_split else 0)[split]
+    labels, classes = found.labels, found.classes
+    if half:
+        low, high = bounds_of(half, len(classes))
+        index = index[(low <= labels[index]) & (labels[index] < high)]
+        labels, classes = labels - low, classes[low:high]
     photos = FilePhotos(found.folder, found.files, config.resize)
     if config.cache_dir == "none":
         if config.skip_unreadable:
@@ -149,7 +155,7 @@ def _load_photos(config: Config, split: str, n: int) -> PictureSet:
         index = index[: count_of(n, len(index), folder.name, split)]
     if not len(index):
         raise StudyError(f"{config.data_dir}: leaves no pictures for {split}; set {split}_images, or give it a train/ folder")
-    return PictureSet("imagenet", split, subset(index), found.labels[index], index, found.classes, config.image_size)
+    return PictureSet(config.dataset, split, subset(index), labels[index], index, classes, config.image_size)
 
 
 def _n_test(config: Config, count: int) -> int:

@@ -129,6 +129,7 @@ PRESETS["cifar10"] = {
 _PAPER = _weights(1e-3, 10.0, 1e-2)
 _STRENGTHS = {"sr": 4.0, "dn": 0.1, "jpeg": 10.0}  # the paper's
 _PHOTOGRAPHS = {"dataset": "imagenet", "image_size": 224, "resize": 256, "flip": True, "modes": MODES}
+_PHOTOGRAPHS |= {"datasets": {"imagenet_first": {}, "imagenet_second": {}}}  # of transfer: half of the classes
 PRESETS["imagenet"] = {
     **_PHOTOGRAPHS,
     "data_dir": "data/imagenet",

@@ -320,7 +320,7 @@ def dry_run(cells: list[Cell], jobs: int) -> None:
 
 def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
-    if cells and cells[0].config.dataset == "imagenet":
+    if cells and cells[0].config.of_photographs:
         write_split(cells[0].config)
     seconds, fresh = {}, not any(cell.is_done() for cell in cells)
     with timed(seconds, "training and evaluation"):
@@ -338,7 +338,7 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     if not args.no_notebooks:
         with timed(seconds, "notebooks and figures"):
             config = cells[-1].config
-            shown = {"task": config.task, "cache_dir": config.cache_dir} if config.dataset == "imagenet" else {}
+            shown = {"task": config.task, "cache_dir": config.cache_dir} if config.of_photographs else {}
             failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
         if failures:
             return failures

@@ -166,7 +166,7 @@ def read_curve(config: Config) -> list[dict]:
 def _inputs(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
-    if config.dataset == "imagenet":  # whose folder is the user's own
+    if config.of_photographs:  # whose folder is the user's own
         inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
     start = config.pretraining
     if start is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 import torchvision
@@ -24,6 +25,7 @@ from rastudy.photos import load_pictures
 from rastudy.presets import PRESETS
 from rastudy.published import WHOLE, clean_rows, published_top1, warning
 from rastudy.runs import weights_file
+from rastudy.sweep import NOTEBOOKS
 from rastudy.tables import load_table, make_tables
 from rastudy.train import train
 
@@ -226,3 +228,35 @@ def test_lite_on_real_photographs(study_root):
         arrays = predict(make_config("imagenet_lite", "sr", mode, **settings), pictures, [r])
         top1[mode] = 100 * (arrays["top5"][0, :, 0] == arrays["label"]).mean()
     assert top1["clean"] == pytest.approx(89.0, abs=4.4) and top1["none"] == pytest.approx(50.5, abs=7)  # two standard errors
+
+
+def test_a_notebook_on_photographs(data, study_root, monkeypatch):
+    """The training notebook in a kernel of its own, on a preset of ImageNet's: trained, and read by every R."""
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    settings = {"preset": "imagenet_lite", "task": "jpeg", "mode": "ra", "channels": 4, "blocks": 1, "epochs": 1,
+                "pretrain_epochs": 1, "data_dir": str(data), "val_images": 2, "test_images": 4, "image_size": 64,
+                "pretrain_crop": 32, "evaluate_on": "test"}  # fmt: skip
+    papermill.execute_notebook(NOTEBOOKS / "01_train.ipynb", study_root / "out.ipynb", settings, progress_bar=False)
+    (rows,) = (results_folder("imagenet_lite") / "runs").glob("*.csv")
+    table = pd.read_csv(rows)
+    assert set(table.loc[table["metric"] == "top1", "target_arch"]) == {f"efficientnet_lite{k}" for k in range(3)}
+    assert (table["n_images"] == 4).all()
+
+
+def test_half_of_the_classes(data, small_preset):
+    """Photographs of that half alone, labels from 0 on, and R's that name no other class, as good as ever at those."""
+    halves = {
+        half: make_config("imagenet", "sr", data_dir=str(data), dataset=f"imagenet_{half}") for half in ("first", "second")
+    }
+    sets = {half: load_pictures(config, "test") for half, config in halves.items()}
+    assert [sorted(set(one.labels)) for one in sets.values()] == [[1, 281], [454]]
+    assert all(len(one.classes) == 500 and one.name == f"imagenet_{half}" for half, one in sets.items())
+    picture = torch.rand(1, 3, 64, 64)
+    whole = load_classifier("resnet18", "imagenet")(picture)
+    parts = [load_classifier("resnet18", f"imagenet_{half}")(picture) for half in halves]
+    assert torch.equal(torch.cat(parts, 1), whole)
+    config = make_config(
+        "imagenet", "jpeg", "ra", data_dir=str(data), dataset="imagenet_second", epochs=1, image_size=64, resize=64
+    )
+    curve = train(config, log=lambda _: None)
+    assert curve[-1]["images"] == 3 and np.isfinite(curve[-1]["recognition_loss"])
