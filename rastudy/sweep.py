@@ -351,11 +351,12 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
 
 
 def transfers(args: argparse.Namespace) -> dict[str, str]:
-    """Execute the notebook of transfer for every direction; returns what failed."""
+    """Read every direction, several processes side by side, and execute its notebook; returns what failed."""
     failures = {}
     for direction in args.direction:
+        read(args.preset, direction, args.data, args.jobs, args.black_box, log=_say)
         output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
-        given = {"preset": args.preset, "direction": direction, "black_box": args.black_box, "jobs": args.jobs}
+        given = {"preset": args.preset, "direction": direction, "black_box": args.black_box}
         given |= {"data_dir": str(Path(args.data).absolute())} if args.data else {}
         with _pool(1) as pool:
             problem = pool.submit(execute, NOTEBOOKS / "05_transfer.ipynb", output, given).result()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from rastudy import sweep
+from rastudy import sweep, transfer
 from rastudy.config import BASELINES, make_config
 from rastudy.errors import StudyError
 from rastudy.files import results_folder, write_csv
@@ -147,6 +147,21 @@ def test_figures_are_written(in_finished):
     for name, path in found.items():
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 200 and pixels.std() > 5, name
+
+
+def test_the_sweep_of_transfer(in_finished):
+    """A direction's notebook reads the runs that are there, writes table and figure; a second call reads nothing again."""
+    done = command(in_finished, "--preset", "smoke", "--direction", "upload", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "0 to do" in done.stdout and "upload: results/smoke/transfer_upload.csv" in done.stdout and not done.stderr
+    table = transfer.load_table("smoke", "upload")
+    assert len(table) == 6 * 3 * 3 * 6 and (in_finished / "figures" / "smoke" / "transfer_upload.png").stat().st_size > 10_000
+    before = snapshot(in_finished / "results" / "smoke" / "transfer")
+    assert len(before) == (3 * 5 + 1) * 6
+    again = command(in_finished, "--preset", "smoke", "--direction", "upload")
+    assert (
+        "0 files of predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
+    )
 
 
 def test_a_run_of_the_sweep_is_that_of_train(in_finished, tmp_path, monkeypatch):
