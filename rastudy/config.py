@@ -162,8 +162,8 @@ class Config:
             return None
         start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
                  "crop": self.pretrain_crop, "pretrain_crop": 0}  # fmt: skip
-        if self.mode == "ra_transformer" and self.sources:
-            return dataclasses.replace(self, **start)
+        if self.mode == "ra_transformer" and self.sources:  # which starts from plain P's own
+            return dataclasses.replace(self, **start | {"pretrain_crop": self.pretrain_crop})
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
 
     @property
