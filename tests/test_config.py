@@ -8,7 +8,7 @@ import pytest
 
 from rastudy.config import BASELINES, OF_PHOTOGRAPHS, Config, configure, make_config
 from rastudy.errors import StudyError
-from rastudy.presets import MODES, PRESETS
+from rastudy.presets import MODES, PRESETS, degradations
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # where and how fast a run goes, and who reads its output: not its numbers
@@ -208,3 +208,11 @@ def test_the_device_is_there():
 def test_a_baseline_starts_from_nothing(mode):
     config = make_config("digits", "sr", mode)
     assert config.pretraining is None and config.chain == [config]
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("imagenet", "imagenet_small")])
+def test_every_mode_starts_from_one_plain_p(preset):
+    """The same pretraining, T's included, whatever its crops."""
+    for task, strength in degradations(preset):
+        runs = [make_config(preset, task, mode, strength=strength) for mode in PRESETS[preset]["modes"]]
+        assert len({run.chain[0].run_id for run in runs}) == 1 and runs[0].chain[0].mode == "plain"
