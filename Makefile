@@ -36,7 +36,7 @@ recognisers: $(VENV)/installed
 	$(RUN) -m rastudy.recognisers --preset digits
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -m "not full"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not full"
 
 test-full: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile

@@ -92,7 +92,8 @@ PRESETS["cifar10"] = {
     "data_dir": "data/cifar10",
     "test_images": 10000,
     "flip": True,
-    "datasets": {"cifar10_first": {}, "cifar10_second": {}},  # of transfer: half of the classes
+    # of transfer: half of the classes, whose R's were trained once
+    "datasets": {f"cifar10_{half}": {"target_archs": SMALL_FIVE} for half in ("first", "second")},
     "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
     "precision": "bf16",
     # weights chosen by the rule on validation
