@@ -381,4 +381,11 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as stop:  # a signal's, or argparse's
+        status = stop.code
+    if status in (130, 143):  # at once: threads may still wait for kernels that have just been ended
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
