@@ -4,6 +4,7 @@
 ``results/<preset>/transfer/<direction>/<variant>/``, and :mod:`rastudy.transfer` computes from there.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -188,7 +189,7 @@ def read_run(run: Config, direction: str, black_box: str = "tesseract", counting
     """
     report: dict = {"read": 0, "to_ask": 0, "unknown": {}}
     mine = [v for v in variants(run.preset, direction, black_box) if v.dataset and _reads(run, v)]
-    for same in {(v.dataset, v.readers): [] for v in mine}:  # one reading serves every way that a picture takes
+    for same in dict.fromkeys((v.dataset, v.readers) for v in mine):  # one reading serves every way that a picture takes
         together = [v for v in mine if (v.dataset, v.readers) == same]
         _read_together(run, direction, together, counting, report)
     return report
@@ -259,7 +260,7 @@ def read(
     else:
         reports = [read_run(*one) for one in arguments]
     log(f"{direction}: {len(todo)} runs, {sum(report['read'] for report in reports)} files of predictions written")
-    unknown = {k: n for report in reports for k, n in report["unknown"].items()}
+    unknown = dict(sum((Counter(report["unknown"]) for report in reports), Counter()))
     if unknown:
         log(f"WARNING: answers that are no class count as wrong: {unknown}")
     return sum(report["to_ask"] for report in reports)

@@ -414,8 +414,7 @@ def plot_benchmark(table: pd.DataFrame) -> Figure:
     middle.title.set_fontsize(10)
     for name, rows in table[(table["part"] == "growth") & (table["unit"] == "s")].groupby("variant"):
         spread = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-        exponent = table.set_index("variant").loc[f"{name}: exponent", "value"]
-        exponent = exponent if np.isscalar(exponent) else exponent.iloc[0]
+        exponent = table[table["part"] == "growth"].set_index("variant").loc[f"{name}: exponent", "value"]
         right.errorbar(rows["n"], rows["value"], spread, marker="o", label=f"{name}, time ~ n^{exponent:.2f}")
     right.set(xscale="log", yscale="log", xlabel="pictures, or R's", ylabel="seconds of an evaluation")
     right.legend(fontsize=10)
@@ -429,7 +428,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
 
     A line per variant and reader; of many variants with many readers, their means alone.
     """
-    table = table[(table["mode"] != "none") & (table["metric"] != "ap_voc07")]
+    table = table[table["metric"] != "ap_voc07"]
     many = table["variant"].nunique() > 2
     rows = table[table["reader"] == "mean"] if many else table
     preset = rows["preset"].iloc[0]

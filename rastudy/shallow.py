@@ -5,7 +5,6 @@ Nothing of them is stored: a pickle would execute what it holds. The fit is dete
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import sklearn
@@ -68,11 +67,12 @@ def version(name: str, train: PictureSet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-@lru_cache(maxsize=4)
-def _fitted(name: str, train: PictureSet) -> ShallowClassifier:
-    return ShallowClassifier(name, train)
+_fitted: dict[str, ShallowClassifier] = {}  # by version: a set that is loaded anew is the same set
 
 
 def load_shallow(name: str, train: PictureSet) -> ShallowClassifier:
-    """One of ``SHALLOW`` fitted to a training set, once a process for the same set."""
-    return _fitted(name, train)
+    """One of ``SHALLOW`` fitted to a training set, once a process for the same pictures."""
+    key = version(name, train)
+    if key not in _fitted:
+        _fitted[key] = ShallowClassifier(name, train)
+    return _fitted[key]
