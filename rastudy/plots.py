@@ -19,7 +19,7 @@ from rastudy.controls import control_name
 from rastudy.errors import StudyError, one_of
 from rastudy.files import root, write_atomic
 from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.tables import display_name, load_table, main_cells, paper_gains, without_variants
+from rastudy.tables import display_name, load_table, main_cells, paper_gains, short_name, without_variants
 from rastudy.train import curve_file
 
 MODE_STYLE = {  # shown name, colour (colour-blind safe), marker
@@ -456,6 +456,46 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     figure.tight_layout()
     _note(figure, rows, "Filled: top-1 (detectors: AP50) minus plain's, 95 % intervals over pictures. Open: at home.")
     return figure
+
+
+def plot_transfer_summary(table: pd.DataFrame) -> Figure:
+    """RA's gain in every direction that was tried, beside the same run's at home: a panel per preset, a line per row."""
+    table = table[table["metric"] != "ap_voc07"]
+    colours = {"transfers": "#0072b2", "does not": "#d55e00"}
+    presets = list(table["preset"].unique())
+    heights = [len(table[table["preset"] == preset]) for preset in presets]
+    sns.set_theme(style="whitegrid", context="notebook")
+    figure, axes = plt.subplots(
+        len(presets), 1, figsize=(9, 1.2 + 0.24 * sum(heights)), height_ratios=heights, squeeze=False, sharex=True
+    )
+    for ax, preset in zip(axes[:, 0], presets, strict=True):
+        rows = table[table["preset"] == preset]
+        for y, row in enumerate(rows.to_dict("records")):
+            colour = colours.get(row["verdict"], "#808080")
+            ax.errorbar(
+                row["value"], y, xerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]], fmt="o", color=colour
+            )
+            ax.plot(row["reference"], y, "o", color=colour, mfc="none")
+        lines = [f"{row['direction'].replace('_', ' ')}: {variant_name(row)}, {short_name(row['task'], row['strength'])}"
+                 for row in rows.to_dict("records")]  # fmt: skip
+        ax.set_yticks(range(len(lines)), lines, fontsize=9)
+        ax.set_ylim(len(lines) - 0.4, -0.6)
+        ax.axvline(0, color="black", lw=1)
+        n, seeds = (_span(rows[name]) for name in ("n_images", "n_seeds"))
+        ax.set_title(f"{preset}: n = {n}, {seeds} seed{'s' * (seeds != '1')}", fontsize=11)
+        ax.grid(axis="y", visible=False)
+    axes[-1, 0].set_xlabel("RA's gain over plain, mean of the readers (points of top-1; detectors: of AP50)")
+    marks = [plt.Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in (
+        *colours.items(), ("undecided, or nothing to transfer", "#808080"))]  # fmt: skip
+    marks.append(plt.Line2D([], [], marker="o", ls="", color="black", mfc="none", label="the same run at home"))
+    figure.tight_layout()
+    figure.legend(handles=marks, loc="upper center", ncol=4, bbox_to_anchor=(0.55, 0.0), frameon=False, fontsize=9)
+    return figure
+
+
+def _span(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def variant_name(row: dict | pd.Series) -> str:

@@ -18,13 +18,16 @@ from rastudy.errors import StudyError, one_of
 from rastudy.files import results_folder, root, write_csv
 from rastudy.grid import product
 from rastudy.presets import PRESETS
-from rastudy.tables import rounded
+from rastudy.tables import load_table as load_study_table
+from rastudy.tables import main_cells, rounded, without_variants
 
 FLOOR = 50.0  # percent: who reads clean pictures worse than this decides nothing
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
-COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *REFERENCE, *DIFFERENCE, "p", "p_holm",
-           "plain", "clean", "verdict", *COUNTS)  # fmt: skip
+SHARE = ("share", "share_low", "share_high")
+LITTLE = 0.2  # of the reference: a gain below it has not been transferred
+COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *REFERENCE, *DIFFERENCE, *SHARE, "p",
+           "p_holm", "plain", "clean", "verdict", *COUNTS)  # fmt: skip
 
 
 def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
@@ -33,7 +36,8 @@ def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iter
     ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
     ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
     RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they are of one metric;
-    paired where the pictures are the same.
+    paired where the pictures are the same. ``share``: of the reference that is kept, where the reference lies above 0; of an
+    average precision the share of the way from plain to clean pictures.
     """
     home, of_source = load_cells(preset, "test"), {}
     for variant in variants(preset, direction, black_box):
@@ -101,6 +105,7 @@ def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterat
             below = np.mean(gain[1:] <= 0)
             yield dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
                 "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
+                **_share(gain[0], gain[1:], (bound - theirs)[rows].mean(0)[0], (bound - theirs)[rows].mean(0)[1:]),
                 "p": min(1.0, 2 * max(min(below, np.mean(gain[1:] >= 0)), 1 / len(gain))),
             }  # fmt: skip
 
@@ -155,22 +160,50 @@ def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_
     (estimate,) = stats.mean_intervals(reference[:, None], at_home, differences=True)
     if same:
         (difference,) = stats.mean_intervals((values - reference)[:, None], groups, differences=True)
+        mine, theirs = groups.bootstrap(np.stack([values, reference], 1)).T
     else:
-        resampled = groups.bootstrap(values[:, None])[:, 0] - at_home.bootstrap(reference[:, None])[::-1, 0]
-        difference = (values.mean() - reference.mean(), *stats.percentile(resampled))
-    return dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
+        mine, theirs = groups.bootstrap(values[:, None])[:, 0], at_home.bootstrap(reference[:, None])[::-1, 0]
+        difference = (values.mean() - reference.mean(), *stats.percentile(mine - theirs))
+    found = dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
+    return found | (_share(values.mean(), mine, reference.mean(), theirs) if estimate.low > 0 else {})
+
+
+def _share(value: float, resampled: np.ndarray, whole: float, resampled_whole: np.ndarray) -> dict:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return dict(zip(SHARE, (value / whole, *stats.percentile(resampled / resampled_whole)), strict=True))
 
 
 def verdict(row: dict) -> str:
     """What a row says of the paper's claim that the gain transfers.
 
-    ``undecided (floor)``: the reader cannot read clean pictures either; ``nothing to transfer``: the run gains nothing at home.
+    ``transfers``: the interval lies above 0; ``does not``: below ``LITTLE`` of the reference. ``undecided (floor)``: the reader
+    cannot read clean pictures either; ``nothing to transfer``: the run is not known to gain at home.
     """
     if row["clean"] < FLOOR:
         return "undecided (floor)"
+    if row["low"] > 0:
+        return "transfers"
     if not row.get("reference_low", np.nan) > 0:
-        return "nothing to transfer" if row["high"] > 0 else "harms"
-    return "transfers" if row["low"] > 0 else "harms" if row["high"] < 0 else "undecided"
+        return "nothing to transfer"
+    return "does not" if row["high"] < LITTLE * row["reference"] else "undecided"
+
+
+def architecture_rows(preset: str) -> Iterator[dict]:
+    """The main study's own direction, unseen architectures beside the source R, as rows of the summary."""
+    gains, kept = (main_cells(load_study_table(preset, name), preset).query("mode == 'ra'") for name in ("gains", "kept"))
+    accuracy = without_variants(load_study_table(preset, "accuracy")).query("metric == 'top1' and split == 'test'")
+    for _, unseen in gains[gains["role"] == "mean_unseen"].iterrows():
+        (_, source), (_, share) = (
+            next(rows[(rows[list(CELL)] == unseen[list(CELL)]).all(1)].iterrows())
+            for rows in (gains[gains["role"] == "source"], kept)
+        )
+        same = accuracy.query("task == @unseen.task and strength == @unseen.strength and target_arch != @unseen.source_arch")
+        level = main_cells(same, preset).groupby("mode")["value"].mean()
+        row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, "p", *COUNTS)}
+        row |= dict(zip(REFERENCE + SHARE, (*source[list(ESTIMATE)], *share[list(ESTIMATE)]), strict=True))
+        row |= {"direction": "architectures", "variant": "unseen", "reader": "mean", "metric": "top1"}
+        row |= {"plain": level["plain"], "clean": level.get("clean", np.nan)}
+        yield row | {"verdict": verdict(row)}
 
 
 def table_file(preset: str, direction: str) -> Path:
@@ -188,13 +221,24 @@ def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Pat
     for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
         row["p_holm"] = p
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
-    found = [(p, d) for p in PRESETS for d in DIRECTIONS if p != "smoke" and table_file(p, d).is_file()]
-    if found:
-        table = pd.concat([load_table(p, d) for p, d in found])
-        table = table[(table["reader"] == "mean") & (table["mode"] == "ra")]
-        summary = table.astype(object).where(table.notna(), "").to_dict("records")
-        write_csv(root() / "results" / "transfer_summary.csv", summary, COLUMNS)
+    make_summary()
     return table_file(preset, direction)
+
+
+def make_summary() -> None:
+    """Write RA's mean gain in every direction that was tried, of every study, architectures among them."""
+    rows = []
+    for preset in PRESETS:
+        if preset == "smoke":
+            continue
+        if (results_folder(preset) / "gains.csv").is_file():
+            rows += map(rounded, architecture_rows(preset))
+        for name in DIRECTIONS:
+            if table_file(preset, name).is_file():
+                rows += load_table(preset, name).query("reader == 'mean' and mode == 'ra'").to_dict("records")
+    if rows:
+        blank = pd.DataFrame(rows, columns=list(COLUMNS)).astype(object)
+        write_csv(root() / "results" / "transfer_summary.csv", blank.where(blank.notna(), "").to_dict("records"), COLUMNS)
 
 
 def load_table(preset: str, direction: str) -> pd.DataFrame:

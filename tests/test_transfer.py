@@ -141,6 +141,7 @@ def test_gains_beside_home(by_hand):
     vit, svm, mean = (rows[name] for name in ("vit_small", "svm_hog", "mean"))
     assert (vit["value"], vit["reference"], vit["difference"]) == (20, 40, -20)
     assert vit["low"] > 0 > vit["difference_high"] and vit["verdict"] == "transfers"
+    assert vit["share"] == 0.5 and 0.2 < vit["share_low"] < 0.5 < vit["share_high"] < 0.9
     assert (svm["value"], svm["clean"], svm["verdict"]) == (5, 20, "undecided (floor)")
     assert (mean["value"], mean["clean"]) == (20, 95) and np.isnan(mean["p_holm"])
     assert vit["p_holm"] == pytest.approx(2 * vit["p"], rel=0.01)
@@ -148,8 +149,9 @@ def test_gains_beside_home(by_hand):
 
 @pytest.mark.parametrize(
     ("ra", "home_ra", "floor", "verdict"),
-    [(80, 90, 20, "transfers"), (40, 90, 20, "harms"), (61, 90, 20, "undecided"), (80, 50, 20, "nothing to transfer"),
-     (40, 50, 20, "harms"), (80, 40, 20, "nothing to transfer")],
+    [(80, 90, 20, "transfers"), (40, 90, 20, "does not"), (61, 56, 20, "undecided"), (61, 90, 20, "does not"),
+     (60, 50, 20, "nothing to transfer"),
+     (40, 50, 20, "nothing to transfer"), (80, 40, 20, "transfers")],
 )  # fmt: skip
 def test_verdicts(by_hand, ra, home_ra, floor, verdict):
     assert by_hand(ra, home_ra, floor)["vit_small"]["verdict"] == verdict
@@ -331,6 +333,7 @@ def test_the_summary_has_the_studies_means(small_study, monkeypatch):
     frame.assign(preset="digits").to_csv(transfer.table_file("digits", "upload"), index=False)
     transfer.make_table("smoke", "upload")
     summary = transfer.load_summary()
+    assert len(plots.plot_transfer_summary(summary).axes) == 1
     assert (summary["reader"] == "mean").all() and set(summary["variant"]) == set(UPLOADS) and set(summary["mode"]) == {"ra"}
     transfer.table_file("digits", "upload").unlink()
 
