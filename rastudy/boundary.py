@@ -5,6 +5,7 @@ that R misreads we take the distance to *entering* the true class instead: that 
 the scale from 0 to 1. Nothing is clipped: a boundary lies where it lies, and how much of a picture left [0, 1] is reported.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,15 +18,17 @@ REACH = 4.0  # times the RA step: how far the scan goes
 STEPS = 16  # of the scan
 TOLERANCE = 1 / 128  # of the RA step: bisection stops there
 BUDGET = 256 * 2**20  # bytes of pictures that are read at a time
+PLACE = 32  # bytes of a place of a plane's grid: coordinates, label, margin
+BATCH = 128  # of them at most: more do not fit a core's cache and take longer
 
 
 class Distances(NamedTuple):
     """``value`` (D, N): RMS of the step to the first change along each direction, ``inf`` where the scan found none (censored);
-    ``reach`` (N,): how far the scan went; ``outside`` (D, N): share of pixels out of [0, 1] there."""
+    ``outside`` (D, N): share of pixels out of [0, 1] there, or where the scan ended; ``right`` (N,): it names the label."""
 
     value: np.ndarray
-    reach: np.ndarray
     outside: np.ndarray
+    right: np.ndarray
 
 
 def rms(step: torch.Tensor) -> torch.Tensor:
@@ -88,8 +91,8 @@ def first_change(
 
 @torch.inference_mode()
 def distances(
-    reader: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, directions: Sequence[torch.Tensor], step: np.ndarray,
-    label: np.ndarray, budget: int = BUDGET,
+    reader: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, directions: torch.Tensor, step: np.ndarray,
+    label: np.ndarray, uphill: Sequence[int] = (), budget: int = BUDGET,
 ) -> Distances:  # fmt: skip
     """Distances from ``start`` (N, 3, H, W) to the first change of ``reader``'s verdict, along unit directions.
 
@@ -97,41 +100,59 @@ def distances(
     where it names the label (entering it).
 
     Args:
-        directions: D tensors (N, 3, H, W) of RMS 1.
+        directions: (D, N, 3, H, W) of RMS 1.
         step: (N,) RMS of the RA step; the scan goes to ``REACH`` times it.
+        uphill: places of directions that are followed backwards by pictures the reader names rightly: a loss falls towards the
+            true class, which those leave uphill.
         budget: bytes of pictures that are read at a time; no figure depends on it.
     """
-    n, many = len(start), len(directions)
-    size = start[0].numel() * 4
-    if size > budget:
-        raise StudyError(f"a picture of {size} bytes exceeds the budget of {budget} bytes; give at least {size}")
-    part = max(1, budget // size)
+    many, n = directions.shape[:2]
+    part = _at_a_time(start[0], budget)
 
-    def verdicts(place: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        found = []
-        for k in range(0, len(place), part):
-            rows = place[k : k + part]
-            at = torch.from_numpy(distance[k : k + part]).float().view(-1, 1, 1, 1)
-            moved = torch.stack([directions[p // n][p % n] for p in rows]) * at + start[rows % n]
-            found.append(reader(moved.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())
+    def verdicts(line: np.ndarray, picture: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        found = [np.zeros(0, np.int64)]
+        for k in range(0, len(picture), part):
+            d, p = line[k : k + part], picture[k : k + part]
+            moved = directions[d, p] * torch.from_numpy(distance[k : k + part]).float().view(-1, 1, 1, 1) + start[p]
+            found.append(_read(reader, moved).argmax(1).numpy())
         return np.concatenate(found)
 
-    picture = np.tile(np.arange(n), many)
-    right = verdicts(np.arange(n), np.zeros(n)) == label
+    line, picture = np.repeat(np.arange(many), n), np.tile(np.arange(n), many)
+    right = verdicts(np.zeros(n, int), np.arange(n), np.zeros(n)) == label
+    sign = np.ones((many, n))
+    sign[np.ix_(list(uphill), right)] = -1
+    sign = sign.ravel()
 
     def changed(place: np.ndarray, distance: np.ndarray) -> np.ndarray:
         of = picture[place]
-        return (verdicts(place, distance) == label[of]) != right[of]
+        return (verdicts(line[place], of, sign[place] * distance) == label[of]) != right[of]
 
     reach = REACH * np.asarray(step, np.float64)
     grid = np.linspace(0, 1, STEPS + 1)[1:, None] * reach[None, picture]
-    value = first_change(changed, grid, TOLERANCE * np.asarray(step, np.float64)[picture]).reshape(many, n)
-    end = np.where(np.isfinite(value), value, reach)
-    outside = [
-        [float(((start[k] + float(end[d, k]) * directions[d][k] - 0.5).abs() > 0.5).float().mean()) for k in range(n)]
-        for d in range(many)
-    ]
-    return Distances(value, reach, np.array(outside))
+    value = first_change(changed, grid, TOLERANCE * np.asarray(step, np.float64)[picture])
+    end = sign * np.where(np.isfinite(value), value, reach[picture])
+    outside = np.empty(many * n)
+    for k in range(0, many * n, part):
+        d, p = line[k : k + part], picture[k : k + part]
+        there = directions[d, p] * torch.from_numpy(end[k : k + part]).float().view(-1, 1, 1, 1) + start[p]
+        outside[k : k + part] = ((there - 0.5).abs() > 0.5).float().mean((1, 2, 3)).numpy()
+    return Distances(value.reshape(many, n), outside.reshape(many, n), right)
+
+
+def _read(reader: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
+    """Logits (N, C); StudyError where C is 1: such a recogniser has no boundary."""
+    logits = reader(pictures.contiguous(memory_format=torch.channels_last))
+    if logits.shape[1] < 2:
+        raise StudyError("a recogniser of one class has no decision boundary; take one of two classes or more")
+    return logits
+
+
+def _at_a_time(picture: torch.Tensor, budget: int) -> int:
+    """How many pictures may be read at a time; StudyError where there is no room for one."""
+    size = picture.numel() * 4
+    if size > budget:
+        raise StudyError(f"a picture of {size} bytes exceeds the budget of {budget} bytes; give at least {size}")
+    return min(BATCH, budget // size)
 
 
 def median(value: np.ndarray) -> float:
@@ -163,20 +184,33 @@ def label_map(
         labels (size, size) int64, rows along the second axis from the lowest up; margin (size, size): the softmax of the first
         class minus that of the second.
     """
-    memory = origin.numel() * 4
-    if memory > budget:
-        raise StudyError(f"a picture of {memory} bytes exceeds the budget of {budget} bytes; give at least {memory}")
+    if PLACE * size**2 > budget:
+        fits = math.isqrt(budget // PLACE)
+        raise StudyError(f"a grid of {size} x {size} exceeds the budget of {budget} bytes; {fits} x {fits} fits")
     x, y = (torch.linspace(low, high, size) for low, high in (extent[:2], extent[2:]))
     places = torch.cartesian_prod(y, x)
     labels, margins = [], []
-    for part in places.split(max(1, budget // memory)):
+    for part in places.split(_at_a_time(origin, budget)):
         pictures = origin + part[:, 1, None, None, None] * axes[0] + part[:, 0, None, None, None] * axes[1]
-        best = reader(pictures.contiguous(memory_format=torch.channels_last)).softmax(1).topk(2)
+        best = _read(reader, pictures).softmax(1).topk(2)
         labels.append(best.indices[:, 0])
         margins.append(best.values[:, 0] - best.values[:, 1])
     return torch.cat(labels).view(size, size).numpy(), torch.cat(margins).view(size, size).numpy()
 
 
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of equal labels, 0..1."""
-    return float((one == other).mean())
+def confusion(one: np.ndarray, other: np.ndarray, classes: int) -> np.ndarray:
+    """How often one names i where the other names j, (classes, classes) int64."""
+    pairs = one.astype(np.int64).ravel() * classes + other.ravel()
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of confusions (..., C, C): the share of equal labels, Cohen's kappa, and the share of equal labels that chance gives.
+
+    Kappa is undefined (nan) where both name one class alone.
+    """
+    counts = counts / counts.sum((-2, -1), keepdims=True)
+    same = np.trace(counts, axis1=-2, axis2=-1)
+    chance = (counts.sum(-1) * counts.sum(-2)).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return same, np.where(chance < 1 - 1e-12, (same - chance) / (1 - chance), np.nan), chance

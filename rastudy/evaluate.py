@@ -178,7 +178,7 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
     for task in tasks_of(preset):
         for strength in STRENGTH_CURVES[task]:
             config = make_config(preset, task, "none", strength=strength, **overrides)
-            pictures = _first(load_pictures(config, "val" if config.val_images else "test"), count)
+            pictures = first_pictures(load_pictures(config, "val" if config.val_images else "test"), count)
             names = [name for name in config.targets if not is_variant(name)]
             arrays = predict(
                 config, pictures, [load_classifier(name, config.dataset).to(config.torch_device()) for name in names]
@@ -203,7 +203,7 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
     return replace(pictures, pictures=pixels)
 
 
-def _first(pictures: PictureSet, count: int) -> PictureSet:
+def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
     """The first pictures of a set; of photographs, which come class by class, ``count`` at equal distances."""
     n = min(count, len(pictures))
     index = np.linspace(0, len(pictures) - 1, n).astype(int) if pictures.crop else np.arange(n)

@@ -20,7 +20,8 @@ from rastudy.runs import load_models, weights_file
 from rastudy.tables import display_name
 
 
-def _show(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
+def show_picture(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
+    """Draw a picture (H, W, 3) uint8 without ticks."""
     ax.imshow(picture, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
@@ -51,10 +52,10 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
     figure, axes = plt.subplots(1 + len(keys), count, figsize=(1.55 * count, 1.6 * (1 + len(keys))), squeeze=False)
     for k in range(count):
         gt = pictures.pictures[k]
-        _show(axes[0, k], gt, pictures.classes[pictures.labels[k]] if pictures.labels[k] >= 0 else "")
+        show_picture(axes[0, k], gt, pictures.classes[pictures.labels[k]] if pictures.labels[k] >= 0 else "")
         for row, (task, strength) in enumerate(keys, start=1):
             lq = degrade(gt, task, strength, seed=k)
-            _show(axes[row, k], to_uint8(no_processing(lq, task, strength)))
+            show_picture(axes[row, k], to_uint8(no_processing(lq, task, strength)))
             axes[row, 0].set_ylabel(task_name(task, strength).replace(" ", "\n", 1), fontsize=9)
     axes[0, 0].set_ylabel("original", fontsize=9)
     figure.tight_layout()
@@ -88,7 +89,7 @@ def plot_restored(preset: str, task: str, pictures: PictureSet, first: int = 0, 
         for row in range(count):
             label = int(batch.label[first + row])
             ax = axes[row, k]
-            _show(ax, to_uint8(shown[first + row]))
+            show_picture(ax, to_uint8(shown[first + row]))
             for line, verdict in enumerate(verdicts):
                 guess = int(verdict[first + row])
                 text = f"{display_name(targets[line].name)}: {subset.classes[guess]}"

@@ -58,6 +58,10 @@ class Groups:
             means = np.concatenate([(counts @ sums) / (counts @ self.sizes)[:, None] for counts in drawn])
         return np.round(means, 9) + 0.0
 
+    def draws(self, many: int) -> np.ndarray:
+        """How often each picture is in the sample itself (first row) and in ``many`` resamples: (1 + many, N) float32."""
+        return np.concatenate([np.ones((1, len(self.code))), _resamples(len(self.sizes))[:many, self.code]]).astype(np.float32)
+
     def bootstrap_each(self, values: np.ndarray) -> np.ndarray:
         """As :meth:`bootstrap`, for columns that are not compared with one another: (N, M) to (RESAMPLES, M)."""
         columns = np.split(values, values.shape[1], 1) if self.independent else [values]

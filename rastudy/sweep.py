@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from rastudy import estimate
+from rastudy import boundaries, estimate, similarity
 from rastudy.claims import STUDIES
 from rastudy.config import ALIASES, BASELINES, Config, make_config
 from rastudy.directions import DIRECTIONS, read, runs
@@ -41,7 +41,9 @@ from rastudy.transfer import table_file
 logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that notebook 01 passes on and the config checks
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PUBLISHED = ("digits", "upload")  # of the notebook of transfer, what is committed executed: its defaults
-READING = ("00_degradations", "02_cross_architecture", "04_tradeoff")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+BOUNDARIES = "03_decision_boundaries"
+READING = ("00_degradations", "02_cross_architecture", BOUNDARIES, "04_tradeoff")
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> str:
@@ -145,7 +147,8 @@ def reading_notebooks(
     """
     folder = root() / "runs" / preset / "notebooks"
     stamp, digest = folder / "stamp.json", _inputs_digest(preset)
-    outputs = [folder / f"{name}.ipynb" for name in READING]
+    measured = boundaries.trained(preset)
+    outputs = [folder / f"{name}.ipynb" for name in READING if measured or name != BOUNDARIES]
     if stamp.is_file() and json.loads(stamp.read_text()) == digest and all(path.is_file() for path in outputs):
         log("notebooks: up to date")
         return {}
@@ -153,7 +156,9 @@ def reading_notebooks(
         if preset != "digits":
             parameters = {"preset": preset, "task": degradations(preset)[-1][0]} | parameters
         parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
-        futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, parameters) for path in outputs}
+        own = {BOUNDARIES: {"task": measured[-1][0], "strength": measured[-1][1]}} if measured else {}
+        given = {path: parameters | own.get(path.stem, {}) for path in outputs}
+        futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, given[path]) for path in outputs}
         problems = {name: future.result() for name, future in futures.items()}
     failures = {name: problem for name, problem in problems.items() if problem}
     if not failures:
@@ -170,6 +175,8 @@ def publish(executed: Path, target: Path) -> None:
     notebook.metadata.pop("papermill", None)
     for k, cell in enumerate(notebook.cells):
         cell.id = f"cell-{k}"
+        if cell.cell_type == "code":  # a widget without its kernel is a line of text
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags" and value}
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     write_atomic(target, lambda p: nbformat.write(notebook, p))
@@ -182,7 +189,8 @@ def _inputs_digest(preset: str) -> dict[str, str]:
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         sha.update("".join(cell.source for cell in notebook.cells).encode())
     folder = results_folder(preset)
-    files = [*Path(__file__).parent.glob("*.py"), *(folder / f"{name}.csv" for name in TABLES), *folder.glob("curves/*.csv")]
+    files = [*Path(__file__).parent.glob("*.py"), *(folder / f"{name}.csv" for name in TABLES), *folder.glob("boundary_*.csv"),
+             *folder.glob("curves/*.csv")]  # fmt: skip
     for path in sorted(files):
         sha.update(path.read_bytes())
     return {"inputs": sha.hexdigest()}
@@ -336,8 +344,12 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     if args.direction:
         return transfers(args)
     if not args.no_notebooks:
+        config = cells[-1].config
+        if keys := boundaries.trained(args.preset):  # of the last task alone, or of all
+            with timed(seconds, "decision boundaries"):
+                where = {"data_dir": args.data, "cache_dir": config.cache_dir}
+                similarity.update(args.preset, keys if args.full else keys[-1:], args.full, args.jobs, log=_say, **where)
         with timed(seconds, "notebooks and figures"):
-            config = cells[-1].config
             shown = {"task": config.task, "cache_dir": config.cache_dir} if config.of_photographs else {}
             failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
         if failures:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from rastudy import boundary
 from rastudy.boundary import REACH, STEPS, TOLERANCE, distances, first_change, label_map, plane, rms, unit
@@ -16,10 +17,10 @@ def linear(weights: torch.Tensor, bias: torch.Tensor):
 
 
 @pytest.fixture
-def case() -> tuple[torch.Tensor, list[torch.Tensor], np.ndarray]:
+def case() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     generator = torch.Generator().manual_seed(0)
     start = torch.rand(7, *SHAPE, generator=generator)
-    directions = [unit(torch.randn(7, *SHAPE, generator=generator), "random") for _ in range(3)]
+    directions = torch.stack([unit(torch.randn(7, *SHAPE, generator=generator), "random") for _ in range(3)])
     return start, directions, np.full(7, 0.3)
 
 
@@ -51,9 +52,9 @@ def test_a_piecewise_linear_reader():
         return torch.nn.functional.one_hot(label, 3).float()
 
     step = np.array([0.25])
-    left, entered = (distances(reader, start, [direction], step, np.array([k])).value.item() for k in (0, 2))
+    left, entered = (distances(reader, start, direction[None], step, np.array([k])).value.item() for k in (0, 2))
     assert 0.2 <= left <= 0.2 + TOLERANCE * 0.25 + 1e-6 and 0.6 <= entered <= 0.6 + TOLERANCE * 0.25 + 1e-6
-    assert distances(reader, start, [direction], np.array([0.1]), np.array([2])).value.item() == np.inf
+    assert distances(reader, start, direction[None], np.array([0.1]), np.array([2])).value.item() == np.inf
 
 
 def test_no_figure_depends_on_the_budget(case):
@@ -73,7 +74,7 @@ def test_pictures_may_leave_the_range():
     """Nothing is clipped: the boundary lies beyond white, and the share of pixels out there is told."""
     start = torch.full((1, *SHAPE), 0.9)
     reader = lambda p: torch.stack([1.2 - p.mean((1, 2, 3)), torch.zeros(len(p))], 1)  # noqa: E731
-    found = distances(reader, start, [torch.ones(1, *SHAPE)], np.array([0.2]), np.array([0]))
+    found = distances(reader, start, torch.ones(1, 1, *SHAPE), np.array([0.2]), np.array([0]))
     assert 0.3 <= found.value.item() <= 0.3 + 0.2 * TOLERANCE + 1e-6 and found.outside.item() == 1
 
 
@@ -124,17 +125,65 @@ def test_label_maps_of_a_linear_reader():
     exact = (x[:, None] > x[None, :]).astype(int)  # rows: the second axis
     off = ~np.eye(20, dtype=bool)
     assert (labels == exact)[off].all() and (margin[off] > 0).all() and margin.diagonal().max() < 1e-5
-    again, _ = label_map(reader, origin, axes, (-1, 1, -1, 1), 20, budget=5 * 192)
-    assert boundary.agreement(labels, again) == 1 and boundary.agreement(labels, 1 - labels) == 0
+    again, _ = label_map(reader, origin, axes, (-1, 1, -1, 1), 20, budget=13_000)
+    assert (labels == again).all()
+
+
+def test_uphill(case):
+    """A direction of descent is followed backwards by the pictures that are read rightly, and by those alone."""
+    start, directions, step = case
+    w = torch.randn(48, generator=torch.Generator().manual_seed(1))
+    reader = linear(torch.stack([torch.zeros(48), w]), torch.tensor([0.0, -float((start.flatten(1) @ w).mean())]))
+    label = np.zeros(7, int)
+    plain, signed = (distances(reader, start, directions, step, label, uphill) for uphill in ((), (1,)))
+    turned = distances(reader, start, -directions, step, label)
+    assert plain.right.any() and not plain.right.all()
+    expected = np.where(plain.right, turned.value[1], plain.value[1])
+    assert np.allclose(signed.value[1], expected) and not np.allclose(signed.value[1], plain.value[1])
+    assert np.allclose(signed.value[[0, 2]], plain.value[[0, 2]])
+
+
+def test_kappa_is_the_librarys():
+    """Cohen's kappa and the share of equal labels as scikit-learn has them; a reader agrees with itself, not with chance."""
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 4, 500)
+    other = np.where(rng.random(500) < 0.5, one, rng.integers(0, 4, 500))
+    same, kappa, chance = boundary.agreement_and_kappa(boundary.confusion(one, other, 4))
+    assert same == pytest.approx(accuracy_score(one, other)) and kappa == pytest.approx(cohen_kappa_score(one, other))
+    assert same == pytest.approx(chance + kappa * (1 - chance))
+    (same, mixed), (itself, shuffled), _ = boundary.agreement_and_kappa(
+        np.stack([boundary.confusion(one, one, 4), boundary.confusion(one, rng.permutation(one), 4)])
+    )
+    assert same == itself == 1 and abs(shuffled) < 0.1 and mixed < 0.4
+    assert np.isnan(boundary.agreement_and_kappa(boundary.confusion(one * 0, one * 0, 4))[1])
 
 
 def test_too_little_memory():
     """Refused with what is needed."""
     start = torch.zeros(1, *SHAPE)
     with pytest.raises(StudyError, match="give at least 192"):
-        distances(lambda p: p, start, [torch.ones(1, *SHAPE)], np.ones(1), np.zeros(1), budget=100)
+        distances(lambda p: p, start, torch.ones(1, 1, *SHAPE), np.ones(1), np.zeros(1), budget=100)
     with pytest.raises(StudyError, match="give at least 192"):
-        label_map(lambda p: p, start[0], plane(torch.ones(SHAPE), torch.rand(SHAPE), "p"), (0, 1, 0, 1), 2, budget=100)
+        label_map(lambda p: p, start[0], plane(torch.ones(SHAPE), torch.rand(SHAPE), "p"), (0, 1, 0, 1), 1, budget=100)
+    axes = plane(torch.ones(SHAPE), torch.rand(SHAPE), "p")
+    with pytest.raises(StudyError, match="a grid of 2000 x 2000 exceeds the budget of 1000000 bytes; 176 x 176 fits"):
+        label_map(lambda p: p, start[0], axes, (0, 1, 0, 1), 2000, budget=1_000_000)
+    labels, _ = label_map(lambda p: p.mean((2, 3)), start[0], axes, (0, 1, 0, 1), 176, budget=1_000_000)
+    assert labels.shape == (176, 176)
+
+
+def test_what_has_no_boundary(case):
+    """A recogniser of one class, and a step of length zero."""
+    start, directions, step = case
+    one_class = lambda p: p.mean((2, 3))[:, :1]  # noqa: E731
+    with pytest.raises(StudyError, match="of one class has no decision boundary"):
+        distances(one_class, start, directions, step, np.zeros(7, int))
+    with pytest.raises(StudyError, match="of one class"):
+        label_map(one_class, start[0], plane(torch.ones(SHAPE), torch.rand(SHAPE), "p"), (0, 1, 0, 1), 5)
+    steps = torch.rand(3, *SHAPE)
+    steps[1] = 0
+    with pytest.raises(StudyError, match=r"direction ra:x is zero for 1 of 3 pictures \(the first: 1\).*take another run"):
+        unit(steps, "ra:x")
 
 
 def test_medians_know_of_censoring():

@@ -19,7 +19,7 @@ from rastudy.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.config import make_config
 from rastudy.convert import convert
 from rastudy.errors import StudyError
-from rastudy.evaluate import _first, evaluate, evaluate_files, predict
+from rastudy.evaluate import evaluate, evaluate_files, first_pictures, predict
 from rastudy.files import results_folder
 from rastudy.photos import load_pictures
 from rastudy.presets import PRESETS
@@ -221,7 +221,7 @@ def test_compile_gives_the_same(data, small_preset, tmp_path, monkeypatch):
 def test_lite_on_real_photographs(study_root):
     """The yardstick of ecosystem.md, 89 % clean and 50.5 % after bicubic x4 of 200 photographs, on 200 that are other ones."""
     settings = {"data_dir": str(PHOTOGRAPHS), "cache_dir": "none", "test_images": 0, "val_images": 0}
-    pictures = _first(load_pictures(make_config("imagenet_lite", "sr", "clean", **settings), "test"), 200)
+    pictures = first_pictures(load_pictures(make_config("imagenet_lite", "sr", "clean", **settings), "test"), 200)
     r = load_classifier("efficientnet_lite0")
     top1 = {}
     for mode in ("clean", "none"):

@@ -16,13 +16,21 @@ import psutil
 import pytest
 from PIL import Image
 
-from rastudy import sweep, transfer
+from rastudy import boundaries, similarity, sweep, transfer
 from rastudy.config import BASELINES, make_config
 from rastudy.errors import StudyError
 from rastudy.files import results_folder, write_csv
 from rastudy.grid import Cell, grid, merge, product
 from rastudy.presets import MODES, PRESETS, degradations, settings_of
-from rastudy.results import COLUMNS, Predictions, load_results, predictions_file, save_predictions, tidy_rows
+from rastudy.results import (
+    COLUMNS,
+    Predictions,
+    load_predictions,
+    load_results,
+    predictions_file,
+    save_predictions,
+    tidy_rows,
+)
 from rastudy.runs import weights_file
 from rastudy.sweep import READING, check_gate, parse, select
 from rastudy.tables import TABLES, load_table, main_table
@@ -147,6 +155,22 @@ def test_figures_are_written(in_finished):
     for name, path in found.items():
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 200 and pixels.std() > 5, name
+
+
+def test_the_sweep_of_boundaries(in_finished):
+    """The last task's boundaries: every direction and R, distances and shares within what they can be, and the way's ends."""
+    base = boundaries.load_predictions(in_finished / "results" / "smoke" / "boundaries" / "jpeg6.npz").about
+    found = {name: similarity.load_table("smoke", name) for name in similarity.TABLES}
+    reached = found["boundary_distances"].query("metric == 'reached' and reader != 'mean_unseen'")
+    assert set(reached["along"]) == set(base["directions"]) and set(reached["reader"]) == set(FIVE) and len(reached) >= 11 * 5
+    assert reached["value"].between(0, 100).all() and (reached["low"] <= reached["value"]).all()
+    kappa = found["boundary_planes"].query("metric == 'kappa' and along == 'all'")
+    assert len(kappa) == 10 and kappa["value"].max() <= 1
+    way = found["boundary_path"].query("metric == 'top1' and along == '0'").set_index("reader")["value"]
+    plain = load_predictions(predictions_file(make_config("smoke", "jpeg", "plain"), "test"))
+    for name, hits in zip(plain.targets, plain.hits_float(), strict=True):
+        assert way[name] == pytest.approx(100 * hits[: base["n"]].mean())
+    assert not found["boundary_explains"].empty or found["boundary_points"]["gain"].notna().any()
 
 
 def test_the_sweep_of_transfer(in_finished):

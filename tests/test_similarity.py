@@ -1,0 +1,181 @@
+"""Boundaries measured and told: statistics against libraries, and measurements on P's that need no training."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+
+from rastudy import boundaries, boundary_plots, gallery, similarity, stats
+from rastudy.config import make_config
+from rastudy.errors import StudyError
+from rastudy.results import load_predictions
+from rastudy.runs import build_models, save_weights, weights_file
+
+SOURCE = "resnet18_small"
+
+
+@pytest.fixture
+def draws() -> np.ndarray:
+    return stats.Groups(np.arange(40)).draws(50)
+
+
+# --- statistics
+
+
+def test_draws():
+    """The sample first; whole groups are drawn, as many as there are."""
+    found = stats.Groups(np.repeat(np.arange(10), 3)).draws(20)
+    assert found.shape == (21, 30) and (found[0] == 1).all()
+    assert (found.reshape(21, 10, 3) == found.reshape(21, 10, 3)[..., :1]).all() and (found.sum(1) == 30).all()
+
+
+def test_resampled_figures_are_those_of_the_resample(draws):
+    """Medians, shares and rank correlations of weights are those of the pictures repeated as often as drawn."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=40).round(1)
+    other = one + rng.normal(size=40).round(1)
+    one[rng.random(40) < 0.3] = np.inf
+    found = {"median": similarity.medians(one, draws), "rank": similarity.rank_correlations(one, other, draws),
+             "share": similarity.shares(one > 0, draws)}  # fmt: skip
+    for b, counts in enumerate(draws.astype(int)):
+        a, c = np.repeat(one, counts), np.repeat(other, counts)
+        assert found["median"][b] == np.quantile(a, 0.5, method="higher")
+        assert found["share"][b] == pytest.approx(100 * (a > 0).mean(), abs=1e-4)
+        ranked = [scipy.stats.rankdata(v) for v in (a, c)]  # spearmanr takes no infinite values
+        assert found["rank"][b] == pytest.approx(np.corrcoef(*ranked)[0, 1], abs=1e-6)
+
+
+def test_between():
+    """Inter-boundary distance and its ratio; one censored: infinite; both: unknown."""
+    apart, ratio = similarity.between(np.array([1.0, 2.0, np.inf, np.inf]), np.array([3.0, 2.0, 1.0, np.inf]))
+    assert (
+        apart[:3].tolist() == [2, 0, np.inf] and ratio[:3].tolist() == [2, 0, np.inf] and np.isnan([apart[3], ratio[3]]).all()
+    )
+
+
+def test_mantel_permutes_networks():
+    """All 120 orders of five networks: rho is Spearman's, p the share of orders at least as large; asymmetry is kept."""
+    rng = np.random.default_rng(0)
+    like = rng.random((5, 5))
+    like = like + like.T
+    off = ~np.eye(5, dtype=bool)
+    rho, p, many = similarity.mantel(like[off], like[off])
+    assert rho == pytest.approx(1) and p == pytest.approx(1 / 120) and many == 120
+    outcome = rng.random((5, 5))
+    rho, p, _ = similarity.mantel(like[off], outcome[off])
+    assert rho == pytest.approx(scipy.stats.spearmanr(like[off], outcome[off]).statistic)
+    orders = [list(order) for order in itertools.permutations(range(5))]
+    others = [scipy.stats.spearmanr(like[np.ix_(o, o)][off], outcome[off]).statistic for o in orders]
+    assert p == pytest.approx(np.mean(np.array(others) >= rho - 1e-9))
+    rho, p, many = similarity.permuted(np.arange(4.0), np.array([1.0, 2, 4, 3]))
+    assert (rho, p, many) == (pytest.approx(0.8), pytest.approx(4 / 24), 24)
+    assert similarity.permuted(np.arange(9.0), np.arange(9.0))[1:] == (pytest.approx(1 / 5040, rel=1), 5040)
+
+
+def test_explain_rows():
+    """A gain that follows similarity is found; pairs that are missing make no row."""
+    names = ["a", "b", "c", "d", SOURCE]
+    rng = np.random.default_rng(0)
+    like = {frozenset(pair): rng.random() for pair in itertools.combinations(names, 2)}
+    rows = [{"preset": "digits", "task": "sr", "strength": 4.0, "source": s, "target": t, "kappa": like[frozenset((s, t))],
+             "rank_ra": "", "rank_spectrum": 0.5, "gain": 3 * like[frozenset((s, t))], "share": ""}
+            for s, t in itertools.permutations(names, 2)]  # fmt: skip
+    found = pd.DataFrame(similarity.explain_rows(pd.DataFrame(rows))).set_index(["test", "similarity", "outcome"])
+    assert found.loc[("mantel", "kappa", "gain"), ["rho", "p", "n_networks", "n_pairs"]].tolist() == pytest.approx(
+        [1, 1 / 120, 5, 20]
+    )
+    assert found.loc[("targets", "kappa", "gain"), "p"] == pytest.approx(1 / 24)
+    assert set(found.index.get_level_values("similarity")) == {"kappa", "rank_spectrum"}
+    assert set(found.index.get_level_values("outcome")) == {"gain"}
+
+
+# --- measurements
+
+
+@pytest.fixture
+def two_runs(study_root):
+    """Plain and RA of the smoke study with random weights that differ a little."""
+    plain, ra = (make_config("smoke", "jpeg", mode) for mode in ("plain", "ra"))
+    torch.manual_seed(0)
+    processor = build_models(plain)[0]
+    save_weights(weights_file(plain), processor, plain)
+    with torch.no_grad():
+        for weight in processor.parameters():
+            weight.add_(0.05 * weight.std() * torch.randn_like(weight) if weight.numel() > 1 else 0)
+    save_weights(weights_file(ra), processor, ra)
+    return plain, ra
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
+    """The file holds every direction, reader and picture; nothing is measured again until a P, an R or the wish changes."""
+    key, said = [("jpeg", 6.0)], []
+    monkeypatch.setattr(boundaries, "GRID", 5)
+    (path,) = boundaries.measure("smoke", key, n=8, log=said.append)
+    about, arrays = load_predictions(path)
+    assert about["directions"] == [f"ra:{SOURCE}", "clean", *(f"gradient:{r}" for r in about["readers"]), "white", "spectrum"]
+    assert arrays["value"].shape == arrays["outside"].shape == (5, 9, 8) and arrays["right"].shape == (5, 8)
+    assert arrays["planes"].shape == (3, 5, 5, 5, 1) and arrays["path_hits"].shape == (13, 5, 8)
+    assert np.array_equal(arrays["path_hits"][boundaries.PATH.index(0)], arrays["right"].astype(bool))
+    own = [about["directions"].index(f"gradient:{r}") for r in about["readers"]]
+    near = np.isfinite(arrays["value"]).mean(-1)
+    assert near[range(5), own].mean() > near[:, about["directions"].index("white")].mean()
+    bands = arrays[f"added.ra:{SOURCE}.bands"]
+    assert bands.shape == (4, 8) and bands.sum(0) == pytest.approx(np.ones(8), abs=1e-5)
+
+    said.clear()
+    boundaries.measure("smoke", key, n=8, log=said.append)
+    boundaries.measure("smoke", key, n=4, log=said.append)  # fewer are among them
+    assert said == ["jpeg 6: measured already"] * 2
+    before = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(boundaries, "measure_part", None)  # its parts are kept, nothing is measured
+    boundaries.measure("smoke", key, n=8, log=said.append)
+    assert path.read_bytes() == before
+    save_weights(weights_file(two_runs[1]), build_models(two_runs[1])[0], two_runs[1])  # another RA
+    with pytest.raises(TypeError):
+        boundaries.measure("smoke", key, n=8, log=said.append)
+
+
+def test_two_equal_runs_are_refused(two_runs):
+    """RA that gives plain's very pictures has no direction."""
+    plain, ra = two_runs
+    weights_file(ra).write_bytes(weights_file(plain).read_bytes())
+    with pytest.raises(StudyError, match=rf"direction ra:{SOURCE} is zero for 4 of 4 pictures.*equal.*take another run"):
+        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+
+
+def test_missing_runs(study_root):
+    """Named with the commands that make them."""
+    sweep = "python -m rastudy.sweep --preset smoke --task jpeg"
+    with pytest.raises(StudyError, match=rf"smoke, jpeg 6: no weights of plain; run {sweep}"):
+        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+    plain = make_config("smoke", "jpeg", "plain")
+    save_weights(weights_file(plain), build_models(plain)[0], plain)
+    with pytest.raises(StudyError, match=rf"no weights of ra:{SOURCE}; run {sweep}"):
+        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+    assert boundaries.trained("smoke") == []
+    with pytest.raises(StudyError, match=r"boundaries is empty; run python -m rastudy\.similarity --preset smoke"):
+        similarity.make_tables("smoke")
+    with pytest.raises(StudyError, match=r"no such table; run python -m rastudy\.similarity --preset smoke"):
+        similarity.load_table("smoke", "boundary_pairs")
+    with pytest.raises(StudyError, match=r"not measured; run python -m rastudy\.similarity --preset smoke --task jpeg"):
+        boundary_plots.load_measured("smoke", "jpeg", 6.0)
+
+
+def test_one_picture(two_runs, monkeypatch):
+    """Its planes and its strip are drawn; there is no picture beyond the last."""
+    monkeypatch.setattr(boundary_plots, "DRAWN", 5)
+    pictures = gallery.pictures_to_show(two_runs[0], "test")
+    around = boundary_plots.look_around(two_runs[0], pictures, 2, SOURCE)
+    assert around.label == pictures.labels[2] and f"ra_unsupervised:{SOURCE}" not in around.steps
+    figure = boundary_plots.plot_planes(two_runs[0], around, [SOURCE, "vgg16_bn_small"])
+    assert len(figure.axes) == 3 * 2  # there is no unsupervised run
+    assert len(boundary_plots.plot_strip(two_runs[0], around, [SOURCE]).axes) == 6
+    with pytest.raises(StudyError, match="picture 60: there are 60, from 0 to 59"):
+        boundary_plots.look_around(two_runs[0], pictures, 60, SOURCE)
+    with pytest.raises(StudyError, match="no weights of RA from vgg16_bn_small; run python -m rastudy.sweep"):
+        boundary_plots.look_around(two_runs[0], pictures, 0, "vgg16_bn_small")
