@@ -4,9 +4,12 @@
 """
 
 import re
+from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
+from rastudy import similarity
 from rastudy.cells import ESTIMATE, GAIN, UNSEEN
 from rastudy.claims import (
     CONDITIONS,
@@ -17,11 +20,14 @@ from rastudy.claims import (
     markdown,
     present_studies,
 )
+from rastudy.classifiers import is_variant, small_arch
 from rastudy.controls import OVER_RA, control_name
 from rastudy.files import results_folder, root, write_atomic
 from rastudy.plots import BARS, mode_name, reader_name, variant_name
-from rastudy.presets import PRESETS
+from rastudy.presets import PRESETS, degradations
+from rastudy.similarity import load_table as load_boundaries
 from rastudy.tables import (
+    OTHERS,
     OVER_ONE,
     display_name,
     load_table,
@@ -172,6 +178,86 @@ def transfer_table() -> str:
     return markdown(rows, header)
 
 
+def _measured_studies() -> list[str]:
+    return [preset for preset in STUDIES if (results_folder(preset) / "boundary_distances.csv").is_file()]
+
+
+def _boundary_rows() -> Iterator[tuple[str, str, dict]]:
+    """(data, task, figures) of every degradation whose boundaries have been measured; figures are (value, low, high)."""
+    for preset in _measured_studies():
+        tables = {name: load_boundaries(preset, name) for name in similarity.TABLES}
+        source, distances = PRESETS[preset]["source_arch"], tables["boundary_distances"]
+        of = lambda table, **where: table[np.logical_and.reduce([table[k] == v for k, v in where.items()])]  # noqa: E731
+        for task, strength in degradations(preset):
+            here = {"task": task, "strength": strength}
+            ra = of(distances, **here, along=f"ra:{source}", reader="mean_unseen")
+            if ra.empty:
+                continue
+            figures = {(row["stratum"], row["metric"]): row[list(ESTIMATE)].tolist() for _, row in ra.iterrows()}
+            kappa = of(tables["boundary_planes"], **here, along="all")
+            again = kappa["other"].map(is_variant) & (kappa["reader"] == kappa["other"].map(small_arch))
+            main = ~(kappa["other"].map(is_variant) | kappa["other"].isin(OTHERS))
+            for name, rows in (("others", kappa[main]), ("again", kappa[again])):
+                for metric in ("kappa", "chance"):
+                    values = rows.loc[rows["metric"] == metric, "value"]
+                    figures[name, metric] = [values.median(), values.min(), values.max()] if len(values) else None
+            rank = of(tables["boundary_pairs"], **here, along=f"ra:{source}", stratum="leave", metric="rank_over_spectrum")
+            rank = rank[~(rank["other"].map(is_variant) | rank["other"].isin(OTHERS))]["value"]
+            figures["rank"] = [rank.median(), rank.min(), rank.max()]
+            explains = of(tables["boundary_explains"], **here, test="mantel", similarity="kappa", outcome="gain")
+            figures["mantel"] = explains[["rho", "p"]].iloc[0].tolist() if len(explains) else None
+            yield STUDIES[preset], short_name(task, strength), figures
+
+
+def boundaries_table() -> str:
+    """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
+    span = lambda f: f"{f[0]:.2f} ({f[1]:.2f} to {f[2]:.2f})" if f else ""  # noqa: E731
+    points = lambda f: f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" if f else "too few"  # noqa: E731
+    rows = [
+        [data, task, points(f.get(("enter", "over_spectrum"))), points(f.get(("leave", "over_spectrum"))),
+         span(f["others", "kappa"]), span(f["again", "kappa"]), span(f["rank"]),
+         "{:+.2f}, p {:.2f}".format(*f["mantel"]) if f["mantel"] else ""]
+        for data, task, f in _boundary_rows()
+    ]  # fmt: skip
+    if not rows:
+        return "(Not run yet.)\n"
+    return markdown(rows, ["data", "task", "misread: enters the true class, points over random",
+                           "read rightly: leaves it, points over random", "kappa, two architectures",
+                           "kappa, two trainings of one", "rank correlation over random",
+                           "similarity and gain: rho"])  # fmt: skip
+
+
+def boundary_words() -> str:
+    """What the boundaries show and what they do not, in two sentences."""
+    rows = list(_boundary_rows())
+    if not rows:
+        return "(Not run yet.)\n"
+    enter = [(data, task, f["enter", "over_spectrum"]) for data, task, f in rows if ("enter", "over_spectrum") in f]
+    above = [one for one in enter if one[2][1] > 0]
+    data, task, (value, low, high) = max(above or enter, key=lambda one: one[2][1])
+    leave = [f["leave", "over_spectrum"] for *_, f in rows if ("leave", "over_spectrum") in f]
+    kappa = [f["others", "kappa"][0] for *_, f in rows]
+    again = [f["again", "kappa"][0] for *_, f in rows if f["again", "kappa"]]
+    mantel = [f["mantel"] for *_, f in rows if f["mantel"]]
+    alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
+    alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
+    most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    said = (
+        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
+        f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class that "
+        f"was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of two "
+        f"architectures agree at a kappa of {alike}, where chance gives 0."
+    )
+    if mantel:
+        rho, p = zip(*mantel, strict=True)
+        said += (
+            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain correlate "
+            f"at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), and so few "
+            "networks could show a strong relation only."
+        )
+    return f"{said}\n"
+
+
 def photographs_table() -> str:
     """Real photographs: each mode's gain averaged over the R's, what so few pictures resolve, and the published gain."""
     preset = "imagenet_lite"
@@ -227,7 +313,7 @@ def render(text: str) -> str:
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
               "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table,
-              "benchmark": benchmark_table}  # fmt: skip
+              "benchmark": benchmark_table, "boundaries": boundaries_table, "boundary-words": boundary_words}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 
