@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from rastudy import boundaries, boundary, metrics, stats
-from rastudy.cells import cell_key, load_cells, main_key, paired
+from rastudy.cells import cell_key, main_key, paired
 from rastudy.classifiers import is_variant, small_arch
 from rastudy.config import make_config
 from rastudy.degrade import TASKS
@@ -27,7 +27,7 @@ from rastudy.errors import StudyError, command, one_of
 from rastudy.files import results_folder, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.results import Predictions, load_predictions
-from rastudy.tables import rounded
+from rastudy.tables import own_cells, rounded
 
 DRAWS = 1000  # of the bootstrap
 FEWEST = 10  # pictures of a stratum below which nothing is said of it
@@ -348,7 +348,7 @@ def make_tables(preset: str) -> list[Path]:
     if not files:
         raise StudyError(f"{folder / 'boundaries'} is empty; run {boundaries.command_of(preset)}")
     rows = {name: [] for name in TABLES}
-    cells = load_cells(preset, "test")
+    cells = own_cells(preset, "test")
     for m in (Measured(load_predictions(path)) for path in files):
         for name, made in (("distances", distance_rows), ("pairs", pair_rows), ("planes", plane_rows), ("path", path_rows),
                            ("added", added_rows)):  # fmt: skip

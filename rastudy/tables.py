@@ -283,6 +283,12 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     return rows
 
 
+def own_cells(preset: str, split: str) -> dict[tuple, Cell]:
+    """The preset's cells on its own data set; what was learned from another one is transfer's."""
+    cells = load_cells(preset, split)
+    return {key: cell for key, cell in cells.items() if cell.settings["dataset"] == PRESETS[preset]["dataset"]}
+
+
 def make_tables(preset: str) -> list[Path]:
     """Rebuild every per-run CSV and every table of a preset from its predictions; returns what was written."""
     one_of("preset", preset, PRESETS)
@@ -293,7 +299,7 @@ def make_tables(preset: str) -> list[Path]:
     for path in predictions:
         write_csv(folder / "runs" / f"{path.stem}.csv", tidy_rows(load_predictions(path)), COLUMNS)
     load_results(preset)  # checks schema and keys
-    test, val = load_cells(preset, "test"), load_cells(preset, "val")
+    test, val = (own_cells(preset, split) for split in ("test", "val"))
     gains = gain_rows(test)
     rows = {
         "accuracy": list(accuracy_rows(test)), "gains": gains, "kept": list(kept_rows(test)),
