@@ -243,17 +243,17 @@ def boundary_words() -> str:
     alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
     said = (
-        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps of "
-        f"its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class that "
-        f"was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of two "
+        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
+        f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
+        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of two "
         f"architectures agree at a kappa of {alike}, where chance gives 0."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain correlate "
-            f"at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), and so few "
-            "networks could show a strong relation only."
+            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain "
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), and so "
+            "few networks could show a strong relation only."
         )
     return f"{said}\n"
 
