@@ -245,15 +245,15 @@ def boundary_words() -> str:
     said = (
         "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
         f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
-        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of two "
-        f"architectures agree at a kappa of {alike}, where chance gives 0."
+        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of "
+        f"two architectures agree at a kappa of {alike}, where chance gives 0."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
             " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain "
-            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), and so "
-            "few networks could show a strong relation only."
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), "
+            "and so few networks could show a strong relation only."
         )
     return f"{said}\n"
 
