@@ -274,6 +274,11 @@ def _torchvision_version(name: str) -> str:
     return TORCHVISION_WEIGHTS if found.startswith(file.stem.rpartition("-")[2]) else f"{found[:8]} (not {TORCHVISION_WEIGHTS})"
 
 
+def needs_download(spec: str) -> bool:
+    """Whether ``spec`` is one of torchvision's, whose weights are not here yet."""
+    return spec in torchvision.models.list_models(module=torchvision.models) and not _torchvision_file(spec).is_file()
+
+
 @lru_cache
 def _hash_once(path: Path, _size: int, _mtime: int) -> str:
     return sha256(path)

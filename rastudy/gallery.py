@@ -14,6 +14,7 @@ from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
 from rastudy.evaluate import load_pictures, restore
+from rastudy.imagenet import class_names
 from rastudy.plots import mode_name, save, task_name
 from rastudy.presets import PRESETS, degradations
 from rastudy.runs import load_models, weights_file
@@ -38,11 +39,8 @@ def pictures_to_show(config: Config, split: str) -> PictureSet:
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         photographs.append(Image.open(file).convert("RGB"))
     cut = [ImageOps.fit(photo, (config.image_size, config.image_size), Image.Resampling.BICUBIC) for photo in photographs]
-    from timm.data import ImageNetInfo  # of the imagenet extra
-
-    names = tuple(text.split(",")[0] for text in ImageNetInfo().label_descriptions())
     unknown = np.full(len(cut), -1)
-    return PictureSet("photographs", split, np.stack([np.asarray(c) for c in cut]), unknown, np.arange(len(cut)), names)
+    return PictureSet("photographs", split, np.stack([np.asarray(c) for c in cut]), unknown, np.arange(len(cut)), class_names())
 
 
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
