@@ -47,7 +47,7 @@ def shorter_side(image: Image.Image, resize: int) -> Image.Image:
     """The picture with its shorter side at ``resize``, bilinear and antialiased, rounded as torchvision's Resize does."""
     if min(image.size) == resize:
         return image
-    return image.resize([side * resize // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
+    return image.resize(tuple(side * resize // min(image.size) for side in image.size), Image.Resampling.BILINEAR)
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:

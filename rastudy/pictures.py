@@ -16,6 +16,11 @@ from rastudy.files import write_atomic
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")  # of pixels, that P can be given and a file can hold
+OPTIONS = {  # lossless ones fast rather than small: at PIL's own settings coding takes as long as P
+    "PNG": {"compress_level": 2},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True, "method": 0, "quality": 0},
+}
 LONGEST = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}  # side that a file can hold
 COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")  # of PNG, beside the ICC profile
 # (mode, with a transparent colour): what it becomes, and how that is said
@@ -141,10 +146,9 @@ def save_picture(picture: Image.Image, target: Path) -> None:
         info["pnginfo"] = PngImagePlugin.PngInfo()
         for name, data in picture.info.get("colour_chunks", {}).items():
             info["pnginfo"].add(name, data)
-    own = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True, "method": 2}, "PNG": {}}[kind]
     try:
         pixels = picture if kind == "PNG" else eight_bit(picture)
-        write_atomic(target, lambda path: pixels.save(path, kind, **own, **info))
+        write_atomic(target, lambda path: pixels.save(path, kind, **OPTIONS[kind], **info))
     except (OSError, ValueError) as error:  # a full disk, EXIF beyond what JPEG holds
         raise StudyError(f"{target}: cannot be written ({error}); make room, or write a .png") from error
 

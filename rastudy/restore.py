@@ -120,24 +120,11 @@ def restore_picture(
 
 def plan(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """Which file is restored to which; StudyError where that is not clear or an input would be overwritten unasked."""
-    jobs, folders = [], [path for path in inputs if path.is_dir()]
-    for path in inputs:
-        if path in folders:
-            skip = out.resolve() if out.resolve() != path.resolve() else None  # what an earlier call has restored
-            files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-            files = [p for p in files if skip not in p.resolve().parents]
-            found = [p for p in files if p.suffix.lower() in FORMATS]
-            if not found:
-                raise StudyError(f"{path}: holds no pictures ({', '.join(FORMATS)}); name another folder, or convert them")
-            if len(found) < len(files):
-                _say(f"{path}: {len(files) - len(found)} files of other kinds are left alone")
-            jobs += [(p, out / p.relative_to(path)) for p in found]
-        elif not path.is_file():
-            raise StudyError(f"{path}: no such file or folder")
-        elif path.suffix.lower() not in FORMATS:
-            raise StudyError(f"{path}: suffix {path.suffix!r} is unknown; convert it to one of {', '.join(FORMATS)}")
-        else:
-            jobs.append((path, out / path.name))
+    folders = [path for path in inputs if path.is_dir()]
+    jobs = [
+        (file, out / (file.relative_to(path) if path in folders else file.name))
+        for path in inputs for file in files_of(path, out)
+    ]  # fmt: skip
     if out.suffix.lower() in FORMATS and not out.is_dir():
         if len(inputs) > 1 or folders:
             raise StudyError(f"{out}: names a file; for several pictures or a folder -o names a folder")
@@ -155,8 +142,23 @@ def plan(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     return jobs
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def files_of(path: Path, out: Path | None = None) -> list[Path]:
+    """The picture itself, or those of a folder, sorted, without hidden ones and those below ``out`` (restored before)."""
+    if path.is_file():
+        if path.suffix.lower() not in FORMATS:
+            raise StudyError(f"{path}: suffix {path.suffix!r} is unknown; convert it to one of {', '.join(FORMATS)}")
+        return [path]
+    if not path.is_dir():
+        raise StudyError(f"{path}: no such file or folder")
+    skip = out.resolve() if out and out.resolve() != path.resolve() else None
+    files = [p for p in sorted(path.rglob("*")) if p.is_file() and skip not in p.resolve().parents]
+    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    found = [p for p in files if p.suffix.lower() in FORMATS]
+    if not found:
+        raise StudyError(f"{path}: holds no pictures ({', '.join(FORMATS)}); name another folder, or convert them")
+    if len(found) < len(files):
+        _say(f"{path}: {len(files) - len(found)} files of other kinds are left alone")
+    return found
 
 
 def restore_files(

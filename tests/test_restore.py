@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import papermill
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
@@ -475,6 +476,20 @@ def test_pictures_of_any_size_and_mode_are_read(size, mode):
     picture = Image.new(mode, size)
     ((name, probability),) = restore.verdicts(picture, config, restore.available_readers(config, ["resnet18_small"]))
     assert name in restore.CIFAR10 and 0 < probability <= 1
+
+
+@pytest.mark.full
+def test_the_notebook_restores_a_folder(tmp_path, flower, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "mine").mkdir()
+    saved(flower, tmp_path / "mine" / "a.png"), saved(flower.convert("L"), tmp_path / "mine" / "b.jpg")
+    given = {"preset": "cifar10", "task": "sr", "pictures": "mine"}
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "07_own_pictures.ipynb", tmp_path / "out.ipynb", given, progress_bar=False, cwd=tmp_path
+    )
+    with Image.open(tmp_path / "restored" / "b.jpg") as out:
+        assert out.size == (4 * flower.width, 4 * flower.height) and out.mode == "L"
 
 
 # --- memory and speed
