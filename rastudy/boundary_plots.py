@@ -19,7 +19,7 @@ from rastudy.config import Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, to_uint8
 from rastudy.errors import StudyError
-from rastudy.gallery import show_picture
+from rastudy.gallery import AMPLIFIED, show_picture
 from rastudy.plots import MODE_STYLE, mode_name, save, task_name
 from rastudy.presets import degradations
 from rastudy.results import load_predictions
@@ -38,7 +38,6 @@ MEASURES = {
     "rank_ra": "rank correlation along RA's direction",
     "rank_spectrum": "along a random one",
 }
-AMPLIFIED = 5  # times: the difference that is shown beside the pictures
 
 
 def direction_name(direction: str, source: str) -> str:
