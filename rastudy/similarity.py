@@ -26,7 +26,7 @@ from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import results_folder, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.results import Predictions, load_predictions
+from rastudy.results import Predictions, load_predictions, read_table
 from rastudy.tables import own_cells, rounded
 
 DRAWS = 1000  # of the bootstrap
@@ -366,13 +366,7 @@ def make_tables(preset: str) -> list[Path]:
 def load_table(preset: str, name: str) -> pd.DataFrame:
     """One of ``TABLES``; StudyError where it is missing or has another schema."""
     one_of("table", name, TABLES)
-    path = results_folder(preset) / f"{name}.csv"
-    if not path.is_file():
-        raise StudyError(f"{path}: no such table; run {boundaries.command_of(preset)}")
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"along": str})
-    if tuple(table.columns) != TABLES[name]:
-        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(TABLES[name])}")
-    return table
+    return read_table(results_folder(preset) / f"{name}.csv", TABLES[name], boundaries.command_of(preset), along=str)
 
 
 @command
