@@ -238,6 +238,7 @@ def boundary_words() -> str:
     leave = [f["leave", "over_spectrum"] for *_, f in rows if ("leave", "over_spectrum") in f]
     kappa = [f["others", "kappa"][0] for *_, f in rows]
     again = [f["again", "kappa"][0] for *_, f in rows if f["again", "kappa"]]
+    rank = [f["rank"][0] for *_, f in rows]
     mantel = [f["mantel"] for *_, f in rows if f["mantel"]]
     alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
     alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
@@ -251,9 +252,10 @@ def boundary_words() -> str:
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain "
-            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), "
-            "and so few networks could show a strong relation only."
+            f" Which R gains more from which they do not tell: the distances of two R's rank no more alike along RA's direction "
+            f"than along random ones (medians over pairs {min(rank):+.2f} to {max(rank):+.2f}), and over the ordered pairs of five "
+            f"R's similarity and gain correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation "
+            f"tests is {min(p):.2f}); so few networks could show a strong relation only."
         )
     return f"{said}\n"
 
