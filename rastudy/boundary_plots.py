@@ -375,8 +375,10 @@ def plot_explains(preset: str) -> Figure:
     sources = list(dict.fromkeys(points["source"]))
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(len(keys), 3, figsize=(12.5, 0.8 + 3.1 * len(keys)), squeeze=False, sharey="row", sharex="col")
+    for ax, name in zip(axes[-1], MEASURES.values(), strict=True):
+        ax.set_xlabel(name)
     for row, key in zip(axes, keys, strict=True):
-        for ax, (measure, name) in zip(row, MEASURES.items(), strict=True):
+        for ax, measure in zip(row, MEASURES, strict=True):
             here = _of(points, *key)
             for source, colour in reader_colours(sources).items():
                 of = here[here["source"] == source]
@@ -387,8 +389,6 @@ def plot_explains(preset: str) -> Figure:
                     for t in found.itertuples()]  # fmt: skip
             ax.set_title("\n".join(said), fontsize=9)
             ax.axhline(0, color="black", lw=1)
-            if row is axes[-1]:
-                ax.set_xlabel(name)
         row[0].set_ylabel(f"{task_name(*key)}\nRA's gain for the other R (points)", fontsize=10)
     axes[0, -1].legend(title="R in the loss", loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     figure.tight_layout()

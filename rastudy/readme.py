@@ -252,10 +252,10 @@ def boundary_words() -> str:
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            f" Which R gains more from which they do not tell: the distances of two R's rank no more alike along RA's direction "
-            f"than along random ones (medians over pairs {min(rank):+.2f} to {max(rank):+.2f}), and over the ordered pairs of five "
-            f"R's similarity and gain correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation "
-            f"tests is {min(p):.2f}); so few networks could show a strong relation only."
+            " Which R gains more from which they do not tell: the distances of two R's rank no more alike along RA's direction "
+            f"than along random ones (medians over pairs {min(rank):+.2f} to {max(rank):+.2f}), and over the ordered pairs of "
+            f"five R's similarity and gain correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} "
+            f"permutation tests is {min(p):.2f}); so few networks could show a strong relation only."
         )
     return f"{said}\n"
 

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from rastudy import boundaries, boundary, metrics, stats
-from rastudy.cells import cell_key, main_key, paired
+from rastudy import boundaries, boundary, metrics, stats, transfer
+from rastudy.cells import ESTIMATE, cell_key, main_key, paired
 from rastudy.classifiers import is_variant, small_arch
 from rastudy.config import make_config
 from rastudy.degrade import TASKS
@@ -258,12 +258,31 @@ def point_rows(m: Measured, pairs: pd.DataFrame, planes: pd.DataFrame, cells: di
             if at_home.low > 0:
                 (kept,) = stats.ratio_intervals(mine, own[:, None], cell.groups)
                 row |= {"share": kept.value, "share_low": kept.low, "share_high": kept.high}
-            row |= {
-                "kappa": _of(planes, source, target, "kappa", along="all"),
-                "rank_ra": _of(pairs, source, target, "rank", along=f"ra:{source}", stratum="leave"),
-                "rank_spectrum": _of(pairs, source, target, "rank", along="spectrum", stratum="leave"),
-            }
+            row |= _similarities(source, target, pairs, planes)
             yield m.base | row | {"n_images": len(mine), "n_groups": len(cell.groups.sizes)}
+    yield from (row | _similarities(main, row["target"], pairs, planes) for row in _families(m, main))
+
+
+def _similarities(source: str, target: str, pairs: pd.DataFrame, planes: pd.DataFrame) -> dict:
+    return {
+        "kappa": _of(planes, source, target, "kappa", along="all"),
+        "rank_ra": _of(pairs, source, target, "rank", along=f"ra:{source}", stratum="leave"),
+        "rank_spectrum": _of(pairs, source, target, "rank", along="spectrum", stratum="leave"),
+    }
+
+
+def _families(m: Measured, main: str) -> Iterator[dict]:
+    """What readers of other families gain from RA of the main source, from the table of transfer, where there is one."""
+    if not transfer.table_file(m.base["preset"], "families").is_file():
+        return
+    table = transfer.load_table(m.base["preset"], "families")
+    here = (table["task"] == m.base["task"]) & (table["strength"] == m.base["strength"]) & (table["mode"] == "ra")
+    for found in table[here & table["reader"].isin(m.readers)].to_dict("records"):
+        row = {"source": main, "target": found["reader"], "n_images": found["n_images"], "n_groups": found["n_groups"]}
+        row |= dict(zip(("gain", "gain_low", "gain_high"), (found[name] for name in ESTIMATE), strict=True))
+        yield (
+            m.base | row | {name: "" if pd.isna(found[name]) else found[name] for name in ("share", "share_low", "share_high")}
+        )
 
 
 def _of(table: pd.DataFrame, source: str, target: str, metric: str, **where: str) -> float | str:
