@@ -178,6 +178,27 @@ def transfer_table() -> str:
     return markdown(rows, header)
 
 
+def transfer_words() -> str:
+    """Where RA's gain arrives, and where it does not, which is against the paper, with intervals."""
+    if not (root() / "results" / "transfer_summary.csv").is_file():
+        return "(Not run yet.)\n"
+    table = load_summary()
+    table = table[table["metric"] != "ap_voc07"]
+    told = table[~table["verdict"].isin(["nothing to transfer"])]
+    nothing, transfers = len(table) - len(told), (told["verdict"] == "transfers").sum()
+    lines = [
+        f"Of {len(table)} rows below, {nothing} have nothing to transfer, for the run gains nothing at home; of the other "
+        f"{len(told)} the gain transfers in {transfers}. Where it does not, against the paper, or where that stays open:\n"
+    ]
+    for row in told[told["verdict"] != "transfers"].to_dict("records"):
+        what = f"{STUDIES[row['preset']]}, {row['direction'].replace('_', ' ')}, {variant_name(row)}"
+        home = interval({name: row[own] for name, own in zip(ESTIMATE, REFERENCE, strict=True)})
+        unit = " of AP50" if row["metric"] == "ap50" else ""
+        where = short_name(row["task"], row["strength"])
+        lines.append(f"- **{row['verdict']}**: {what}, {where}: {interval(row)}{unit}, at home {home}.")
+    return "\n".join(lines) + "\n"
+
+
 def _measured_studies() -> list[str]:
     return [preset for preset in STUDIES if (results_folder(preset) / "boundary_distances.csv").is_file()]
 
@@ -319,8 +340,9 @@ def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
-              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table,
-              "benchmark": benchmark_table, "boundaries": boundaries_table, "boundary-words": boundary_words}  # fmt: skip
+              "equal-cost": equal_cost_table, "transfer": transfer_table, "transfer-words": transfer_words,
+              "boundaries": boundaries_table, "boundary-words": boundary_words, "photographs": photographs_table,
+              "benchmark": benchmark_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 
