@@ -65,6 +65,22 @@ def load_measured(preset: str, task: str, strength: float) -> Measured:
     return Measured(load_predictions(path))
 
 
+def draw(preset: str) -> list[Path]:
+    """Draw and save every figure that shows no picture, of all degradations that have been measured."""
+    paths = []
+    for key in degradations(preset):
+        if not boundaries.boundaries_file(make_config(preset, key[0], "plain", strength=key[1])).is_file():
+            continue
+        figures = {"distances": plot_distances(load_measured(preset, *key)), "reached": plot_reached(preset, *key),
+                   "pairs": plot_pairs(preset, *key), "path": plot_path(preset, *key)}  # fmt: skip
+        paths += [save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
+        plt.close("all")
+    paths.append(save(plot_added(preset), preset, "boundary_added"))
+    if len(load_table(preset, "boundary_explains")):
+        paths.append(save(plot_explains(preset), preset, "boundary_explains"))
+    return paths
+
+
 def plot_distances(m: Measured) -> Figure:
     """How many pictures have reached a boundary within so many RA steps: columns directions, rows strata, a line per R."""
     other = next((d for d in m.directions if d.startswith("gradient:") and d != f"gradient:{m.source}"), None)

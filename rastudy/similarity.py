@@ -1,5 +1,6 @@
 """How similar the recognisers' decision boundaries are, and whether that explains transfer: tables of what
-:mod:`rastudy.boundaries` measures. ``python -m rastudy.similarity --preset digits`` measures what is missing and makes them.
+:mod:`rastudy.boundaries` measures. ``python -m rastudy.similarity --preset digits`` measures what is missing and writes
+the tables and their figures.
 
 ``boundary_distances.csv`` distances along each direction; ``boundary_pairs.csv`` every two recognisers compared along each;
 ``boundary_planes.csv`` their verdicts on planes; ``boundary_path.csv`` the way from plain's picture to RA's and beyond;
@@ -401,10 +402,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side (default 2)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args()
+    from rastudy.boundary_plots import draw  # which shows what this module makes
+
     say = lambda line: print(line, flush=True)  # noqa: E731
     keys = degradations(args.preset, args.task)[: 1 if args.task else None]
     where = {"data_dir": args.data, "device": args.device}
-    for path in update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where):
+    for path in update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where) + draw(args.preset):
         print(path)
 
 
