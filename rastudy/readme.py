@@ -226,6 +226,10 @@ def _boundary_rows() -> Iterator[tuple[str, str, dict]]:
             rank = rank[~(rank["other"].map(is_variant) | rank["other"].isin(OTHERS))]["value"]
             figures["rank"] = [rank.median(), rank.min(), rank.max()]
             explains = of(tables["boundary_explains"], **here, test="mantel", similarity="kappa", outcome="gain")
+            points = of(tables["boundary_points"], **here)
+            to_all = of(tables["boundary_explains"], **here, test="targets", similarity="kappa", outcome="gain")
+            wide = len(to_all) and points["target"].isin(OTHERS).any()
+            figures["targets"] = to_all[["rho", "p"]].iloc[0].tolist() if wide else None
             figures["mantel"] = explains[["rho", "p"]].iloc[0].tolist() if len(explains) else None
             yield STUDIES[preset], short_name(task, strength), figures
 
@@ -259,25 +263,34 @@ def boundary_words() -> str:
     leave = [f["leave", "over_spectrum"] for *_, f in rows if ("leave", "over_spectrum") in f]
     kappa = [f["others", "kappa"][0] for *_, f in rows]
     again = [f["again", "kappa"][0] for *_, f in rows if f["again", "kappa"]]
-    rank = [f["rank"][0] for *_, f in rows]
     mantel = [f["mantel"] for *_, f in rows if f["mantel"]]
     alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
     alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    ranks = {name: [f["rank"][0] for data, _, f in rows if data == name] for name in dict.fromkeys(data for data, *_ in rows)}
+    more = "; ".join(f"{name} {min(rank):+.2f} to {max(rank):+.2f}" for name, rank in ranks.items())
     said = (
         "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
         f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
         f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of "
-        f"two architectures agree at a kappa of {alike}, where chance gives 0."
+        f"two architectures agree at a kappa of {alike}, where chance gives 0, and along RA's direction two R's distances rank "
+        f"more alike than along random ones by (medians over pairs) {more}."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            " Which R gains more from which they do not tell: the distances of two R's rank no more alike along RA's direction "
-            f"than along random ones (medians over pairs {min(rank):+.2f} to {max(rank):+.2f}), and over the ordered pairs of "
-            f"five R's similarity and gain correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} "
-            f"permutation tests is {min(p):.2f}); so few networks could show a strong relation only."
+            " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; so "
+            "few networks could show a strong relation only)"
         )
+        if wide := [
+            f"{data}, {task} {f['targets'][0]:+.2f} (p {f['targets'][1]:.3f})" for data, task, f in rows if f["targets"]
+        ]:
+            said += (
+                "; with a transformer and an MLP mixer, less alike, among the targets of one source they correlate at "
+                f"{', '.join(wide)}"
+            )
+        said += "."
     return f"{said}\n"
 
 
