@@ -280,8 +280,8 @@ def boundary_words() -> str:
         rho, p = zip(*mantel, strict=True)
         said += (
             " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
-            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; so "
-            "few networks could show a strong relation only)"
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; "
+            "so few networks could show a strong relation only)"
         )
         if wide := [
             f"{data}, {task} {f['targets'][0]:+.2f} (p {f['targets'][1]:.3f})" for data, task, f in rows if f["targets"]
