@@ -276,8 +276,9 @@ def plot_path(preset: str, task: str, strength: float) -> Figure:
             ax.text(t, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
         ax.set_xlabel("t of plain + t (RA - plain)")
     figure.tight_layout()
-    axes[0].legend(fontsize=9, loc="lower center", ncol=2)
-    figure.text(0.5, -0.01, f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals "
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=8, frameon=False,
+                  fontsize=9)  # fmt: skip
+    figure.text(0.5, -0.09, f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals "
                 "of the R in the loss, of PSNR and of SSIM.", ha="center", va="top", fontsize=9)  # fmt: skip
     return figure
 
