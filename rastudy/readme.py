@@ -181,6 +181,29 @@ def transfer_table(presets: Sequence[str] = ()) -> str:
     return markdown(rows, header)
 
 
+def transfer_words(presets: Sequence[str] = ()) -> str:
+    """Where RA's gain arrives, and where it does not, which is against the paper, with intervals."""
+    if not (root() / "results" / "transfer_summary.csv").is_file():
+        return "(Not run yet.)\n"
+    table = load_summary()
+    table = table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
+    if table.empty:
+        return "(Not run yet.)\n"
+    told = table[~table["verdict"].isin(["nothing to transfer"])]
+    nothing, transfers = len(table) - len(told), (told["verdict"] == "transfers").sum()
+    lines = [
+        f"Of {len(table)} rows below, {nothing} have nothing to transfer, for the run gains nothing at home; of the other "
+        f"{len(told)} the gain transfers in {transfers}. Where it does not, against the paper, or where that stays open:\n"
+    ]
+    for row in told[told["verdict"] != "transfers"].to_dict("records"):
+        what = f"{study_name(row['preset'])}, {row['direction'].replace('_', ' ')}, {variant_name(row)}"
+        home = interval({name: row[own] for name, own in zip(ESTIMATE, REFERENCE, strict=True)})
+        unit = " of AP50" if row["metric"] == "ap50" else ""
+        where = short_name(row["task"], row["strength"])
+        lines.append(f"- **{row['verdict']}**: {what}, {where}: {interval(row)}{unit}, at home {home}.")
+    return "\n".join(lines) + "\n"
+
+
 def _measured_studies(presets: Sequence[str] = ()) -> list[str]:
     return [preset for preset in presets or STUDIES if (results_folder(preset) / "boundary_distances.csv").is_file()]
 
@@ -208,6 +231,10 @@ def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict
             rank = rank[~(rank["other"].map(is_variant).astype(bool) | rank["other"].isin(OTHERS))]["value"]
             figures["rank"] = [rank.median(), rank.min(), rank.max()]
             explains = of(tables["boundary_explains"], **here, test="mantel", similarity="kappa", outcome="gain")
+            points = of(tables["boundary_points"], **here)
+            to_all = of(tables["boundary_explains"], **here, test="targets", similarity="kappa", outcome="gain")
+            wide = len(to_all) and points["target"].isin(OTHERS).any()
+            figures["targets"] = to_all[["rho", "p"]].iloc[0].tolist() if wide else None
             figures["mantel"] = explains[["rho", "p"]].iloc[0].tolist() if len(explains) else None
             yield study_name(preset), short_name(task, strength), figures
 
@@ -247,19 +274,27 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
     alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    ranks = {name: [f["rank"][0] for data, _, f in rows if data == name] for name in dict.fromkeys(data for data, *_ in rows)}
+    more = "; ".join(f"{name} {min(rank):+.2f} to {max(rank):+.2f}" for name, rank in ranks.items())
     said = (
         "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
         f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
         f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of "
-        f"two architectures agree at a kappa of {alike}, where chance gives 0."
+        f"two architectures agree at a kappa of {alike}, where chance gives 0, and along RA's direction two R's distances rank "
+        f"more alike than along random ones by (medians over pairs) {more}."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain "
-            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), "
-            "and so few networks could show a strong relation only."
+            " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; "
+            "so few networks could show a strong relation only)"
         )
+        wide = [(data, task, *f["targets"]) for data, task, f in rows if f["targets"]]
+        if wide:
+            found = ", ".join(f"{data}, {task} {rho:+.2f} (p {p:.3f})" for data, task, rho, p in wide)
+            said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {found}"
+        said += "."
     return f"{said}\n"
 
 
@@ -297,8 +332,13 @@ def benchmark_table() -> str:
     for name in ("ours", "release"):
         rows.append([f"RA step, {name}: share of a matrix product's speed", f"{speed[name] / speed['peak']:.2f}", ""])
     grown = table[table["variant"].str.endswith(": exponent")]
+    if (loop := "one after the other / at once") in ratios.index:
+        r = ratios.loc[loop]
+        rows.append(["distances to boundaries, a loop over pictures / all at once",
+                     f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", ""])  # fmt: skip
     for r in grown.to_dict("records"):
-        what = f"{'memory' if r['part'] == 'memory' else 'time'} of an evaluation against {r['variant'].split(':')[0]}"
+        work = "distances to boundaries" if r["part"] == "boundaries" else "an evaluation"
+        what = f"{'memory' if r['part'] == 'memory' else 'time'} of {work} against {r['variant'].split(':')[0]}"
         rows.append([f"{what}, exponent", f"{r['value']:.2f}", ""])
     return markdown(rows, ["measured", "median [quartiles]", "must reach"])
 
@@ -317,8 +357,9 @@ def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
-              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table,
-              "benchmark": benchmark_table, "boundaries": boundaries_table, "boundary-words": boundary_words}  # fmt: skip
+              "equal-cost": equal_cost_table, "transfer": transfer_table, "transfer-words": transfer_words,
+              "boundaries": boundaries_table, "boundary-words": boundary_words, "photographs": photographs_table,
+              "benchmark": benchmark_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

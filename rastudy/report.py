@@ -105,7 +105,12 @@ def transfer(studies: Sequence[str]) -> HTML:
     """RA's gain in every direction that was tried."""
     summary = (root() / "figures").glob("transfer_summary.png") if set(studies) >= set(present_studies()) else ()
     figures = [*summary, *_of_all(studies, "transfer")]
-    return page(section("Transfer in other directions"), readme.transfer_table(studies), *map(figure, figures))
+    return page(
+        section("Transfer in other directions"),
+        readme.transfer_words(studies),
+        readme.transfer_table(studies),
+        *map(figure, figures),
+    )
 
 
 def boundaries(studies: Sequence[str], pictures_of: str = "") -> HTML:
