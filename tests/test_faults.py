@@ -1,4 +1,4 @@
-"""Whatever ends a sweep, the same command goes on from there, and its figures are those of an undisturbed one, byte for byte."""
+"""Whatever ends a sweep, the same command goes on, and its figures are those of an undisturbed one, byte for byte."""
 
 import os
 import random
