@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from rastudy.cells import Cell, check_paired
-from rastudy.classifiers import is_variant, load_classifier
+from rastudy.classifiers import Classifier, is_variant, load_classifier
 from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
