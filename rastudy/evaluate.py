@@ -23,12 +23,12 @@ from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, PictureSet, half_of, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
-from rastudy.files import read_json, write_csv, write_json
+from rastudy.files import read_json, results_folder, write_csv, write_json
 from rastudy.photos import data_version, evaluation_batches, load_pictures
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
 from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
-from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
+from rastudy.runs import READ_BY, code_versions, load_models, load_weights, provenance, read_metadata, run_folder, weights_file
 from rastudy.train import check_classes, torchrun
 
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
@@ -107,7 +107,10 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     """
     one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    if is_evaluated(config, split):
+    table = path.parents[1] / "runs" / f"{config.run_id}.{split}.csv"
+    if has_predictions(config, split):
+        if not table.is_file():
+            write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
         log(f"{config.run_id}: evaluated on {split} already")
         return path
     if config.processes > 1 and not distributed.is_launched():
@@ -126,18 +129,24 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
-    write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
-    write_json(marker, _marker(config, split, path, versions))
+    write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+    write_json(marker, _marker(config, split, path, versions) | {"code": code_versions(READ_BY)})
     return path
 
 
 def is_evaluated(config: Config, split: str) -> bool:
     """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
+    table = results_folder(config.preset) / "runs" / f"{config.run_id}.{split}.csv"
+    return table.is_file() and has_predictions(config, split)
+
+
+def has_predictions(config: Config, split: str) -> bool:
+    """As :func:`is_evaluated`, whether or not their CSV is there, too."""
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
     if not (marker.is_file() and path.is_file()):
         return False
-    versions = weights_versions(config.targets, config.dataset)
-    return read_json(marker) == _marker(config, split, path, versions)
+    found = {name: value for name, value in read_json(marker).items() if name != "code"}
+    return found == _marker(config, split, path, weights_versions(config.targets, config.dataset))
 
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:

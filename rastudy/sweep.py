@@ -35,6 +35,7 @@ from rastudy.presets import PRESETS, degradations, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import restore_records, run_folder, write_records
+from rastudy.status import show_status
 from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.transfer import table_file
 
@@ -237,6 +238,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--direction", nargs="*", default=[], help=f"the study of transfer instead: {', '.join(DIRECTIONS)}")
     parser.add_argument("--black-box", default="tesseract", help="tesseract, service:FILE.json or function:MODULE:NAME")
     parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
+    parser.add_argument("--status", action="store_true", help="say what is done, stale, failed or to do, and stop")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     parser.add_argument("--no-notebooks", action="store_true", help="leave the reading notebooks alone")
     return parser.parse_args(arguments)
@@ -287,6 +289,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.keep_committed:
         for cell in cells:
             restore_records(cell.config)
+    if args.status:
+        show_status(cells)
+        return 0
     if args.dry_run:
         dry_run(cells, args.jobs)
         if "black_box" in args.direction:

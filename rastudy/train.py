@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -23,7 +23,18 @@ from rastudy.detectors import load_source
 from rastudy.errors import StudyError, command
 from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
 from rastudy.photos import CropLoader, data_version, load_pictures, loader_of
-from rastudy.runs import build_models, claim_folder, load_weights, run_folder, save_weights, weights_file
+from rastudy.runs import (
+    TRAINED_BY,
+    build_models,
+    claim_folder,
+    code_versions,
+    load_weights,
+    other_settings,
+    run_folder,
+    save_weights,
+    weights_file,
+    write_records,
+)
 from rastudy.steps import STEPS, Models, learning_rate
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
@@ -92,8 +103,7 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
 
     A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
     """
-    values = {name: value for name, value in asdict(config).items() if value not in ("", NOT_APPLICABLE)}
-    settings = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    settings = flags_of(asdict(config))
     launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy.train"]
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
     last = ""
@@ -111,10 +121,16 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
         raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
 
 
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """This module's command line for a run's settings."""
+    values = {name: value for name, value in settings.items() if value not in ("", NOT_APPLICABLE)}
+    return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
     """Train one run while no other run of the same settings does."""
     first = distributed.rank() == 0
-    folder = claim_folder(config, _inputs(config)) if first else run_folder(config)
+    folder = claim_folder(config, inputs_of(config)) if first else run_folder(config)
     with FileLock(folder / "lock") if first else nullcontext():
         if not distributed.from_first(is_trained(config)):
             _train_or_resume(config, pictures, folder, log)
@@ -149,7 +165,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
     write_csv(curve_file(config), curve, CURVE_COLUMNS)
-    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config))})
+    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY)})
     checkpoint.unlink(missing_ok=True)
 
 
@@ -163,7 +179,7 @@ def read_curve(config: Config) -> list[dict]:
         return [{k: (int if k in ("step", "images") else float)(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def _inputs(config: Config) -> dict:
+def inputs_of(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
     if config.of_photographs:  # whose folder is the user's own
@@ -184,8 +200,7 @@ def is_trained(config: Config) -> bool:
         return False
     if config.pretraining is not None and not is_trained(config.pretraining):
         return False
-    same = read_json(run_folder(config) / "config.json") == config.science() | _inputs(config)
-    return same and read_json(marker).get("sha256") == sha256(path)
+    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(path)
 
 
 def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
@@ -304,6 +319,8 @@ def main() -> None:
 
             for split in splits.split(","):
                 evaluate(config, split.strip())
+        if distributed.rank() == 0:
+            write_records(config)
 
 
 if __name__ == "__main__":
