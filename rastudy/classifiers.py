@@ -259,9 +259,14 @@ def torchvision_state(weights: torchvision.models.WeightsEnum, name: str) -> dic
         raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
 
 
-def _torchvision_file(name: str) -> Path:
+def torchvision_address(name: str) -> tuple[str, Path]:
+    """Where torchvision's weights are published, and where torch keeps them."""
     url = torchvision.models.get_model_weights(name)[TORCHVISION_WEIGHTS].url
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def _torchvision_file(name: str) -> Path:
+    return torchvision_address(name)[1]
 
 
 def _torchvision_version(name: str) -> str:

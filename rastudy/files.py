@@ -47,9 +47,10 @@ def read_json(path: Path) -> dict:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
-    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
+    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats. A file with that content stays."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, lambda p: p.write_text(text.getvalue()))
+    if not (path.is_file() and path.read_bytes() == text.getvalue().encode()):
+        write_atomic(path, lambda p: p.write_text(text.getvalue()))

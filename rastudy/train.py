@@ -41,6 +41,7 @@ CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
 # Else torchrun's one store serves every restart (torch 2.14), whose processes may find the dead ones' addresses there and wait.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+NO_SOURCE = ("source_arch", NOT_APPLICABLE)  # of pretrainings: else the preset's would be taken
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
 
 
@@ -123,7 +124,8 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
 
 def flags_of(settings: Mapping[str, object]) -> list[str]:
     """This module's command line for a run's settings."""
-    values = {name: value for name, value in settings.items() if value not in ("", NOT_APPLICABLE)}
+    empty = {"", NOT_APPLICABLE}
+    values = {name: value for name, value in settings.items() if value not in empty or (name, value) == NO_SOURCE}
     return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -307,7 +309,8 @@ def main() -> None:
     for entry in fields(Config):
         if entry.name not in ("preset", "task", "mode"):
             kind = {bool: lambda text: text.lower() in ("1", "true", "yes")}.get(entry.type, entry.type)
-            parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, help="default: the preset's")
+            names = [f"--{entry.name.replace('_', '-')}", *(["--data"] if entry.name == "data_dir" else [])]
+            parser.add_argument(*names, type=kind, help="default: the preset's")
     parser.add_argument("--evaluate-on", default="", help="then evaluate it: val, or val,test")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     splits = given.pop("evaluate_on")
