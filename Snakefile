@@ -20,12 +20,19 @@ wildcard_constraints:
 
 localrules:
     all,
+    csvs,
     tables,
 
 
 rule all:
     input:
-        study.everything,
+        study.csvs,
+        study.notebooks,
+
+
+rule csvs:  # and no notebooks
+    input:
+        study.csvs,
 
 
 rule train:

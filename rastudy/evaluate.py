@@ -20,7 +20,7 @@ from torch import nn
 from rastudy import distributed, metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, PictureSet, half_of, read_folder
+from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import read_json, results_folder, write_csv, write_json
@@ -75,16 +75,16 @@ def predict(
                 "ssim": metrics.ssim_per_image(seen, gt),
                 "ssim_release": metrics.ssim_per_image(seen, gt, zero_padded=True),
             }
-            for name, value in values.items():
-                parts.setdefault(name + suffix, []).append(value.float().cpu())
+            for name, measured in values.items():
+                parts.setdefault(name + suffix, []).append(measured.float().cpu())
         read = shown.get("_transformed", picture)
         top5 = torch.stack([metrics.top5(target(read)) for target in targets])
         top1_float = top5[:, :, 0]
         if not torch.equal(picture, restored):
             read = restored if transformer is None else transformer(restored)
             top1_float = torch.stack([target(read).argmax(1) for target in targets])
-        for name, values in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
-            parts.setdefault(name, []).append(values.cpu())
+        for name, seen in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
+            parts.setdefault(name, []).append(seen.cpu())
     by_target = ("top5", "top1_float")
     mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
     whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
@@ -249,18 +249,13 @@ def evaluate_files(
 
     The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
     """
-    settings = read_metadata(processor_file)
-    if settings["task"] != task:
-        raise StudyError(f"{processor_file} was trained for task {settings['task']!r}, not {task!r}")
+    config = config_of(processor_file, device, skip_unreadable=skip_unreadable)
+    if config.task != task:
+        raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
-        settings |= {"data_dir": data}
-        settings |= {"val_images": 0, "test_images": 0} if half_of(settings["dataset"])[0] == "imagenet" else {}
-    settings |= {"device": device, "skip_unreadable": skip_unreadable}
-    preset = PRESETS.get(settings["preset"], {})
-    settings |= {name: preset[name] for name in ("target_archs", "workers") if name in preset}
-    settings |= {"target_archs": target_archs} if target_archs else {}
-    config = config_of(processor_file, settings)
+        config = replace(config, data_dir=data, **({"val_images": 0, "test_images": 0} if config.of_photographs else {}))
+    config = replace(config, target_archs=target_archs) if target_archs else config
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()
     transformer = None
@@ -282,11 +277,18 @@ def evaluate_files(
     return tidy_rows(Predictions(about, arrays))
 
 
-def config_of(file: Path, settings: dict) -> Config:
-    """The run that a weight file's settings describe; StudyError where they are another version's."""
+def config_of(file: Path, device: str = "auto", **others: object) -> Config:
+    """The run that a weight file belongs to, with its preset's R's.
+
+    Raises:
+        StudyError: settings that are not there, or another version's.
+    """
+    settings = read_metadata(file)
     try:
-        return Config(**settings)
-    except TypeError as error:  # fields that are missing here or there
+        preset = PRESETS.get(settings["preset"], {})
+        own = {name: preset[name] for name in ("target_archs", "workers") if name in preset}
+        return Config(**settings | own | {"device": device} | others)
+    except (KeyError, TypeError) as error:  # fields that are missing here or there
         raise StudyError(f"{file}: written by another version of this study ({error}); train it again") from error
 
 

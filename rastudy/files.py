@@ -41,9 +41,12 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict:
     """A run folder's JSON; StudyError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{path}: damaged ({error}); delete {path.parent} to start over") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path}: damaged (no JSON object); delete {path.parent} to start over")
+    return value
 
 
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:

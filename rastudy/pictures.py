@@ -46,9 +46,9 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
     try:
         chunks = _png_chunks(path)
         with open_file(path) as file:
-            if file.format != "MPO" and getattr(file, "n_frames", 1) > 1:
-                raise StudyError(f"{path}: is an animation of {file.n_frames} pictures; save the one you mean as a file")
-            several = getattr(file, "n_frames", 1) > 1
+            n = getattr(file, "n_frames", 1)
+            if file.format != "MPO" and n > 1:
+                raise StudyError(f"{path}: is an animation of {n} pictures; save the one you mean as a file")
             file.load()
             file.info["colour_chunks"] = {name: data for name, data in chunks.items() if name in COLOUR_CHUNKS}
             picture, notes = prepare(file)
@@ -56,7 +56,7 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
         raise
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         raise StudyError(f"{path}: not a readable PNG, JPEG or WebP picture ({error}); open and save it anew") from error
-    if several:  # cameras put a preview or a map of gains behind the photograph
+    if n > 1:  # cameras put a preview or a map of gains behind the photograph
         notes.append("of the several pictures in this file the first is restored")
     if chunks.get(b"IHDR", b"")[8:9] == b"\x10" and picture.mode != "I;16":
         notes.append("of its 16 bits a channel 8 are read and written")

@@ -43,7 +43,7 @@ from rastudy.imagenet import class_names
 from rastudy.pictures import FORMATS, KEPT, MODES, check_target, eight_bit, exif_of_size, open_file, open_picture, save_picture
 from rastudy.presets import PRESETS
 from rastudy.processors import ResnetGenerator, build_processor
-from rastudy.runs import load_weights, read_metadata, weights_file
+from rastudy.runs import load_weights, weights_file
 from rastudy.tables import display_name
 from rastudy.tiles import TILE, geometry, restore_pixels
 
@@ -74,9 +74,7 @@ def load(
             raise StudyError(f"mode={mode!r} has no P; use one of {', '.join(PRESETS[preset]['modes'])}")
         file = weights_file(config)
     else:
-        settings = read_metadata(file) | {"device": device}
-        own = PRESETS.get(settings.get("preset"), {})
-        config = config_of(file, settings | {k: own[k] for k in ("target_archs",) if k in own})
+        config = config_of(file, device)
         if config.task != task:
             raise StudyError(f"{file} was trained for task {config.task!r}, not {task!r}")
     processor = load_weights(file, build_processor(config.processor, config.factor, config.channels, config.blocks))

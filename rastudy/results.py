@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -103,10 +103,7 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
     path = Path(path)
     if not path.is_file():
         raise StudyError(f"{path}: no such table; `make tables` writes it from the predictions")
-    try:
-        table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not a readable CSV ({error})") from error
+    table = _parse(path, keep_default_na=False, na_values={"value": [""]})
     if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
     if "value" in table and (not pd.api.types.is_numeric_dtype(table["value"]) or table["value"].isna().any()):
@@ -117,11 +114,18 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
     return table
 
 
+def _parse(path: Path, **options: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, **options)
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise StudyError(f"{path}: not a readable CSV ({error})") from error
+
+
 def read_table(path: Path, columns: Sequence[str], remedy: str, **kinds: type) -> pd.DataFrame:
     """A table that the study wrote; StudyError where it is missing (run ``remedy``) or has other columns."""
     if not path.is_file():
         raise StudyError(f"{path}: no such table; run {remedy}")
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype=kinds)
+    table = _parse(path, keep_default_na=True, na_values=[""], dtype=kinds)
     if tuple(table.columns) != tuple(columns):
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
     return table

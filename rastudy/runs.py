@@ -136,9 +136,12 @@ def read_metadata(path: Path) -> dict:
         raise StudyError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["config"])
+            settings = json.loads((file.metadata() or {})["config"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StudyError(f"{path}: not a weight file of this study ({type(error).__name__}: {error})") from error
+    if not isinstance(settings, dict):
+        raise StudyError(f"{path}: not a weight file of this study (its settings are no JSON object)")
+    return settings
 
 
 def load_models(config: Config) -> tuple[nn.Module, nn.Module | None]:

@@ -276,8 +276,8 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
         rows.append({name: row[name] for name in TRADEOFF})
     for key in degradations(preset):
         for mode in (*MODES, *CONTROL_MODES):
-            same = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
-            allowed = [r for r in same if r["psnr_change"] >= -MAX_PSNR_COST]
+            tried = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
+            allowed = [r for r in tried if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
                 max(allowed, key=lambda r: (round(r["source_top1"], 9), -r["ra_weight"]))["chosen"] = True
     return rows

@@ -87,9 +87,9 @@ class Study:
         return f"runs/{self.preset}/notebooks/stamp.json"
 
     @property
-    def everything(self) -> list[str]:
+    def csvs(self) -> list[str]:
         curves = [self.curve(run) for run in self.trained]
-        return [*curves, *self.of_runs(self.cells), *self.tables, *self.boundaries, *self.transfers, self.notebooks]
+        return [*curves, *self.of_runs(self.cells), *self.tables, *self.boundaries, *self.transfers]
 
     # --- what it is made from
 

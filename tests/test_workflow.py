@@ -25,7 +25,7 @@ from rastudy.presets import PRESETS
 PRESETS["smoke"]["modes"] = ("plain", "ra")
 PRESETS["smoke"]["degradations"] = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
 """
-TARGETS = ("results/smoke/gains.csv", "results/smoke/boundary_points.csv")  # not notebooks, which show the whole study
+TARGETS = ("csvs",)  # not notebooks, which show the whole study
 
 
 def snakemake(root: Path, *arguments: str, change: str = "") -> str:
