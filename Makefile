@@ -31,6 +31,7 @@ smoke: $(VENV)/installed
 
 tables: $(VENV)/installed
 	$(RUN) -m rastudy.tables
+	$(RUN) -m rastudy.transfer
 	$(RUN) -m rastudy.readme
 
 report: $(VENV)/installed
