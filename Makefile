@@ -1,6 +1,7 @@
 # make study      the embedded study: train, evaluate, tables, figures, notebooks (about 10 minutes on two cores)
 # make test       the test suite        make test-full   with the slower checks
 # make tables     rebuild every table from the committed predictions
+# make report     one HTML file of findings, tables, figures and provenance: runs/report.html
 # make recognisers, make study-full, make smoke: see README.md
 
 VENV := .venv
@@ -9,7 +10,7 @@ RUN := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: study study-full smoke tables recognisers test test-full
+.PHONY: study study-full smoke tables report recognisers test test-full
 .DEFAULT_GOAL := study
 
 $(VENV)/installed: pyproject.toml
@@ -31,6 +32,9 @@ smoke: $(VENV)/installed
 tables: $(VENV)/installed
 	$(RUN) -m rastudy.tables
 	$(RUN) -m rastudy.readme
+
+report: $(VENV)/installed
+	$(RUN) -m rastudy.report
 
 recognisers: $(VENV)/installed
 	$(RUN) -m rastudy.recognisers --preset digits

@@ -28,9 +28,9 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rastudy import metrics
+from rastudy import boundary, digits, metrics
 from rastudy.cache import CachedPhotos, FilePhotos, open_cache
-from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, Classifier, folded, without_weights
+from rastudy.classifiers import IMAGENET_MEAN, IMAGENET_STD, Classifier, folded, load_classifier, without_weights
 from rastudy.config import Config, make_config
 from rastudy.data import Batch, PictureSet
 from rastudy.errors import command, one_of
@@ -266,6 +266,32 @@ def growth(rounds: int, side: int = 96) -> Iterator[dict]:
             yield row("growth", "processes", processes, "pictures/s", np.array([rates]))
 
 
+def boundary_distances(rounds: int, sizes: tuple[int, ...] = (25, 50, 100, 200), alone: int = 50) -> Iterator[dict]:
+    """Seconds of distances along eight random directions, all pictures at once against one picture after the other."""
+    net = load_classifier("resnet18_small", "digits")
+    pictures, labels, _ = digits.render("test", max(sizes))
+    start = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
+    noise = torch.randn(8, *start.shape, generator=torch.Generator().manual_seed(0))
+    lines = torch.stack([boundary.unit(one, "random") for one in noise])
+
+    def measure(chosen: slice) -> boundary.Distances:
+        n = len(labels[chosen])
+        return boundary.distances(net, start[chosen], lines[:, chosen], np.full(n, 0.05), labels[chosen])
+
+    def one_by_one() -> None:
+        for k in range(alone):
+            measure(slice(k, k + 1))
+
+    work: dict[str, Callable[[], object]] = {f"pictures {n}": lambda n=n: measure(slice(n)) for n in sizes}
+    seconds = interleaved(work | {"alone": one_by_one}, rounds)
+    for n in sizes:
+        yield row("boundaries", "pictures", n, "s", seconds[f"pictures {n}"])
+    yield row("boundaries", "one picture after the other", alone, "s", seconds["alone"])
+    yield row("boundaries", "one after the other / at once", math.nan, "ratio", seconds["alone"] / seconds[f"pictures {alone}"])
+    slope = np.polyfit(np.log(sizes), np.log([np.median(seconds[f"pictures {n}"]) for n in sizes]), 1)[0]
+    yield row("boundaries", "pictures: exponent", math.nan, "exponent", np.array([slope]))
+
+
 def memory(_rounds: int, side: int = 96, sizes: tuple[int, ...] = (100, 200, 400, 800)) -> Iterator[dict]:
     """Peak memory of an evaluation against the number of pictures, from one batch on, each in a fresh process."""
     peaks = {n: _in_a_process(_peak, n, side) for n in sizes}
@@ -305,8 +331,19 @@ def _rate(side: int) -> float:
     return 40 / _small_evaluation(40, side)
 
 
-ORDER = ("training step", "layers", "cross-evaluation", "input", "growth", "memory")  # of the rows, by their ``part``
-PARTS = {"step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth, "memory": memory}
+ORDER = (
+    "training step",
+    "layers",
+    "cross-evaluation",
+    "input",
+    "growth",
+    "memory",
+    "boundaries",
+)  # of the rows, by their ``part``
+PARTS = {
+    "step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth, "memory": memory,
+    "boundaries": boundary_distances,
+}  # fmt: skip
 
 
 @command

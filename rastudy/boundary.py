@@ -17,7 +17,7 @@ from rastudy.errors import StudyError
 REACH = 4.0  # times the RA step: how far the scan goes
 STEPS = 16  # of the scan
 TOLERANCE = 1 / 128  # of the RA step: bisection stops there
-BUDGET = 256 * 2**20  # bytes of pictures that are read at a time
+BUDGET = 16 * 2**20  # bytes of pictures that are read at a time: what a network makes of them takes many times as much
 PLACE = 32  # bytes of a place of a plane's grid: coordinates, label, margin
 BATCH = 128  # of them at most: more do not fit a core's cache and take longer
 

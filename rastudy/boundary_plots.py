@@ -19,7 +19,7 @@ from rastudy.config import Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, to_uint8
 from rastudy.errors import StudyError
-from rastudy.gallery import show_picture
+from rastudy.gallery import AMPLIFIED, show_picture
 from rastudy.plots import MODE_STYLE, mode_name, save, task_name
 from rastudy.presets import degradations
 from rastudy.results import load_predictions
@@ -38,7 +38,6 @@ MEASURES = {
     "rank_ra": "rank correlation along RA's direction",
     "rank_spectrum": "along a random one",
 }
-AMPLIFIED = 5  # times: the difference that is shown beside the pictures
 
 
 def direction_name(direction: str, source: str) -> str:
@@ -63,6 +62,22 @@ def load_measured(preset: str, task: str, strength: float) -> Measured:
     if not path.is_file():
         raise StudyError(f"{path}: not measured; run {boundaries.command_of(preset)} --task {task}")
     return Measured(load_predictions(path))
+
+
+def draw(preset: str) -> list[Path]:
+    """Draw and save every figure that shows no picture, of all degradations that have been measured."""
+    paths = []
+    for key in degradations(preset):
+        if not boundaries.boundaries_file(make_config(preset, key[0], "plain", strength=key[1])).is_file():
+            continue
+        figures = {"distances": plot_distances(load_measured(preset, *key)), "reached": plot_reached(preset, *key),
+                   "pairs": plot_pairs(preset, *key), "path": plot_path(preset, *key)}  # fmt: skip
+        paths += [save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
+        plt.close("all")
+    paths.append(save(plot_added(preset), preset, "boundary_added"))
+    if len(load_table(preset, "boundary_explains")):
+        paths.append(save(plot_explains(preset), preset, "boundary_explains"))
+    return paths
 
 
 def plot_distances(m: Measured) -> Figure:
@@ -260,8 +275,9 @@ def plot_path(preset: str, task: str, strength: float) -> Figure:
             ax.text(t, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
         ax.set_xlabel("t of plain + t (RA - plain)")
     figure.tight_layout()
-    axes[0].legend(fontsize=9, loc="lower center", ncol=2)
-    figure.text(0.5, -0.01, f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals "
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=8, frameon=False,
+                  fontsize=9)  # fmt: skip
+    figure.text(0.5, -0.09, f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals "
                 "of the R in the loss, of PSNR and of SSIM.", ha="center", va="top", fontsize=9)  # fmt: skip
     return figure
 
@@ -375,8 +391,10 @@ def plot_explains(preset: str) -> Figure:
     sources = list(dict.fromkeys(points["source"]))
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(len(keys), 3, figsize=(12.5, 0.8 + 3.1 * len(keys)), squeeze=False, sharey="row", sharex="col")
+    for ax, name in zip(axes[-1], MEASURES.values(), strict=True):
+        ax.set_xlabel(name)
     for row, key in zip(axes, keys, strict=True):
-        for ax, (measure, name) in zip(row, MEASURES.items(), strict=True):
+        for ax, measure in zip(row, MEASURES, strict=True):
             here = _of(points, *key)
             for source, colour in reader_colours(sources).items():
                 of = here[here["source"] == source]
@@ -387,8 +405,6 @@ def plot_explains(preset: str) -> Figure:
                     for t in found.itertuples()]  # fmt: skip
             ax.set_title("\n".join(said), fontsize=9)
             ax.axhline(0, color="black", lw=1)
-            if row is axes[-1]:
-                ax.set_xlabel(name)
         row[0].set_ylabel(f"{task_name(*key)}\nRA's gain for the other R (points)", fontsize=10)
     axes[0, -1].legend(title="R in the loss", loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     figure.tight_layout()

@@ -1,6 +1,6 @@
 """The paper's claims beside what the studies measured, with a verdict for each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -27,10 +27,18 @@ def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
     return f"{value} [{low}, {high}]"
 
 
+def study_name(preset: str) -> str:
+    """The name to show for a study's data."""
+    return STUDIES.get(preset, preset)
+
+
+def has_results(preset: str) -> bool:
+    return (results_folder(preset) / "gains.csv").is_file() and len(load_table(preset, "gains")) > 0
+
+
 def present_studies() -> list[str]:
     """The studies that have committed results."""
-    present = [preset for preset in STUDIES if (results_folder(preset) / "gains.csv").is_file()]
-    return [preset for preset in present if len(load_table(preset, "gains"))]
+    return [preset for preset in STUDIES if has_results(preset)]
 
 
 def degradation_of(preset: str, condition: str) -> tuple[str, float] | None:
@@ -85,15 +93,15 @@ def _paper_gains(condition: str, mode: str) -> dict[str, float]:
     return same.groupby("role")["value"].mean().to_dict()
 
 
-def claims_table() -> str:
-    """Claim by claim and degradation: the paper's figure, and ours with intervals and verdicts, on every set."""
-    presets = present_studies()
+def claims_table(presets: Sequence[str] = ()) -> str:
+    """Claim by claim and degradation: the paper's figure, and ours with intervals and verdicts, on every set (or on these)."""
+    presets = presets or present_studies()
     conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
     header = ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)]
     return markdown([row for mode in MODES[1:] for row in _claims(mode, presets, conditions)], header)
 
 
-def _claims(mode: str, presets: list[str], conditions: list[str]) -> Iterator[list[str]]:
+def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:
     """A mode's rows. That T gains is claimed, too, though its figures are not at hand; of x2 the paper says nothing."""
     for role, who in (("source", "the R in the loss"), ("unseen", "unseen R's")):
         for condition in conditions:
@@ -125,4 +133,4 @@ def _shown(preset: str) -> str:
     of = f" of {groups:,} digits" if groups != n else ""
     low = int(rows["n_seeds"].min())
     seeds = f"{seeds} seed{'s' * (seeds > 1)}" if low == seeds else f"{low} to {seeds} seeds"
-    return f"{STUDIES[preset]} ({seeds}, {n:,} pictures{of})"
+    return f"{study_name(preset)} ({seeds}, {n:,} pictures{of})"

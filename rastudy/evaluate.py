@@ -204,10 +204,11 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
-    """The first pictures of a set; of photographs, which come class by class, ``count`` at equal distances."""
+    """The first pictures of a set; of one that comes class by class, as folders do, ``count`` at equal distances."""
     n = min(count, len(pictures))
-    index = np.linspace(0, len(pictures) - 1, n).astype(int) if pictures.crop else np.arange(n)
-    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[:n]
+    by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
+    index = np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
+    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[index]
     return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
 
 

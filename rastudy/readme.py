@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,12 @@ from rastudy.claims import (
     CONDITIONS,
     STUDIES,
     claims_table,
+    has_results,
     interval,
     main_rows,
     markdown,
     present_studies,
+    study_name,
 )
 from rastudy.classifiers import is_variant, small_arch
 from rastudy.controls import OVER_RA, control_name
@@ -45,7 +47,7 @@ MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", 
 
 def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
-    if preset not in present_studies():
+    if not has_results(preset):
         return "(No committed results yet.)\n"
     table = main_table(preset)
     rows = []
@@ -63,25 +65,25 @@ CONTRASTS = (  # mode, what it is compared with
 )
 
 
-def controls_table() -> str:
+def controls_table(presets: Sequence[str] = ()) -> str:
     """Plain and RA against plain trained in one uninterrupted cycle of the same length: is the schedule to blame?"""
     rows = []
-    for preset in present_studies():
+    for preset in presets or present_studies():
         for condition in CONDITIONS:
             for mode, baseline, shown in CONTRASTS:
                 cell = main_rows("gains", preset, condition, baseline, mode=mode)
                 if len(cell):
                     values = [interval(cell[cell["role"] == role].iloc[0]) for role in ("source", "mean_unseen")]
-                    rows.append([STUDIES[preset], condition, shown, str(cell["n_seeds"].iloc[0]), *values])
+                    rows.append([study_name(preset), condition, shown, str(cell["n_seeds"].iloc[0]), *values])
     if not any("one cycle" in row[2] for row in rows):
         return "(`make study-full` runs this control.)\n"
     return markdown(rows, ["data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's"])
 
 
-def rounding_table() -> str:
+def rounding_table(presets: Sequence[str] = ()) -> str:
     """Top-1 where P's picture is rounded to 8 bits, and where its floats are handed on as they are."""
     rows = []
-    for preset in present_studies():
+    for preset in presets or present_studies():
         for condition in CONDITIONS:
             table = without_variants(main_rows("accuracy", preset, condition))
             both = table.pivot_table(index=["mode", "target_arch"], columns="metric", values="value", sort=False)
@@ -91,20 +93,20 @@ def rounding_table() -> str:
                     change = (cell["top1"] - cell["top1_float"]).abs().max()
                     shown = [*cell.loc[source, ["top1", "top1_float"]], *cell[["top1", "top1_float"]].drop(source).mean()]
                     shown = [f"{value:.2f}" for value in shown]
-                    rows.append([STUDIES[preset], condition, mode_name(mode), *shown, f"{change:.2f}"])
+                    rows.append([study_name(preset), condition, mode_name(mode), *shown, f"{change:.2f}"])
     return markdown(rows, ["data", "task", "mode", "the R in the loss, 8 bits", "floats", "unseen R's, 8 bits", "floats",
                            "largest change of an R"])  # fmt: skip
 
 
-def what_it_is_not_table() -> str:
+def what_it_is_not_table(presets: Sequence[str] = ()) -> str:
     """RA with one thing changed: does the gain need R's training, its labels, R's verdict, a short training?"""
     rows = []
-    for preset in present_studies():
+    for preset in presets or present_studies():
         for _, row in load_table(preset, "controls").iterrows():
             parts = [row[list(names)].set_axis(ESTIMATE) for names in (GAIN, UNSEEN, *OVER_RA)]
             values = ["" if part.isna().any() else interval(part) for part in parts]
             degradation = short_name(row["task"], row["strength"])
-            rows.append([STUDIES[preset], degradation, control_name(row["control"]), str(row["n_seeds"]), *values])
+            rows.append([study_name(preset), degradation, control_name(row["control"]), str(row["n_seeds"]), *values])
     if not rows:
         return "(Not run yet.)\n"
     return markdown(rows, ["data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's",
@@ -114,27 +116,27 @@ def what_it_is_not_table() -> str:
 SOURCES = {"itself": "itself", "another": "another one, mean", "four_others": "the other four at once", "all_five": "all five"}
 
 
-def matrix_table() -> str:
+def matrix_table(presets: Sequence[str] = ()) -> str:
     """What an R gains from RA with itself, another R or several in the loss: what does more than one source buy?"""
     rows = []
-    for preset in present_studies():
+    for preset in presets or present_studies():
         table = load_table(preset, "several_sources")
         for (task, strength, reader), part in table.groupby(["task", "strength", "target_arch"], sort=False):
             gain = {row["sources"]: interval(row) for _, row in part.iterrows()}
             over = part[(part["sources"] == "four_others") & part["over_one"].notna()]
             over = interval(over.iloc[0][list(OVER_ONE)].set_axis(ESTIMATE)) if len(over) else ""
             cells = [short_name(task, strength), display_name(reader), *(gain.get(name, "") for name in SOURCES), over]
-            rows.append([STUDIES[preset], *cells])
+            rows.append([study_name(preset), *cells])
     if not rows:
         return "(Not run yet.)\n"
     return markdown(rows, ["data", "task", "the R that reads", *(f"R in the loss: {shown}" for shown in SOURCES.values()),
                            "the other four over another one"])  # fmt: skip
 
 
-def equal_cost_table() -> str:
+def equal_cost_table(presets: Sequence[str] = ()) -> str:
     """The same recognition by other means: P's and readers, for as many pictures learned from."""
     rows = []
-    for preset in present_studies():
+    for preset in presets or present_studies():
         table = load_table(preset, "equal_cost")
         adapted = table["reader"] != PRESETS[preset]["source_arch"]  # notebook 04 shows every picture to each of them
         table = table[(table["mode"] != "clean") & (~adapted | table["mode"].isin(["none", "plain", "ra"]))]
@@ -163,28 +165,52 @@ def processors_table() -> str:
     return markdown(rows, ["task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's"])
 
 
-def transfer_table() -> str:
+def transfer_table(presets: Sequence[str] = ()) -> str:
     """RA's gain in every direction that was tried, beside home, with a verdict."""
     path = root() / "results" / "transfer_summary.csv"
     if not path.is_file():
         return "(Not run yet.)\n"
     table, rows = load_summary(), []
-    for _, row in table[table["metric"] != "ap_voc07"].iterrows():
+    table = table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
+    for _, row in table.iterrows():
         home = "" if pd.isna(row["reference"]) else interval(row[list(REFERENCE)].set_axis(ESTIMATE))
         what = f"{row['direction'].replace('_', ' ')}: {variant_name(row)}"
-        shown = [STUDIES[row["preset"]], short_name(row["task"], row["strength"]), what, str(row["n_seeds"])]
+        shown = [study_name(row["preset"]), short_name(row["task"], row["strength"]), what, str(row["n_seeds"])]
         rows.append([*shown, f"{interval(row)}{' AP50' * (row['metric'] == 'ap50')}", home, row["verdict"]])
     header = ["data", "task", "direction", "seeds", "RA's gain, mean of the readers", "the same run at home", "verdict"]
     return markdown(rows, header)
 
 
-def _measured_studies() -> list[str]:
-    return [preset for preset in STUDIES if (results_folder(preset) / "boundary_distances.csv").is_file()]
+def transfer_words(presets: Sequence[str] = ()) -> str:
+    """Where RA's gain arrives, and where it does not, which is against the paper, with intervals."""
+    if not (root() / "results" / "transfer_summary.csv").is_file():
+        return "(Not run yet.)\n"
+    table = load_summary()
+    table = table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
+    if table.empty:
+        return "(Not run yet.)\n"
+    told = table[~table["verdict"].isin(["nothing to transfer"])]
+    nothing, transfers = len(table) - len(told), (told["verdict"] == "transfers").sum()
+    lines = [
+        f"Of {len(table)} rows below, {nothing} have nothing to transfer, for the run gains nothing at home; of the other "
+        f"{len(told)} the gain transfers in {transfers}. Where it does not, against the paper, or where that stays open:\n"
+    ]
+    for row in told[told["verdict"] != "transfers"].to_dict("records"):
+        what = f"{study_name(row['preset'])}, {row['direction'].replace('_', ' ')}, {variant_name(row)}"
+        home = interval({name: row[own] for name, own in zip(ESTIMATE, REFERENCE, strict=True)})
+        unit = " of AP50" if row["metric"] == "ap50" else ""
+        where = short_name(row["task"], row["strength"])
+        lines.append(f"- **{row['verdict']}**: {what}, {where}: {interval(row)}{unit}, at home {home}.")
+    return "\n".join(lines) + "\n"
 
 
-def _boundary_rows() -> Iterator[tuple[str, str, dict]]:
+def _measured_studies(presets: Sequence[str] = ()) -> list[str]:
+    return [preset for preset in presets or STUDIES if (results_folder(preset) / "boundary_distances.csv").is_file()]
+
+
+def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict]]:
     """(data, task, figures) of every degradation whose boundaries have been measured; figures are (value, low, high)."""
-    for preset in _measured_studies():
+    for preset in _measured_studies(presets):
         tables = {name: load_boundaries(preset, name) for name in similarity.TABLES}
         source, distances = PRESETS[preset]["source_arch"], tables["boundary_distances"]
         of = lambda table, **where: table[np.logical_and.reduce([table[k] == v for k, v in where.items()])]  # noqa: E731
@@ -195,29 +221,33 @@ def _boundary_rows() -> Iterator[tuple[str, str, dict]]:
                 continue
             figures = {(row["stratum"], row["metric"]): row[list(ESTIMATE)].tolist() for _, row in ra.iterrows()}
             kappa = of(tables["boundary_planes"], **here, along="all")
-            again = kappa["other"].map(is_variant) & (kappa["reader"] == kappa["other"].map(small_arch))
-            main = ~(kappa["other"].map(is_variant) | kappa["other"].isin(OTHERS))
+            again = kappa["other"].map(is_variant).astype(bool) & (kappa["reader"] == kappa["other"].map(small_arch))
+            main = ~(kappa["other"].map(is_variant).astype(bool) | kappa["other"].isin(OTHERS))
             for name, rows in (("others", kappa[main]), ("again", kappa[again])):
                 for metric in ("kappa", "chance"):
                     values = rows.loc[rows["metric"] == metric, "value"]
                     figures[name, metric] = [values.median(), values.min(), values.max()] if len(values) else None
             rank = of(tables["boundary_pairs"], **here, along=f"ra:{source}", stratum="leave", metric="rank_over_spectrum")
-            rank = rank[~(rank["other"].map(is_variant) | rank["other"].isin(OTHERS))]["value"]
+            rank = rank[~(rank["other"].map(is_variant).astype(bool) | rank["other"].isin(OTHERS))]["value"]
             figures["rank"] = [rank.median(), rank.min(), rank.max()]
             explains = of(tables["boundary_explains"], **here, test="mantel", similarity="kappa", outcome="gain")
+            points = of(tables["boundary_points"], **here)
+            to_all = of(tables["boundary_explains"], **here, test="targets", similarity="kappa", outcome="gain")
+            wide = len(to_all) and points["target"].isin(OTHERS).any()
+            figures["targets"] = to_all[["rho", "p"]].iloc[0].tolist() if wide else None
             figures["mantel"] = explains[["rho", "p"]].iloc[0].tolist() if len(explains) else None
-            yield STUDIES[preset], short_name(task, strength), figures
+            yield study_name(preset), short_name(task, strength), figures
 
 
-def boundaries_table() -> str:
+def boundaries_table(presets: Sequence[str] = ()) -> str:
     """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
-    span = lambda f: f"{f[0]:.2f} ({f[1]:.2f} to {f[2]:.2f})" if f else ""  # noqa: E731
+    span = lambda f: f"{f[0]:.2f} ({f[1]:.2f} to {f[2]:.2f})" if f and not np.isnan(f[0]) else ""  # noqa: E731
     points = lambda f: f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" if f else "too few"  # noqa: E731
     rows = [
         [data, task, points(f.get(("enter", "over_spectrum"))), points(f.get(("leave", "over_spectrum"))),
          span(f["others", "kappa"]), span(f["again", "kappa"]), span(f["rank"]),
          "{:+.2f}, p {:.2f}".format(*f["mantel"]) if f["mantel"] else ""]
-        for data, task, f in _boundary_rows()
+        for data, task, f in _boundary_rows(presets)
     ]  # fmt: skip
     if not rows:
         return "(Not run yet.)\n"
@@ -227,12 +257,14 @@ def boundaries_table() -> str:
                            "similarity and gain: rho"])  # fmt: skip
 
 
-def boundary_words() -> str:
+def boundary_words(presets: Sequence[str] = ()) -> str:
     """What the boundaries show and what they do not, in two sentences."""
-    rows = list(_boundary_rows())
+    rows = list(_boundary_rows(presets))
     if not rows:
         return "(Not run yet.)\n"
     enter = [(data, task, f["enter", "over_spectrum"]) for data, task, f in rows if ("enter", "over_spectrum") in f]
+    if not enter:
+        return "(Too few pictures to tell.)\n"
     above = [one for one in enter if one[2][1] > 0]
     data, task, (value, low, high) = max(above or enter, key=lambda one: one[2][1])
     leave = [f["leave", "over_spectrum"] for *_, f in rows if ("leave", "over_spectrum") in f]
@@ -242,19 +274,27 @@ def boundary_words() -> str:
     alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
     alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    ranks = {name: [f["rank"][0] for data, _, f in rows if data == name] for name in dict.fromkeys(data for data, *_ in rows)}
+    more = "; ".join(f"{name} {min(rank):+.2f} to {max(rank):+.2f}" for name, rank in ranks.items())
     said = (
-        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps of "
-        f"its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class that "
-        f"was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of two "
-        f"architectures agree at a kappa of {alike}, where chance gives 0."
+        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
+        f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
+        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of "
+        f"two architectures agree at a kappa of {alike}, where chance gives 0, and along RA's direction two R's distances rank "
+        f"more alike than along random ones by (medians over pairs) {more}."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
         said += (
-            " Which R gains more from which they do not tell: over the ordered pairs of five R's, similarity and gain correlate "
-            f"at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}), and so few "
-            "networks could show a strong relation only."
+            " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
+            f"correlate at {min(rho):+.2f} to {max(rho):+.2f} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; "
+            "so few networks could show a strong relation only)"
         )
+        wide = [(data, task, *f["targets"]) for data, task, f in rows if f["targets"]]
+        if wide:
+            found = ", ".join(f"{data}, {task} {rho:+.2f} (p {p:.3f})" for data, task, rho, p in wide)
+            said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {found}"
+        said += "."
     return f"{said}\n"
 
 
@@ -292,28 +332,34 @@ def benchmark_table() -> str:
     for name in ("ours", "release"):
         rows.append([f"RA step, {name}: share of a matrix product's speed", f"{speed[name] / speed['peak']:.2f}", ""])
     grown = table[table["variant"].str.endswith(": exponent")]
+    if (loop := "one after the other / at once") in ratios.index:
+        r = ratios.loc[loop]
+        rows.append(["distances to boundaries, a loop over pictures / all at once",
+                     f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", ""])  # fmt: skip
     for r in grown.to_dict("records"):
-        what = f"{'memory' if r['part'] == 'memory' else 'time'} of an evaluation against {r['variant'].split(':')[0]}"
+        work = "distances to boundaries" if r["part"] == "boundaries" else "an evaluation"
+        what = f"{'memory' if r['part'] == 'memory' else 'time'} of {work} against {r['variant'].split(':')[0]}"
         rows.append([f"{what}, exponent", f"{r['value']:.2f}", ""])
     return markdown(rows, ["measured", "median [quartiles]", "must reach"])
 
 
-def timings_table() -> str:
-    """Wall-clock of each part of `make study`."""
-    path = results_folder("digits") / "timings.csv"
+def timings_table(preset: str = "digits") -> str:
+    """Wall-clock of each part of `make study`, or of another preset's sweep."""
+    path = results_folder(preset) / "timings.csv"
     if not path.is_file():
         return "(`make study` writes its times here.)\n"
     table = pd.read_csv(path)
     rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in table.iterrows()]
-    return markdown(rows, ["part of `make study`", "time", "on"])
+    return markdown(rows, [f"part of `{'make study' if preset == 'digits' else f'--preset {preset}'}`", "time", "on"])
 
 
 def render(text: str) -> str:
     """The README's text with every marked table regenerated from the CSVs."""
     makers = {"claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
               "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table,
-              "equal-cost": equal_cost_table, "transfer": transfer_table, "photographs": photographs_table,
-              "benchmark": benchmark_table, "boundaries": boundaries_table, "boundary-words": boundary_words}  # fmt: skip
+              "equal-cost": equal_cost_table, "transfer": transfer_table, "transfer-words": transfer_words,
+              "boundaries": boundaries_table, "boundary-words": boundary_words, "photographs": photographs_table,
+              "benchmark": benchmark_table}  # fmt: skip
     makers |= {f"results-{preset}": lambda preset=preset: results_table(preset) for preset in STUDIES}
     return MARKED.sub(lambda m: m[1] + makers[m["name"]]() + m[3], text)
 

@@ -5,7 +5,7 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +114,16 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
     duplicates = table[table.duplicated(list(key), keep=False)]
     if len(duplicates):
         raise StudyError(f"{path}: {len(duplicates)} rows share a key, first {dict(duplicates.iloc[0][list(key)])}")
+    return table
+
+
+def read_table(path: Path, columns: Sequence[str], remedy: str, **kinds: type) -> pd.DataFrame:
+    """A table that the study wrote; StudyError where it is missing (run ``remedy``) or has other columns."""
+    if not path.is_file():
+        raise StudyError(f"{path}: no such table; run {remedy}")
+    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype=kinds)
+    if tuple(table.columns) != tuple(columns):
+        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
     return table
 
 

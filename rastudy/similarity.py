@@ -1,5 +1,6 @@
 """How similar the recognisers' decision boundaries are, and whether that explains transfer: tables of what
-:mod:`rastudy.boundaries` measures. ``python -m rastudy.similarity --preset digits`` measures what is missing and makes them.
+:mod:`rastudy.boundaries` measures. ``python -m rastudy.similarity --preset digits`` measures what is missing and writes
+the tables and their figures.
 
 ``boundary_distances.csv`` distances along each direction; ``boundary_pairs.csv`` every two recognisers compared along each;
 ``boundary_planes.csv`` their verdicts on planes; ``boundary_path.csv`` the way from plain's picture to RA's and beyond;
@@ -18,15 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from rastudy import boundaries, boundary, metrics, stats
-from rastudy.cells import cell_key, main_key, paired
+from rastudy import boundaries, boundary, metrics, stats, transfer
+from rastudy.cells import ESTIMATE, cell_key, main_key, paired
 from rastudy.classifiers import is_variant, small_arch
 from rastudy.config import make_config
 from rastudy.degrade import TASKS
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import results_folder, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.results import Predictions, load_predictions
+from rastudy.results import Predictions, load_predictions, read_table
 from rastudy.tables import own_cells, rounded
 
 DRAWS = 1000  # of the bootstrap
@@ -258,12 +259,31 @@ def point_rows(m: Measured, pairs: pd.DataFrame, planes: pd.DataFrame, cells: di
             if at_home.low > 0:
                 (kept,) = stats.ratio_intervals(mine, own[:, None], cell.groups)
                 row |= {"share": kept.value, "share_low": kept.low, "share_high": kept.high}
-            row |= {
-                "kappa": _of(planes, source, target, "kappa", along="all"),
-                "rank_ra": _of(pairs, source, target, "rank", along=f"ra:{source}", stratum="leave"),
-                "rank_spectrum": _of(pairs, source, target, "rank", along="spectrum", stratum="leave"),
-            }
+            row |= _similarities(source, target, pairs, planes)
             yield m.base | row | {"n_images": len(mine), "n_groups": len(cell.groups.sizes)}
+    yield from (row | _similarities(main, row["target"], pairs, planes) for row in _families(m, main))
+
+
+def _similarities(source: str, target: str, pairs: pd.DataFrame, planes: pd.DataFrame) -> dict:
+    return {
+        "kappa": _of(planes, source, target, "kappa", along="all"),
+        "rank_ra": _of(pairs, source, target, "rank", along=f"ra:{source}", stratum="leave"),
+        "rank_spectrum": _of(pairs, source, target, "rank", along="spectrum", stratum="leave"),
+    }
+
+
+def _families(m: Measured, main: str) -> Iterator[dict]:
+    """What readers of other families gain from RA of the main source, from the table of transfer, where there is one."""
+    if not transfer.table_file(m.base["preset"], "families").is_file():
+        return
+    table = transfer.load_table(m.base["preset"], "families")
+    here = (table["task"] == m.base["task"]) & (table["strength"] == m.base["strength"]) & (table["mode"] == "ra")
+    for found in table[here & table["reader"].isin(m.readers)].to_dict("records"):
+        row = {"source": main, "target": found["reader"], "n_images": found["n_images"], "n_groups": found["n_groups"]}
+        row |= dict(zip(("gain", "gain_low", "gain_high"), (found[name] for name in ESTIMATE), strict=True))
+        yield (
+            m.base | row | {name: "" if pd.isna(found[name]) else found[name] for name in ("share", "share_low", "share_high")}
+        )
 
 
 def _of(table: pd.DataFrame, source: str, target: str, metric: str, **where: str) -> float | str:
@@ -366,13 +386,7 @@ def make_tables(preset: str) -> list[Path]:
 def load_table(preset: str, name: str) -> pd.DataFrame:
     """One of ``TABLES``; StudyError where it is missing or has another schema."""
     one_of("table", name, TABLES)
-    path = results_folder(preset) / f"{name}.csv"
-    if not path.is_file():
-        raise StudyError(f"{path}: no such table; run {boundaries.command_of(preset)}")
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"along": str})
-    if tuple(table.columns) != TABLES[name]:
-        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(TABLES[name])}")
-    return table
+    return read_table(results_folder(preset) / f"{name}.csv", TABLES[name], boundaries.command_of(preset), along=str)
 
 
 @command
@@ -388,10 +402,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side (default 2)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args()
+    from rastudy.boundary_plots import draw  # which shows what this module makes
+
     say = lambda line: print(line, flush=True)  # noqa: E731
     keys = degradations(args.preset, args.task)[: 1 if args.task else None]
     where = {"data_dir": args.data, "device": args.device}
-    for path in update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where):
+    for path in update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where) + draw(args.preset):
         print(path)
 
 

@@ -39,7 +39,7 @@ from rastudy.errors import StudyError, command, one_of
 from rastudy.files import results_folder, root, write_csv
 from rastudy.presets import MODES, PRESETS, degradations
 from rastudy.published import CHECK, PAPER, clean_rows, paper_reported, paper_rows
-from rastudy.results import COLUMNS, load_predictions, load_results, tidy_rows
+from rastudy.results import COLUMNS, load_predictions, load_results, read_table, tidy_rows
 
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)
@@ -326,12 +326,7 @@ def load_table(preset: str, name: str) -> pd.DataFrame:
     """One of ``TABLES``; StudyError where it is missing or has another schema."""
     one_of("table", name, TABLES)
     path = results_folder(preset) / f"{name}.csv"
-    if not path.is_file():
-        raise StudyError(f"{path}: no such table; run python -m rastudy.tables --preset {preset}")
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"source_arch": str})
-    if tuple(table.columns) != TABLES[name]:
-        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(TABLES[name])}")
-    return table
+    return read_table(path, TABLES[name], f"python -m rastudy.tables --preset {preset}", source_arch=str)
 
 
 def paper_gains() -> pd.DataFrame:

@@ -18,6 +18,7 @@ from rastudy.errors import StudyError, one_of
 from rastudy.files import results_folder, root, write_csv
 from rastudy.grid import product
 from rastudy.presets import PRESETS
+from rastudy.results import read_table
 from rastudy.tables import load_table as load_study_table
 from rastudy.tables import main_cells, rounded, without_variants
 
@@ -244,19 +245,10 @@ def make_summary() -> None:
 def load_table(preset: str, direction: str) -> pd.DataFrame:
     """A direction's table; StudyError where it is missing or has another schema."""
     one_of("direction", direction, DIRECTIONS)
-    path = table_file(preset, direction)
-    if not path.is_file():
-        raise StudyError(f"{path}: no such table; run {sweep_command(preset, direction)}")
-    return _load(path)
+    return read_table(table_file(preset, direction), COLUMNS, sweep_command(preset, direction), source_arch=str)
 
 
 def load_summary() -> pd.DataFrame:
-    """RA's mean gain in every direction that was tried, digits and CIFAR-10."""
-    return _load(root() / "results" / "transfer_summary.csv")
-
-
-def _load(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype={"source_arch": str})
-    if tuple(table.columns) != COLUMNS:
-        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(COLUMNS)}")
-    return table
+    """RA's mean gain in every direction that was tried, of every study."""
+    remedy = "python -m rastudy.sweep --direction upload"
+    return read_table(root() / "results" / "transfer_summary.csv", COLUMNS, remedy, source_arch=str)

@@ -21,7 +21,9 @@ def test_both_steps_do_the_same():
         )
 
 
-@pytest.mark.parametrize(("part", "sizes"), [("input", (8,)), ("growth", (32,)), ("memory", (32, (4, 8)))])
+@pytest.mark.parametrize(
+    ("part", "sizes"), [("input", (8,)), ("growth", (32,)), ("memory", (32, (4, 8))), ("boundaries", ((4, 8), 4))]
+)
 def test_parts_give_rows(part, sizes):
     rows = list(benchmark.PARTS[part](1, *sizes))
     assert rows and all(set(row) == set(benchmark.COLUMNS) and row["value"] == row["value"] for row in rows)

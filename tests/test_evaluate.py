@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rastudy.config import Config, make_config
 from rastudy.data import Loader
 from rastudy.degrade import round_to_8_bits, to_tensor, to_uint8
 from rastudy.errors import StudyError
-from rastudy.evaluate import load_pictures, predict
+from rastudy.evaluate import first_pictures, load_pictures, predict
 from rastudy.presets import MODES
 from rastudy.results import Predictions, load_predictions, tidy_rows
 from rastudy.runs import build_models, load_models, run_folder, save_weights, weights_file
@@ -352,3 +353,13 @@ def test_the_command_asks_for_the_transformer(ground, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "--processor", str(ground["p"]), "--task", "sr"])
     assert evaluate.main() == 2
     assert "give its T with --transformer" in capsys.readouterr().err
+
+
+def test_the_first_pictures_of_a_sorted_set_are_of_every_class(small_set):
+    """Folders give class by class: then some are taken at equal distances; else the first ones are."""
+    assert np.array_equal(first_pictures(small_set, 5).pictures, small_set.pictures[:5])
+    order = np.argsort(small_set.labels, kind="stable")
+    by_class = replace(small_set, labels=small_set.labels[order], pictures=small_set.pictures[order])
+    some = first_pictures(by_class, 10)
+    assert len(some) == 10 and len(set(some.labels)) >= 7 and (np.diff(some.labels) >= 0).all()
+    assert len(first_pictures(by_class, 100)) == len(by_class)

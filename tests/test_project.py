@@ -58,7 +58,7 @@ def test_the_makefiles_python_is_the_projects():
     assert (int(low), int(high) - 1) == (int(first), int(last))
 
 
-@pytest.mark.parametrize("target", ["study", "study-full", "test", "test-full", "recognisers", "tables", "smoke"])
+@pytest.mark.parametrize("target", ["study", "study-full", "test", "test-full", "recognisers", "tables", "report", "smoke"])
 def test_make_knows(target):
     assert target in TARGETS
     phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -186,6 +187,20 @@ def test_the_sweep_of_transfer(in_finished):
     assert (
         "0 files of predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
     )
+
+
+def test_the_report_of_the_sweep(in_finished):
+    """One file within a minute, with the smoke study's tables, every figure and the gallery's pictures."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "rastudy.report", "--preset", "smoke"], cwd=in_finished, capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.perf_counter() - started < 60
+    html = (in_finished / "runs" / "report.html").read_text()
+    figures = sorted(path.name for path in (in_finished / "figures" / "smoke").glob("*.png"))
+    assert sorted(re.findall(r'data-file="figures/smoke/([^"]+)"', html)) == figures and len(html) < 10_000_000
+    assert {"turned.png", "turned_jpeg_resnet18_small.png", "turned_sr_resnet50_small.png"} <= set(figures)
+    assert "findings in words are about the committed studies" in html and "RA: gain of the R in the loss" in html
 
 
 def test_a_run_of_the_sweep_is_that_of_train(in_finished, tmp_path, monkeypatch):
