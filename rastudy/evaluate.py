@@ -125,7 +125,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
         if distributed.rank():
             return path
     if path.is_file():
-        log(f"{config.run_id} {split}: {_changes(load_predictions(path), arrays)}")
+        log(f"{config.run_id} {split}: {_changes(path, arrays)}")
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
@@ -174,7 +174,11 @@ def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
     )
 
 
-def _changes(before: Predictions, arrays: dict[str, np.ndarray]) -> str:
+def _changes(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    try:
+        before = load_predictions(path)
+    except StudyError as error:
+        return f"earlier predictions are replaced, {error}"
     if before.arrays["top5"].shape != arrays["top5"].shape:
         return "earlier predictions of other R's or pictures are replaced"
     changed = (before.arrays["top5"][:, :, 0] != arrays["top5"][:, :, 0]).sum()

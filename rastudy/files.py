@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from rastudy.errors import StudyError
+from safetensors import SafetensorError
+
+from rastudy.errors import CANNOT_WRITE, StudyError
 
 
 def root() -> Path:
@@ -21,17 +23,25 @@ def results_folder(preset: str) -> Path:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen.
+
+    Raises:
+        StudyError: the disk is full, or the place cannot be written.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors' and torch's own words for a failed write
+        raise StudyError(f"{path}: {CANNOT_WRITE.format(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -64,7 +64,7 @@ def load_predictions(path: Path) -> Predictions:
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such predictions; run python -m rastudy.sweep first") from error
     except Exception as error:  # zip, zlib, header and JSON errors alike mean damage
-        raise StudyError(f"{path}: damaged predictions ({error}); delete the file and rerun the sweep") from error
+        raise StudyError(f"{path}: damaged predictions ({error}); the sweep makes them anew") from error
 
 
 def tidy_rows(predictions: Predictions) -> list[dict]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
@@ -145,7 +146,13 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     pictures = relabel(pictures, config.labels, config.seed)
     loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
-    first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
+    first, curve = 0, []
+    if checkpoint.is_file():
+        try:
+            first, curve = _load_checkpoint(checkpoint, models)
+        except StudyError as error:
+            log(f"{config.run_id}: {error}; starts over")
+            models = make_models(config)  # of which a part may have been overwritten
     if first != distributed.from_first(first):
         raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
     started = time.perf_counter()
@@ -286,8 +293,11 @@ def _save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) 
 
 
 def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
-    """Restore models and RNG; returns the next epoch and the curve so far."""
+    """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
     try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
+            if damaged := parts.testzip():
+                raise StudyError(f"checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         models.processor.load_state_dict(state["processor"])
         if models.transformer is not None:
@@ -296,7 +306,8 @@ def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
             optimiser.load_state_dict(saved)
         torch.set_rng_state(state["rng"])
     except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
-        raise StudyError(f"{path}: cannot resume from this checkpoint ({error}); delete it to start over") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
     return state["epoch"], state["curve"]
 
 
