@@ -218,7 +218,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
     """
     one_of("preset", preset, PRESETS)
     one_of("task", task, tasks_of(preset))
-    mode = ALIASES.get(mode, mode)
+    mode = ALIASES.get(_cast("mode", mode, str), mode)
     one_of("mode", mode, MODES + CONTROL_MODES + BASELINES)
     names = {field.name for field in dataclasses.fields(Config)}
     for name in overrides:

@@ -26,7 +26,7 @@ from rastudy import boundaries, estimate, similarity
 from rastudy.claims import STUDIES
 from rastudy.config import ALIASES, BASELINES, Config, make_config
 from rastudy.directions import DIRECTIONS, read, runs
-from rastudy.errors import StudyError, command, one_of
+from rastudy.errors import CANNOT_WRITE, StudyError, command, one_of
 from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
 from rastudy.grid import Cell, grid, merge, narrow, product
 from rastudy.kernels import stop_kernels, use_warm_kernels
@@ -61,6 +61,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     except Exception as error:  # whatever a cell raised
         if running.is_file():
             os.replace(running, failed)
+        if isinstance(error, OSError):  # papermill's own, of a notebook that it cannot write
+            return CANNOT_WRITE.format(error)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
     os.replace(running, output)
     failed.unlink(missing_ok=True)

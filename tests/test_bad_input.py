@@ -211,7 +211,7 @@ MISUSES = [
     ("results with text", table("text.csv"), StudyError, ["text.csv", "'value'", "not a number"]),
     ("results with a blank", table("blank.csv"), StudyError, ["blank.csv", "'value'", "not a number"]),
     ("no results", lambda i, r: load_results("digits"), StudyError, ["results/digits/runs", "rastudy.sweep"]),
-    ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "delete"]),
+    ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "anew"]),
     ("predictions with a flipped bit", predictions("flipped.npz"), StudyError, ["flipped.npz", "damaged"]),
     ("predictions of something else", predictions("foreign.npz"), StudyError, ["foreign.npz", "about"]),
     ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy.sweep"]),
