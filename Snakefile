@@ -42,7 +42,7 @@ rule train:
         lambda w: study.starts_from(w.run),
     params:
         command=lambda w: study.train(w.run),
-        code=lambda w: study.code(w.run),  # a change trains the run anew
+        code=study.code,  # a change trains anew
     resources:
         mem_mb=lambda w: study.megabytes(w.run),
     shell:

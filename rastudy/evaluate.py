@@ -23,11 +23,11 @@ from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
-from rastudy.files import read_json, results_folder, write_csv, write_json
+from rastudy.files import read_json, write_csv, write_json
 from rastudy.photos import data_version, evaluation_batches, load_pictures
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
-from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
+from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, rows_file, save_predictions, tidy_rows
 from rastudy.runs import READ_BY, code_versions, load_models, load_weights, provenance, read_metadata, run_folder, weights_file
 from rastudy.train import check_classes, torchrun
 
@@ -107,7 +107,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     """
     one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    table = path.parents[1] / "runs" / f"{config.run_id}.{split}.csv"
+    table = rows_file(config, split)
     if has_predictions(config, split):
         if not table.is_file():
             write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
@@ -136,8 +136,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
 
 def is_evaluated(config: Config, split: str) -> bool:
     """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
-    table = results_folder(config.preset) / "runs" / f"{config.run_id}.{split}.csv"
-    return table.is_file() and has_predictions(config, split)
+    return rows_file(config, split).is_file() and has_predictions(config, split)
 
 
 def has_predictions(config: Config, split: str) -> bool:

@@ -149,8 +149,8 @@ def save_picture(picture: Image.Image, target: Path) -> None:
     try:
         pixels = picture if kind == "PNG" else eight_bit(picture)
         write_atomic(target, lambda path: pixels.save(path, kind, **OPTIONS[kind], **info))
-    except (OSError, ValueError) as error:  # a full disk, EXIF beyond what JPEG holds
-        raise StudyError(f"{target}: cannot be written ({error}); make room, or write a .png") from error
+    except ValueError as error:  # a full disk (write_atomic's StudyError, whose cause says it), EXIF beyond what JPEG holds
+        raise StudyError(f"{target}: cannot be written ({error.__cause__ or error}); make room, or write a .png") from error
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:

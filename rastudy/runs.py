@@ -37,6 +37,12 @@ def weights_file(config: Config, part: str = "processor") -> Path:
     return results_folder(config.preset) / "weights" / f"{config.run_id}.{part}.safetensors"
 
 
+def weights_files(config: Config) -> list[Path]:
+    """All that a finished run leaves: P's weights, and under ra_transformer T's."""
+    parts = ("processor", "transformer") if config.mode == "ra_transformer" else ("processor",)
+    return [weights_file(config, part) for part in parts]
+
+
 def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
     """The run's folder, holding its config; refuses a folder that belongs to another configuration.
 

@@ -408,9 +408,11 @@ def main() -> None:
     say = lambda line: print(line, flush=True)  # noqa: E731
     keys = degradations(args.preset, args.task)[: 1 if args.task else None]
     where = {"data_dir": args.data, "device": args.device}
-    if not args.tables:
-        boundaries.measure(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where)
-    for path in make_tables(args.preset) + draw(args.preset):
+    if args.tables:
+        paths = make_tables(args.preset)
+    else:
+        paths = update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where)
+    for path in paths + draw(args.preset):
         print(path)
 
 

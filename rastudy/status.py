@@ -12,7 +12,7 @@ from rastudy.evaluate import is_evaluated
 from rastudy.files import read_json, root
 from rastudy.grid import Cell
 from rastudy.results import predictions_file
-from rastudy.runs import READ_BY, TRAINED_BY, code_versions, other_settings, record_file, run_folder, weights_file
+from rastudy.runs import READ_BY, TRAINED_BY, code_versions, other_settings, record_file, run_folder, weights_files
 from rastudy.train import inputs_of, is_trained
 
 STATES = {  # in the order in which they are shown
@@ -37,16 +37,15 @@ class State(NamedTuple):
 def state_of(cell: Cell) -> State:
     """How far a run of the grid is; reads, and changes nothing."""
     config, folder = cell.config, run_folder(cell.config)
-    remedy = f"delete {_shown(folder)} to make it anew"
     if cell.is_done():
         changed = changed_code(config, cell.splits)
-        return State("stale", f"{', '.join(changed)} changed since; {remedy}") if changed else State("done")
+        return _stale(f"{', '.join(changed)} changed since", config) if changed else State("done")
     if _is_locked(folder):
         return State("running")
     failed = folder / "01_train.failed.ipynb"
     if failed.is_file():
         return State("failed", f"{_error_of(failed)}; see {_shown(failed)}")
-    parts = [part for run in config.chain for part in weights_of_run(run)] if config.mode not in BASELINES else []
+    parts = [part for run in config.chain for part in weights_files(run)] if config.mode not in BASELINES else []
     if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in cell.splits):
         return State("kept")
     if not folder.is_dir() and record_file(config).is_file():
@@ -54,7 +53,7 @@ def state_of(cell: Cell) -> State:
     for run in config.chain if parts else ():
         if not is_trained(run) and (run_folder(run) / "trained.json").is_file():
             what = other_settings(run, inputs_of(run)) or "its weights or its curve are not what its training came to"
-            return State("stale", f"{what}; delete {_shown(run_folder(run))} to make it anew")
+            return _stale(what, run)
     if any((run_folder(run) / "checkpoint.pt").is_file() for run in config.chain):
         return State("begun")
     unread = [split for split in cell.splits if not is_evaluated(config, split)]
@@ -63,9 +62,8 @@ def state_of(cell: Cell) -> State:
     return State("begun", f"not evaluated on {', '.join(unread)}") if parts and is_trained(config) else State("to do")
 
 
-def weights_of_run(run: Config) -> list[Path]:
-    """The files of P and, where the run has one, T."""
-    return [weights_file(run, part) for part in ("processor", "transformer")[: 1 + (run.mode == "ra_transformer")]]
+def _stale(why: str, run: Config) -> State:
+    return State("stale", f"{why}; delete {_shown(run_folder(run))} to make it anew")
 
 
 def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:

@@ -24,7 +24,7 @@ import papermill
 
 from rastudy import boundaries, estimate, similarity
 from rastudy.claims import STUDIES
-from rastudy.config import ALIASES, BASELINES, Config, make_config
+from rastudy.config import ALIASES, BASELINES, Config, make_config, reader_of
 from rastudy.directions import DIRECTIONS, read, runs
 from rastudy.errors import CANNOT_WRITE, StudyError, command, one_of
 from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
@@ -278,7 +278,7 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
         name, _, text = pair.partition("=")
         one_of("--set", name, sorted(kinds))
         try:
-            values[name] = text.lower() in ("1", "true", "yes") if kinds[name] is bool else kinds[name](text)
+            values[name] = reader_of(name)(text)
         except ValueError as error:
             raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
     return values

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from rastudy import distributed
 from rastudy.classifiers import Classifier, sha256, weights_versions
-from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
+from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config, reader_of
 from rastudy.data import Batch, Loader, PictureSet
 from rastudy.detectors import load_source
 from rastudy.errors import StudyError, command
@@ -34,6 +34,7 @@ from rastudy.runs import (
     run_folder,
     save_weights,
     weights_file,
+    weights_files,
     write_records,
 )
 from rastudy.steps import STEPS, Models, learning_rate
@@ -203,13 +204,12 @@ def inputs_of(config: Config) -> dict:
 
 def is_trained(config: Config) -> bool:
     """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
-    marker, path = run_folder(config) / "trained.json", weights_file(config)
-    parts = [path, weights_file(config, "transformer")] if config.mode == "ra_transformer" else [path]
-    if not all(part.is_file() for part in (marker, curve_file(config), *parts)):
+    marker = run_folder(config) / "trained.json"
+    if not all(path.is_file() for path in (marker, curve_file(config), *weights_files(config))):
         return False
     if config.pretraining is not None and not is_trained(config.pretraining):
         return False
-    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(path)
+    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
 
 
 def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
@@ -311,21 +311,25 @@ def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
     return state["epoch"], state["curve"]
 
 
-@command
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> tuple[Config, str]:
+    """A command line's run, and the splits to evaluate it on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--task", required=True, help="sr, dn or jpeg")
     parser.add_argument("--mode", default="plain", help="plain, ra, ra_transformer or ra_unsupervised")
     for entry in fields(Config):
         if entry.name not in ("preset", "task", "mode"):
-            kind = {bool: lambda text: text.lower() in ("1", "true", "yes")}.get(entry.type, entry.type)
             names = [f"--{entry.name.replace('_', '-')}", *(["--data"] if entry.name == "data_dir" else [])]
-            parser.add_argument(*names, type=kind, help="default: the preset's")
+            parser.add_argument(*names, type=reader_of(entry.name), help="default: the preset's")
     parser.add_argument("--evaluate-on", default="", help="then evaluate it: val, or val,test")
-    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     splits = given.pop("evaluate_on")
-    config = make_config(**given)
+    return make_config(**given), splits
+
+
+@command
+def main() -> None:
+    config, splits = parse()
     with distributed.group(config.batch_size, config.torch_device().type):
         train(config)
         if splits:

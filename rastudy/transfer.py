@@ -216,6 +216,12 @@ def table_file(preset: str, direction: str) -> Path:
 
 def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
     """Write a direction's table, and the summary of all directions of all presets."""
+    path = _write_table(preset, direction, black_box)
+    make_summary()
+    return path
+
+
+def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
     rows = list(gain_rows(preset, direction, black_box))
     if not rows:
         raise StudyError(
@@ -225,7 +231,6 @@ def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Pat
     for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
         row["p_holm"] = p
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
-    make_summary()
     return table_file(preset, direction)
 
 
@@ -266,7 +271,7 @@ def main() -> None:
     for preset in args.preset:
         read = results_folder(preset) / "transfer"  # of black boxes Tesseract's alone: others are the user's own
         for direction in (name for name in args.direction if (read / name).is_dir()):
-            print(make_table(preset, direction).relative_to(root()))
+            print(_write_table(preset, direction).relative_to(root()))
     make_summary()
 
 

@@ -122,8 +122,9 @@ class Study:
     def execute(self) -> str:
         return self._command("sweep", "--preset", self.preset, *["--full"] * self.full, "--keep-committed")
 
-    def code(self, run: str) -> str:
-        """A hash per module that training rests on: where it changes, the run is trained anew."""
+    @property
+    def code(self) -> str:
+        """A hash per module that training rests on: where it changes, every run is trained anew."""
         return json.dumps(code_versions(TRAINED_BY))
 
     def megabytes(self, run: str) -> int:

@@ -122,7 +122,7 @@ def test_settings_of_the_sweep(pairs):
     """NAME=VALUE on the command line."""
     with refused_or_handled():
         given_ = settings_from(pairs)
-        make_config(**({"preset": "smoke", "task": "dn", "mode": "plain"} | given_))
+        assert make_config(**({"preset": "smoke", "task": "dn", "mode": "plain"} | given_)).run_id
 
 
 @settings(many, max_examples=40)

@@ -2,19 +2,18 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
 from rastudy import similarity
-from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
 from rastudy.presets import PRESETS
 from rastudy.tables import TABLES
-from rastudy.train import flags_of
+from rastudy.train import parse
 from rastudy.workflow import Study
 
 pytest.importorskip("snakemake")
@@ -103,13 +102,13 @@ GIVEN = {
 @pytest.mark.parametrize(("preset", "given"), GIVEN.items())
 def test_a_jobs_command_makes_its_run(preset, given):
     """The flags of every run, pretrainings too, give that run and no other."""
-    study, kinds = Study(preset, **given), {field.name: field.type for field in fields(Config)}
-    everything = {cell.config.run_id: cell.config for cell in study.cells.values()} | study.trained
-    for run, config in everything.items():
-        flags = flags_of(asdict(config))
-        values = {name[2:].replace("-", "_"): text for name, text in zip(flags[::2], flags[1::2], strict=True)}
-        kept = {k: text == "True" if kinds[k] is bool else kinds[k](text) for k, text in values.items()}
-        assert make_config(**kept).run_id == run
+    study = Study(preset, **given)
+    everything = {*study.cells, *study.trained}
+    for run in everything:
+        flags = shlex.split(f"{study.train(run)} {study.place}")
+        config, splits = parse(flags[2:])
+        assert flags[:2] == ["-m", "rastudy.train"] and (config.run_id, splits) == (run, "")
+        assert config.data_dir == given.get("data", "")
     assert len(everything) > len(PRESETS[preset]["modes"])
 
 
