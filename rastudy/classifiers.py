@@ -230,7 +230,7 @@ def _load_small(name: str, path: Path) -> Classifier:
     if metadata.get("arch", arch) != arch:
         raise StudyError(f"{path}: holds {metadata['arch']}, not {arch}")
     num_classes = len(state["fc.bias"]) if "fc.bias" in state else len(state.get("classifier.bias", ()))
-    net = folded(_load_state(SMALL[arch](num_classes), state, path))
+    net = folded(load_state(SMALL[arch](num_classes), state, path))
     return Classifier(name, net, f"{path.parent.name}:{sha256(path)[:8]}")
 
 
@@ -245,7 +245,7 @@ def _load_torchvision(name: str) -> Classifier:
     net = torchvision.models.get_model(name, weights=None)
     if hasattr(net, "transform_input"):  # GoogLeNet's and Inception's weights want another normalisation
         net.transform_input = True
-    return Classifier(name, folded(_load_state(net, state, file)), _torchvision_version(name))
+    return Classifier(name, folded(load_state(net, state, file)), _torchvision_version(name))
 
 
 def torchvision_state(weights: torchvision.models.WeightsEnum, name: str) -> dict[str, torch.Tensor]:
@@ -313,7 +313,7 @@ def _lite_file(name: str) -> Path:
     spec = importlib.util.find_spec(package)
     files = sorted((Path(spec.origin).parent / "models").glob("*.pth")) if spec else []
     if not files:
-        raise StudyError(f"recogniser {name} needs the package {package}; pip install -e '.[imagenet]' (or -e '.[imagenet]')")
+        raise StudyError(f"recogniser {name} needs the package {package}; pip install -e '.[imagenet]'")
     return files[0]
 
 
@@ -323,7 +323,7 @@ def _load_lite(name: str) -> Classifier:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise StudyError(f"recogniser {name} needs efficientnet-lite-pytorch; pip install -e '.[imagenet]'") from error
-    net = _load_state(EfficientNet.from_name(name.replace("_", "-")), load_state_file(path), path).eval()
+    net = load_state(EfficientNet.from_name(name.replace("_", "-")), load_state_file(path), path).eval()
     pairs = {
         "_conv_stem": "_bn0",
         "_expand_conv": "_bn0",
@@ -356,7 +356,7 @@ def _load_timm(name: str, file: str) -> Classifier:
     head = f"{net.pretrained_cfg['classifier']}.weight"  # a file for other classes than the architecture's own
     if head in state and state[head].shape[0] != net.num_classes:
         net = timm.create_model(arch, pretrained=False, num_classes=state[head].shape[0])
-    net = _load_state(net, state, path)
+    net = load_state(net, state, path).to(memory_format=torch.channels_last)
     return Classifier(name, net, sha256(path)[:8], net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
 
 
@@ -372,7 +372,8 @@ def _load_own(name: str, file: str) -> Classifier:
     except (ImportError, AttributeError) as error:
         raise StudyError(f"recogniser {name!r} cannot be imported from {Path.cwd()}: {error}") from error
     mean, std = getattr(net, "mean", (0.0, 0.0, 0.0)), getattr(net, "std", (1.0, 1.0, 1.0))
-    return Classifier(name, _load_state(net, load_state_file(path), path), sha256(path)[:8], mean, std)
+    net = load_state(net, load_state_file(path), path).to(memory_format=torch.channels_last)
+    return Classifier(name, net, sha256(path)[:8], mean, std)
 
 
 def load_state_file(path: Path) -> dict[str, torch.Tensor]:
@@ -393,9 +394,13 @@ def _load_torchscript(path: Path) -> Classifier:
     return Classifier(path.stem, net, sha256(path)[:8], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def _load_state(net: nn.Module, state: dict[str, torch.Tensor], path: Path) -> nn.Module:
+def load_state(net: nn.Module, state: dict[str, torch.Tensor], path: Path) -> nn.Module:
+    """Fill a network with what ``path`` held; StudyError where that does not fit, or is not finite."""
     try:
         net.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
         raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
-    return net.to(memory_format=torch.channels_last)
+    odd = [name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()]
+    if odd:
+        raise StudyError(f"{path}: {odd[0]} holds numbers that are not finite; train it anew, or restore the file")
+    return net

@@ -21,7 +21,16 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from rastudy import digits, scenes
 from rastudy.classifiers import DETECTORS as NAMES
-from rastudy.classifiers import WEIGHTS, Classifier, load_classifier, load_state_file, pinned_hashes, sha256, write_hashes
+from rastudy.classifiers import (
+    WEIGHTS,
+    Classifier,
+    load_classifier,
+    load_state,
+    load_state_file,
+    pinned_hashes,
+    sha256,
+    write_hashes,
+)
 from rastudy.config import Config
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import write_atomic
@@ -139,11 +148,7 @@ def load_detector(name: str, truth: Sequence[Boxes] = ()) -> Detector:
         raise StudyError(f"{path}: no weights for {name}; python -m rastudy.detectors trains and puts them there")
     if pinned_hashes(folder).get(path.name, sha256(path)) != sha256(path):
         raise StudyError(f"{path}: its SHA-256 is not the one in SHA256SUMS; restore it or rerun python -m rastudy.detectors")
-    net = DETECTORS[name]()
-    try:
-        net.load_state_dict(load_state_file(path))
-    except RuntimeError as error:
-        raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
+    net = load_state(DETECTORS[name](), load_state_file(path), path)
     return Detector(name, net, f"scenes:{sha256(path)[:8]}", first_label_of(name), truth)
 
 

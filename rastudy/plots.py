@@ -1,4 +1,4 @@
-"""Figures of the tables: ``plot_*(data) -> Figure``. This module and ``gallery`` alone know matplotlib.
+"""Figures of the tables: ``plot_*(data) -> Figure``. This module, ``boundary_plots`` and ``gallery`` alone know matplotlib.
 
 Names, colours and order of modes and R's are fixed here; an unknown one raises. Every figure states n and shows an
 interval or the spread over seeds; differences to plain use a diverging map centred on 0.

@@ -21,6 +21,7 @@ COLUMNS = (
     "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels",
     "seed", "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
 )  # fmt: skip
+NUMBERS = ("value", "low", "high")  # in every table that has such columns
 KEY = ("run_id", "split", "target_arch", "target_weights", "metric")
 
 
@@ -106,7 +107,7 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
 def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = KEY) -> pd.DataFrame:
     """Read a results CSV; StudyError for another schema, duplicate keys or missing values."""
     table = _read(Path(path), columns, "make tables", keep_default_na=False, na_values={"value": [""]})
-    if "value" in table and (not pd.api.types.is_numeric_dtype(table["value"]) or table["value"].isna().any()):
+    if "value" in table and table["value"].isna().any():
         raise StudyError(f"{path}: its column 'value' holds something that is not a number")
     duplicates = table[table.duplicated(list(key), keep=False)]
     if len(duplicates):
@@ -115,7 +116,7 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
 
 
 def read_table(path: Path, columns: Iterable[str], remedy: str, **kinds: type) -> pd.DataFrame:
-    """A table that the study wrote; StudyError where it is missing (run ``remedy``) or has other columns."""
+    """A table that the study wrote; StudyError where it is missing or damaged (run ``remedy``) or has other columns."""
     return _read(path, columns, remedy, keep_default_na=True, na_values=[""], dtype=kinds)
 
 
@@ -128,6 +129,9 @@ def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd
         raise StudyError(f"{path}: not a readable CSV ({error})") from error
     if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
+    for name in table.columns.intersection(NUMBERS):
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise StudyError(f"{path}: its column {name!r} holds something that is not a number; run {remedy}")
     return table
 
 

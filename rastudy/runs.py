@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rastudy.classifiers import sha256
+from rastudy.classifiers import load_state, sha256
 from rastudy.config import Config
 from rastudy.errors import StudyError
 from rastudy.files import read_json, results_folder, root, write_atomic, write_json
@@ -124,16 +124,14 @@ def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> N
 
 
 def load_weights(path: Path, net: nn.Module) -> nn.Module:
-    """Load a state dict that :func:`save_weights` wrote; StudyError where it is missing, damaged or does not fit."""
+    """Load a state dict that :func:`save_weights` wrote; StudyError where it is missing, damaged, no numbers or unfit."""
     if not path.is_file():
         raise StudyError(f"{path}: no such weights; train them with python -m rastudy.train, or restore the file from git")
     try:
-        net.load_state_dict(load_file(path))
+        state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
-    except RuntimeError as error:
-        raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
-    return net
+    return load_state(net, state, path)
 
 
 def read_metadata(path: Path) -> dict:

@@ -63,8 +63,13 @@ def write_weights(folder: Path) -> None:
     (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
     (folder / "damaged.safetensors").write_bytes(b"\xff" * 1000)
     for classes in (5, 10):
-        net = SMALL["resnet18_small"](classes)
-        save_file(net.state_dict(), folder / f"r{classes}.safetensors", {"arch": "resnet18_small"})
+        state = SMALL["resnet18_small"](classes).state_dict()
+        save_file(state, folder / f"r{classes}.safetensors", {"arch": "resnet18_small"})
+    state["fc.bias"][3] = float("nan")
+    save_file(state, folder / "r_nan.safetensors", {"arch": "resnet18_small"})
+    net = build_processor("srresnet", 1, 4, 1)
+    next(net.parameters()).data[0] = float("inf")
+    save_weights(folder / "dn_inf.safetensors", net, config)
 
 
 def write_study(root: Path) -> None:
@@ -187,6 +192,9 @@ MISUSES = [
      StudyError, ["r10.safetensors", "resnet18_small", "vgg16_bn_small"]),
     ("damaged weights of R", r_weights("resnet18_small@{i}/weights/damaged.safetensors"),
      StudyError, ["damaged.safetensors", "readable"]),
+    ("R whose training diverged", r_weights("resnet18_small@{i}/weights/r_nan.safetensors"),
+     StudyError, ["r_nan.safetensors", "fc.bias", "not finite"]),
+    ("P whose training diverged", p_weights("weights/dn_inf.safetensors"), StudyError, ["dn_inf.safetensors", "not finite"]),
     ("R of too few classes", training("ra", source_arch="resnet18_small@{i}/weights/r5.safetensors"),
      StudyError, ["5 classes", "has 10"]),
     ("weights of P missing", p_weights("absent.safetensors"), StudyError, ["absent.safetensors", "no such weights"]),

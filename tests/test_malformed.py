@@ -7,6 +7,7 @@ written stays, no code in a data file runs, and nothing hangs.
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
 import signal
@@ -14,7 +15,7 @@ import string
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
+from rastudy import similarity, tables, transfer
 from rastudy.classifiers import load_classifier
 from rastudy.config import Config, configure, make_config
 from rastudy.data import read_folder
 from rastudy.errors import StudyError
 from rastudy.evaluate import evaluate_files
-from rastudy.files import read_json, write_csv
+from rastudy.files import read_json, results_folder, write_csv
 from rastudy.pictures import open_picture
 from rastudy.processors import build_processor
 from rastudy.restore import load, restore_files
@@ -152,6 +154,13 @@ ROW = dict.fromkeys(COLUMNS, "x") | {
 }
 
 
+TABLES = [
+    *((name, columns, partial(similarity.load_table, "smoke", name)) for name, columns in similarity.TABLES.items()),
+    *((name, columns, partial(tables.load_table, "smoke", name)) for name, columns in tables.TABLES.items()),
+    ("transfer_upload", transfer.COLUMNS, partial(transfer.load_table, "smoke", "upload")),
+]  # fmt: skip
+
+
 @cache
 def whole(suffix: str) -> bytes:
     """A whole file's bytes, which examples damage."""
@@ -183,6 +192,22 @@ def test_csvs(tmp_path, data):
         assert list(table.columns) == list(COLUMNS) and table["value"].notna().all() and not table.duplicated(list(KEY)).any()
     with refused_or_handled(tmp_path, "table.csv"):
         assert list(read_table(path, COLUMNS, "make tables").columns) == list(COLUMNS)
+
+
+@settings(many, max_examples=60)
+@given(st.data())
+def test_tables(study_root, data):
+    """Those of transfer and of the boundaries, damaged: no table is half of one, and no figure's number is a word."""
+    name, columns, load_one = data.draw(st.sampled_from(TABLES))
+    path = results_folder("smoke") / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [dict.fromkeys(columns, "x") | dict.fromkeys(("value", "low", "high"), k + 0.5) for k in range(2)]
+    write_csv(path, [{key: row[key] for key in columns} for row in rows], columns)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    with refused_or_handled(study_root, path.name):
+        table = load_one()
+        assert list(table.columns) == list(columns)
+        assert all(table[key].dtype.kind in "fi" for key in ("value", "low", "high") if key in columns and len(table))
 
 
 @settings(many, max_examples=60)
@@ -246,7 +271,7 @@ def test_folders_of_pictures(tmp_path, data):
 @st.composite
 def weight_files(draw, mark: Path) -> bytes:
     """Damaged safetensors, well-formed ones with other names, shapes or numbers, and pickles."""
-    kind = draw(st.sampled_from(["damaged", "damaged", "names", "shapes", "pickle", "torch", "metadata"]))
+    kind = draw(st.sampled_from(["damaged", "damaged", "names", "shapes", "numbers", "pickle", "torch", "metadata"]))
     if kind == "damaged":
         return draw(damaged(whole(".safetensors")))
     if kind == "pickle":
@@ -260,6 +285,8 @@ def weight_files(draw, mark: Path) -> bytes:
         net = {draw(words) + str(k): tensor for k, tensor in enumerate(net.values())}
     elif kind == "shapes":
         net = {name: torch.zeros(draw(st.lists(st.integers(0, 3), max_size=3))) for name in net}
+    elif kind == "numbers":
+        next(iter(net.values())).view(-1)[0] = draw(st.sampled_from([math.nan, math.inf, -math.inf]))
     return save(net, {"config": json.dumps(draw(odd_values), default=str)} if draw(st.booleans()) else None)
 
 
