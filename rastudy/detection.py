@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +130,7 @@ def average_precision(matched: dict[int, Matched], metric: str, weights: np.ndar
     return np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
 
 
+@lru_cache(maxsize=4)
 def draws(n: int) -> np.ndarray:
     """(RESAMPLES, N) how often each picture is drawn; the same for everything that is compared."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)

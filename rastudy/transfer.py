@@ -8,6 +8,7 @@ pictures, and with the same run's gain at home: ``results/<preset>/transfer_<dir
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterat
     clean = _clean_of(cells)
     for metric in detection.RECALLS:
         mine, theirs, bound = (
-            np.stack([_precision(one, name, metric) for name in cell.targets]) for one in (cell, plain, clean)
+            np.stack([_precisions(one, name)[metric] for name in cell.targets]) for one in (cell, plain, clean)
         )  # detector, whole set and resamples
         groups = {name: [k] for k, name in enumerate(cell.targets)} | {"mean": list(range(len(cell.targets)))}
         for reader, rows in groups.items():
@@ -114,16 +115,18 @@ def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterat
             }  # fmt: skip
 
 
-def _precision(cell: Cell, detector: str, metric: str) -> np.ndarray:
-    """A detector's average precision on a cell's pictures, the mean over seeds: of all pictures, then of each resample."""
-    values = []
+@lru_cache(maxsize=64)  # plain's and the clean pictures' are asked for again by every cell
+def _precisions(cell: Cell, detector: str) -> dict[str, np.ndarray]:
+    """A detector's average precision by metric, the mean over seeds: of all pictures, then of each resample."""
+    values: dict[str, list[np.ndarray]] = {metric: [] for metric in detection.RECALLS}
     for run in cell.runs.values():
         _, truth = scenes.render(cell.split, len(run.arrays["label"]))
         parts = (run.arrays[f"{detector}.{part}"] for part in detection.Found._fields)
         matched = detection.match(detection.Found(*(part.astype(np.float64) for part in parts)), truth)
-        whole = detection.average_precision(matched, metric)
-        values.append(np.append(whole, detection.average_precision(matched, metric, detection.draws(len(truth)))))
-    return np.mean(values, 0)
+        for metric, found in values.items():
+            whole = detection.average_precision(matched, metric)
+            found.append(np.append(whole, detection.average_precision(matched, metric, detection.draws(len(truth)))))
+    return {metric: np.mean(found, 0) for metric, found in values.items()}
 
 
 def _unseen_at_home(cell: Cell, home: dict[tuple, Cell]) -> stats.Estimate:
