@@ -31,6 +31,9 @@ smoke: $(VENV)/installed
 
 tables: $(VENV)/installed
 	$(RUN) -m rastudy.tables
+	$(RUN) -m rastudy.transfer
+	$(RUN) -m rastudy.similarity --preset digits --tables
+	$(RUN) -m rastudy.similarity --preset cifar10 --tables
 	$(RUN) -m rastudy.readme
 
 report: $(VENV)/installed

@@ -64,6 +64,20 @@ def row(part: str, variant: str, n: float, unit: str, values: np.ndarray) -> dic
     return names | {name: float(f"{x:.4g}") for name, x in zip(("value", "low", "high"), (value, low, high), strict=True)}
 
 
+class _OurStep:
+    """The RA step as a run takes it."""
+
+    def __init__(self, models: Models):
+        self.models, self.processor = models, models.processor
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        (optimiser,) = self.models.optimisers
+        optimiser.zero_grad(set_to_none=True)
+        losses = ra_step(self.models, batch)
+        optimiser.step()
+        return losses
+
+
 class _ReleaseStep:
     """The RA step as the release's ``train.py`` writes it: default layout, R's parameters with gradients, plain Adam."""
 
@@ -92,7 +106,7 @@ def release_processor(ours: SRResNet) -> nn.Module:
     return net.to(memory_format=torch.contiguous_format)
 
 
-def steps_to_compare(batch_size: int, side: int) -> tuple[Callable, Callable, Batch, Batch]:
+def steps_to_compare(batch_size: int, side: int) -> tuple["_OurStep", "_ReleaseStep", Batch, Batch]:
     """Our RA step and the release's on the same weights, and the batch in either layout."""
     config = make_config("imagenet", "sr", "ra")
     torch.manual_seed(0)
@@ -102,21 +116,13 @@ def steps_to_compare(batch_size: int, side: int) -> tuple[Callable, Callable, Ba
     torch.manual_seed(0)
     r = torchvision.models.resnet18(weights=None)
     source = Classifier("resnet18", folded(copy.deepcopy(r).to(memory_format=torch.channels_last)), "random")
-    optimiser = torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)
-    models = Models(config, ours, None, [source], [optimiser])
-
-    def our_step(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        optimiser.zero_grad(set_to_none=True)
-        losses = ra_step(models, batch)
-        optimiser.step()
-        return losses
+    our_step = _OurStep(Models(config, ours, None, [source], [torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)]))
 
     lq, gt = (torch.rand(batch_size, 3, s, s, generator=torch.Generator().manual_seed(s)) for s in (side // 4, side))
     label = torch.arange(batch_size) % 1000
     batch = Batch(lq, gt, label, label)
     fast = Batch(*(x.contiguous(memory_format=torch.channels_last) for x in (lq, gt)), label, label)
     their_step = _ReleaseStep(theirs, r, config.ra_weight)
-    our_step.processor = ours
     return our_step, their_step, fast, batch
 
 
@@ -331,15 +337,8 @@ def _rate(side: int) -> float:
     return 40 / _small_evaluation(40, side)
 
 
-ORDER = (
-    "training step",
-    "layers",
-    "cross-evaluation",
-    "input",
-    "growth",
-    "memory",
-    "boundaries",
-)  # of the rows, by their ``part``
+# of the rows, by their ``part``
+ORDER = ("training step", "layers", "cross-evaluation", "input", "growth", "memory", "boundaries")
 PARTS = {
     "step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth, "memory": memory,
     "boundaries": boundary_distances,

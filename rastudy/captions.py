@@ -60,7 +60,8 @@ def _parts(stem: str) -> tuple[str, str, str, str]:
     key = max((key for key in CAPTIONS if stem.startswith(key)), key=len, default="")
     rest = stem[len(key) :].strip("_")
     degradation = re.fullmatch(r"(sr|dn|jpeg)([\d.]*)(?:_(.+))?", rest)
-    return (key, *(part or "" for part in degradation.groups())) if degradation else (key, "", "", rest)
+    task, strength, left = degradation.groups("") if degradation else ("", "", rest)
+    return key, task, strength, left
 
 
 def rank_of(stem: str) -> tuple[int, int, str]:

@@ -259,9 +259,14 @@ def torchvision_state(weights: torchvision.models.WeightsEnum, name: str) -> dic
         raise StudyError(f"{file}: damaged or not torchvision's file ({error}); fetch {weights.url} again") from error
 
 
-def _torchvision_file(name: str) -> Path:
+def torchvision_address(name: str) -> tuple[str, Path]:
+    """Where torchvision's weights are published, and where torch keeps them."""
     url = torchvision.models.get_model_weights(name)[TORCHVISION_WEIGHTS].url
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def _torchvision_file(name: str) -> Path:
+    return torchvision_address(name)[1]
 
 
 def _torchvision_version(name: str) -> str:
@@ -272,6 +277,11 @@ def _torchvision_version(name: str) -> str:
     stat = file.stat()
     found = _hash_once(file, stat.st_size, stat.st_mtime_ns)
     return TORCHVISION_WEIGHTS if found.startswith(file.stem.rpartition("-")[2]) else f"{found[:8]} (not {TORCHVISION_WEIGHTS})"
+
+
+def needs_download(spec: str) -> bool:
+    """Whether ``spec`` is one of torchvision's, whose weights are not here yet."""
+    return spec in torchvision.models.list_models(module=torchvision.models) and not _torchvision_file(spec).is_file()
 
 
 @lru_cache

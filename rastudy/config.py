@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -218,7 +219,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
     """
     one_of("preset", preset, PRESETS)
     one_of("task", task, tasks_of(preset))
-    mode = ALIASES.get(mode, mode)
+    mode = ALIASES.get(_cast("mode", mode, str), mode)
     one_of("mode", mode, MODES + CONTROL_MODES + BASELINES)
     names = {field.name for field in dataclasses.fields(Config)}
     for name in overrides:
@@ -228,6 +229,12 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
     settings = {k: v for k, v in (PRESETS[preset] | own).items() if k in names}
     settings["ra_weight"] = own["ra_weights"].get(mode, 0.0)
     return Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
+
+
+def reader_of(name: str) -> Callable[[str], object]:
+    """What makes a field's value of its text on a command line; ValueError where the text is none."""
+    kind: Any = next(field.type for field in dataclasses.fields(Config) if field.name == name)
+    return (lambda text: text.lower() in ("1", "true", "yes")) if kind is bool else kind
 
 
 def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, dict]:

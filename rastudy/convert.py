@@ -95,7 +95,7 @@ class _Reader(pickle.Unpickler):
         self.inert = type("Inert", (_Inert,), {})  # this file's own: a pickle may set attributes of a class, too
 
     def find_class(self, module: str, name: str) -> Callable:
-        known = {
+        known: dict[tuple[str, str], Callable] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,

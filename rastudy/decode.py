@@ -40,10 +40,14 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
         raise
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         raise StudyError(f"{path}: not a readable picture ({error}); mend it or set skip_unreadable") from error
-    if resize and min(image.size) != resize:
-        sides = tuple(side * resize // min(image.size) for side in image.size)  # as torchvision's Resize rounds
-        image = image.resize(sides, Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.asarray(shorter_side(image, resize) if resize else image)
+
+
+def shorter_side(image: Image.Image, resize: int) -> Image.Image:
+    """The picture with its shorter side at ``resize``, bilinear and antialiased, rounded as torchvision's Resize does."""
+    if min(image.size) == resize:
+        return image
+    return image.resize(tuple(side * resize // min(image.size) for side in image.size), Image.Resampling.BILINEAR)
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:

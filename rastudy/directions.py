@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from torch import nn
 from rastudy import blackbox, shallow
 from rastudy.classifiers import DETECTORS, FAMILIES, load_classifier, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import HALVES, PictureSet
+from rastudy.data import HALVES, PictureSet, load_split
 from rastudy.degrade import round_to_8_bits
 from rastudy.detection import detect
 from rastudy.detectors import load_detector
@@ -199,7 +200,8 @@ def _read_together(run: Config, direction: str, together: list[Variant], countin
     """Read one run for variants that share pictures and readers; adds to the report."""
     first = together[0]
     config = _pictures_of(run, first)
-    train = lambda: load_pictures(config, "train")  # noqa: E731
+    sizes = config.train_images, config.val_images, config.image_size
+    train = lambda: _training_pictures(config.dataset, config.data_dir, *sizes)  # noqa: E731
     versions, weights = _versions(first.readers, config.dataset, train), weights_of(run)
     todo = [v for v in together if not _is_read(predictions_of(run, direction, v.name), weights, versions)]
     if not todo:
@@ -225,6 +227,12 @@ def _read_together(run: Config, direction: str, together: list[Variant], countin
                  "name": pictures.name, "targets": versions, "weights": weights, "unknown": report["unknown"]}  # fmt: skip
         save_predictions(predictions_of(run, direction, variant.name), found[variant.way] | arrays, about)
     report["read"] += len(todo)
+
+
+@lru_cache(maxsize=1)
+def _training_pictures(dataset: str, data_dir: str, n: int, n_val: int, size: int) -> PictureSet:
+    """What readers that are no networks learn from; read once for all runs, of folders that takes a minute."""
+    return load_split(dataset, "train", n, n_val=n_val, data_dir=data_dir, size=size)
 
 
 def _detections(run: Config, pictures: PictureSet, names: tuple[str, ...]) -> dict[str, np.ndarray]:

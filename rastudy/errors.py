@@ -1,8 +1,12 @@
 """Errors that a user can act on."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Iterable
+
+CANNOT_WRITE = "cannot be written ({}); make room, or write elsewhere with RASTUDY_ROOT=DIR; the same command goes on from here"
+PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 
 
 class StudyError(ValueError):
@@ -25,6 +29,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return main(*args, **kwargs) or 0
         except StudyError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in PLACE:
+                raise
+            print(f"error: {CANNOT_WRITE.format(error)}", file=sys.stderr)
             return 2
 
     return run

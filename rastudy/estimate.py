@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy.cache import FilePhotos, expected_bytes
-from rastudy.classifiers import Classifier, without_weights
+from rastudy.classifiers import without_weights
 from rastudy.config import BASELINES, Config
 from rastudy.data import Batch, half_of
 from rastudy.detectors import load_source
@@ -150,7 +150,7 @@ def _batch(config: Config, side: int, most: int, device: torch.device) -> Batch:
 
 
 @cache
-def _classifier(name: str, config: Config) -> Classifier:
+def _classifier(name: str, config: Config) -> nn.Module:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
     if name not in torchvision.models.list_models(module=torchvision.models):
         return load_source(name, config).to(config.torch_device())

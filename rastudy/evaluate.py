@@ -20,15 +20,15 @@ from torch import nn
 from rastudy import distributed, metrics
 from rastudy.classifiers import Classifier, is_variant, load_classifier, sha256, weights_versions
 from rastudy.config import BASELINES, Config, make_config
-from rastudy.data import Batch, PictureSet, half_of, read_folder
+from rastudy.data import Batch, PictureSet, read_folder
 from rastudy.degrade import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, command, one_of
 from rastudy.files import read_json, write_csv, write_json
 from rastudy.photos import data_version, evaluation_batches, load_pictures
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.processors import ResnetGenerator, build_processor
-from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
-from rastudy.runs import load_models, load_weights, provenance, read_metadata, run_folder, weights_file
+from rastudy.results import COLUMNS, Predictions, load_predictions, predictions_file, rows_file, save_predictions, tidy_rows
+from rastudy.runs import READ_BY, code_versions, load_models, load_weights, provenance, read_metadata, run_folder, weights_file
 from rastudy.train import check_classes, torchrun
 
 STRENGTH_CURVES = {"sr": (2, 4), "dn": (0.05, 0.1, 0.2, 0.3, 0.4), "jpeg": (4, 6, 8, 10, 20, 40)}
@@ -75,16 +75,16 @@ def predict(
                 "ssim": metrics.ssim_per_image(seen, gt),
                 "ssim_release": metrics.ssim_per_image(seen, gt, zero_padded=True),
             }
-            for name, value in values.items():
-                parts.setdefault(name + suffix, []).append(value.float().cpu())
+            for name, measured in values.items():
+                parts.setdefault(name + suffix, []).append(measured.float().cpu())
         read = shown.get("_transformed", picture)
         top5 = torch.stack([metrics.top5(target(read)) for target in targets])
         top1_float = top5[:, :, 0]
         if not torch.equal(picture, restored):
             read = restored if transformer is None else transformer(restored)
             top1_float = torch.stack([target(read).argmax(1) for target in targets])
-        for name, values in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
-            parts.setdefault(name, []).append(values.cpu())
+        for name, seen in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
+            parts.setdefault(name, []).append(seen.cpu())
     by_target = ("top5", "top1_float")
     mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
     whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
@@ -107,7 +107,10 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     """
     one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    if is_evaluated(config, split):
+    table = rows_file(config, split)
+    if has_predictions(config, split):
+        if not table.is_file():
+            write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
         log(f"{config.run_id}: evaluated on {split} already")
         return path
     if config.processes > 1 and not distributed.is_launched():
@@ -122,22 +125,27 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
         if distributed.rank():
             return path
     if path.is_file():
-        log(f"{config.run_id} {split}: {_changes(load_predictions(path), arrays)}")
+        log(f"{config.run_id} {split}: {_changes(path, arrays)}")
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
-    write_csv(path.parents[1] / "runs" / f"{config.run_id}.{split}.csv", tidy_rows(load_predictions(path)), COLUMNS)
-    write_json(marker, _marker(config, split, path, versions))
+    write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+    write_json(marker, _marker(config, split, path, versions) | {"code": code_versions(READ_BY)})
     return path
 
 
 def is_evaluated(config: Config, split: str) -> bool:
     """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
+    return rows_file(config, split).is_file() and has_predictions(config, split)
+
+
+def has_predictions(config: Config, split: str) -> bool:
+    """As :func:`is_evaluated`, whether or not their CSV is there, too."""
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
     if not (marker.is_file() and path.is_file()):
         return False
-    versions = weights_versions(config.targets, config.dataset)
-    return read_json(marker) == _marker(config, split, path, versions)
+    found = {name: value for name, value in read_json(marker).items() if name != "code"}
+    return found == _marker(config, split, path, weights_versions(config.targets, config.dataset))
 
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
@@ -165,7 +173,11 @@ def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
     )
 
 
-def _changes(before: Predictions, arrays: dict[str, np.ndarray]) -> str:
+def _changes(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    try:
+        before = load_predictions(path)
+    except StudyError as error:
+        return f"earlier predictions are replaced, {error}"
     if before.arrays["top5"].shape != arrays["top5"].shape:
         return "earlier predictions of other R's or pictures are replaced"
     changed = (before.arrays["top5"][:, :, 0] != arrays["top5"][:, :, 0]).sum()
@@ -240,18 +252,13 @@ def evaluate_files(
 
     The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
     """
-    settings = read_metadata(processor_file)
-    if settings["task"] != task:
-        raise StudyError(f"{processor_file} was trained for task {settings['task']!r}, not {task!r}")
+    config = config_of(processor_file, device, skip_unreadable=skip_unreadable)
+    if config.task != task:
+        raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
-        settings |= {"data_dir": data}
-        settings |= {"val_images": 0, "test_images": 0} if half_of(settings["dataset"])[0] == "imagenet" else {}
-    settings |= {"device": device, "skip_unreadable": skip_unreadable}
-    preset = PRESETS.get(settings["preset"], {})
-    settings |= {name: preset[name] for name in ("target_archs", "workers") if name in preset}
-    settings |= {"target_archs": target_archs} if target_archs else {}
-    config = config_of(processor_file, settings)
+        config = replace(config, data_dir=data, **({"val_images": 0, "test_images": 0} if config.of_photographs else {}))
+    config = replace(config, target_archs=target_archs) if target_archs else config
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()
     transformer = None
@@ -273,11 +280,18 @@ def evaluate_files(
     return tidy_rows(Predictions(about, arrays))
 
 
-def config_of(file: Path, settings: dict) -> Config:
-    """The run that a weight file's settings describe; StudyError where they are another version's."""
+def config_of(file: Path, device: str = "auto", **others: object) -> Config:
+    """The run that a weight file belongs to, with its preset's R's.
+
+    Raises:
+        StudyError: settings that are not there, or another version's.
+    """
+    settings = read_metadata(file)
     try:
-        return Config(**settings)
-    except TypeError as error:  # fields that are missing here or there
+        preset = PRESETS.get(settings["preset"], {})
+        own = {name: preset[name] for name in ("target_archs", "workers") if name in preset}
+        return Config(**settings | own | {"device": device} | others)
+    except (KeyError, TypeError) as error:  # fields that are missing here or there
         raise StudyError(f"{file}: written by another version of this study ({error}); train it again") from error
 
 

@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from rastudy.errors import StudyError
+from safetensors import SafetensorError
+
+from rastudy.errors import CANNOT_WRITE, StudyError
 
 
 def root() -> Path:
@@ -21,17 +23,25 @@ def results_folder(preset: str) -> Path:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen.
+
+    Raises:
+        StudyError: the disk is full, or the place cannot be written.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors' and torch's own words for a failed write
+        raise StudyError(f"{path}: {CANNOT_WRITE.format(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -41,15 +51,19 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict:
     """A run folder's JSON; StudyError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{path}: damaged ({error}); delete {path.parent} to start over") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path}: damaged (no JSON object); delete {path.parent} to start over")
+    return value
 
 
 def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> None:
-    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats."""
+    """Write rows as CSV; numbers as repr gives them, so that reading gives the same floats. A file with that content stays."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, lambda p: p.write_text(text.getvalue()))
+    if not (path.is_file() and path.read_bytes() == text.getvalue().encode()):
+        write_atomic(path, lambda p: p.write_text(text.getvalue()))

@@ -16,15 +16,18 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from rastudy.cells import Cell, check_paired
-from rastudy.classifiers import is_variant, load_classifier
+from rastudy.classifiers import Classifier, is_variant, load_classifier
 from rastudy.config import BASELINES, Config, make_config
 from rastudy.data import Loader, PictureSet
 from rastudy.degrade import degrade, no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluate import load_pictures, restore
+from rastudy.imagenet import class_names
 from rastudy.photos import evaluation_batches
+from rastudy.pictures import eight_bit, open_picture
 from rastudy.plots import mode_name, save, task_name
 from rastudy.presets import PRESETS, degradations
+from rastudy.restore import Models, files_of, verdict_lines
 from rastudy.results import Predictions, load_predictions, predictions_file
 from rastudy.runs import load_models, weights_file
 from rastudy.tables import display_name
@@ -53,11 +56,8 @@ def pictures_to_show(config: Config, split: str) -> PictureSet:
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         photographs.append(Image.open(file).convert("RGB"))
     cut = [ImageOps.fit(photo, (config.image_size, config.image_size), Image.Resampling.BICUBIC) for photo in photographs]
-    from timm.data import ImageNetInfo  # of the imagenet extra
-
-    names = tuple(text.split(",")[0] for text in ImageNetInfo().label_descriptions())
     unknown = np.full(len(cut), -1)
-    return PictureSet("photographs", split, np.stack([np.asarray(c) for c in cut]), unknown, np.arange(len(cut)), names)
+    return PictureSet("photographs", split, np.stack([np.asarray(c) for c in cut]), unknown, np.arange(len(cut)), class_names())
 
 
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
@@ -129,6 +129,40 @@ def show_restored(config: Config) -> Figure:
     pictures = pictures_to_show(config, "test")
     figure = plot_restored(config.preset, config.task, pictures, strength=config.strength, data_dir=config.data_dir)
     save(figure, config.preset, f"restored_{_named(config)}")
+    return figure
+
+
+def own_pictures(config: Config, place: str = "", count: int = 4) -> dict[str, Image.Image]:
+    """The first pictures of a file or folder by name; without one scikit-learn's photographs, degraded as the config has it."""
+    if place:
+        return {path.name: open_picture(path)[0] for path in files_of(Path(place).expanduser())[:count]}
+    data = load_sample_images()
+    found = {}
+    for k, (name, photo) in enumerate(zip(data.filenames, data.images, strict=True)):
+        whole = photo[: photo.shape[0] // 4 * 4, : photo.shape[1] // 4 * 4]  # divides by the factor
+        found[Path(name).name] = Image.fromarray(to_uint8(degrade(whole, config.task, config.strength, seed=k)))
+    return found
+
+
+def plot_own(
+    pictures: dict[str, Image.Image], restored: Sequence[Image.Image], models: Models, readers: list[Classifier]
+) -> Figure:
+    """A row per picture: whole before and after, and a piece of its middle; below, what each R says before and after."""
+    sns.set_theme(style="white", context="notebook")
+    figure, axes = plt.subplots(len(pictures), 4, figsize=(12, 2.5 * len(pictures)), squeeze=False, width_ratios=[3, 3, 2, 2])
+    for row, (name, before), after in zip(axes, pictures.items(), restored, strict=True):
+        lines = verdict_lines(before, after, models, readers)
+        shown = [eight_bit(picture).convert("RGB") for picture in (before.resize(after.size, Image.Resampling.NEAREST), after)]
+        side = min(160, *after.size)
+        left, top = ((length - side) // 2 for length in after.size)
+        for k, picture in enumerate(shown):
+            whole = picture.copy()
+            whole.thumbnail((480, 480))
+            show_picture(row[k], np.asarray(whole), "" if k else "\n".join([name, *lines]))
+            show_picture(row[k + 2], np.asarray(picture.crop((left, top, left + side, top + side))))
+    for ax, title in zip(axes[0], ("before", "after", "before, its middle", "after"), strict=True):
+        ax.set_title(title, fontsize=10)
+    figure.tight_layout()
     return figure
 
 

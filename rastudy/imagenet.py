@@ -38,6 +38,15 @@ def wnids() -> tuple[str, ...]:
     return tuple(ImageNetInfo().label_names())
 
 
+@lru_cache
+def class_names() -> tuple[str, ...]:
+    """A name for each of ImageNet-1k's classes in label order, from timm's wheel; the wnids' StudyError without it."""
+    wnids()
+    from timm.data import ImageNetInfo
+
+    return tuple(text.split(",")[0] for text in ImageNetInfo().label_descriptions())
+
+
 def find_photos(folder: Path, labelled: bool = True) -> Found:
     """The photographs below a folder.
 

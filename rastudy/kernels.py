@@ -53,7 +53,7 @@ class WarmProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel that ``cmd`` names (``python -m ipykernel_launcher -f FILE ...``)."""
         arguments, self.cwd = cmd[cmd.index("-f") :], kwargs["cwd"]
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)
         kernel = context.Process(target=_run_kernel, args=(arguments, dict(kwargs["env"]), self.cwd), daemon=True)
         kernel.start()
         if _stopped.is_set():

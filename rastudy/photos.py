@@ -1,7 +1,7 @@
 """Photographs of any size: random crops for training, the middle for evaluation; and the pictures of every data set."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -143,6 +143,7 @@ def _load_photos(config: Config, split: str, n: int) -> PictureSet:
         index = index[(low <= labels[index]) & (labels[index] < high)]
         labels, classes = labels - low, classes[low:high]
     photos = FilePhotos(found.folder, found.files, config.resize)
+    subset: Callable[[np.ndarray], FilePhotos | CachedPhotos]
     if config.cache_dir == "none":
         if config.skip_unreadable:
             raise StudyError("skip_unreadable needs the cache, which knows what can be read; leave cache_dir='none' out")

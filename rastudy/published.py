@@ -30,7 +30,7 @@ def published_top1(arch: str) -> float | None:
     return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
 
 
-def _top1(cell: Cell, r: int) -> tuple[float, float, float]:
+def _top1(cell: Cell, r: int) -> tuple[float, ...]:
     """Top-1 of a cell's ``r``-th R in percent, with its interval."""
     (estimate,) = stats.mean_intervals(cell.hits.mean(0)[r][:, None] / 100, cell.groups)
     return tuple(100 * x for x in estimate)

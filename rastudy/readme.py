@@ -167,11 +167,9 @@ def processors_table() -> str:
 
 def transfer_table(presets: Sequence[str] = ()) -> str:
     """RA's gain in every direction that was tried, beside home, with a verdict."""
-    path = root() / "results" / "transfer_summary.csv"
-    if not path.is_file():
+    table, rows = _transfers(presets), []
+    if table is None:
         return "(Not run yet.)\n"
-    table, rows = load_summary(), []
-    table = table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
     for _, row in table.iterrows():
         home = "" if pd.isna(row["reference"]) else interval(row[list(REFERENCE)].set_axis(ESTIMATE))
         what = f"{row['direction'].replace('_', ' ')}: {variant_name(row)}"
@@ -181,13 +179,18 @@ def transfer_table(presets: Sequence[str] = ()) -> str:
     return markdown(rows, header)
 
 
+def _transfers(presets: Sequence[str]) -> pd.DataFrame | None:
+    """The summary's rows of these presets (none named: of all); None before any direction was tried."""
+    if not (root() / "results" / "transfer_summary.csv").is_file():
+        return None
+    table = load_summary()
+    return table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
+
+
 def transfer_words(presets: Sequence[str] = ()) -> str:
     """Where RA's gain arrives, and where it does not, which is against the paper, with intervals."""
-    if not (root() / "results" / "transfer_summary.csv").is_file():
-        return "(Not run yet.)\n"
-    table = load_summary()
-    table = table[(table["metric"] != "ap_voc07") & (table["preset"].isin(presets) | (len(presets) == 0))]
-    if table.empty:
+    table = _transfers(presets)
+    if table is None or table.empty:
         return "(Not run yet.)\n"
     told = table[~table["verdict"].isin(["nothing to transfer"])]
     nothing, transfers = len(table) - len(told), (told["verdict"] == "transfers").sum()
@@ -210,6 +213,8 @@ def _measured_studies(presets: Sequence[str] = ()) -> list[str]:
 
 def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict]]:
     """(data, task, figures) of every degradation whose boundaries have been measured; figures are (value, low, high)."""
+    variant = lambda table: table["other"].map(is_variant).astype(bool)  # noqa: E731
+    main = lambda table: ~(variant(table) | table["other"].isin(OTHERS))  # noqa: E731
     for preset in _measured_studies(presets):
         tables = {name: load_boundaries(preset, name) for name in similarity.TABLES}
         source, distances = PRESETS[preset]["source_arch"], tables["boundary_distances"]
@@ -221,14 +226,13 @@ def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict
                 continue
             figures = {(row["stratum"], row["metric"]): row[list(ESTIMATE)].tolist() for _, row in ra.iterrows()}
             kappa = of(tables["boundary_planes"], **here, along="all")
-            again = kappa["other"].map(is_variant).astype(bool) & (kappa["reader"] == kappa["other"].map(small_arch))
-            main = ~(kappa["other"].map(is_variant).astype(bool) | kappa["other"].isin(OTHERS))
-            for name, rows in (("others", kappa[main]), ("again", kappa[again])):
+            again = variant(kappa) & (kappa["reader"] == kappa["other"].map(small_arch))
+            for name, rows in (("others", kappa[main(kappa)]), ("again", kappa[again])):
                 for metric in ("kappa", "chance"):
                     values = rows.loc[rows["metric"] == metric, "value"]
                     figures[name, metric] = [values.median(), values.min(), values.max()] if len(values) else None
             rank = of(tables["boundary_pairs"], **here, along=f"ra:{source}", stratum="leave", metric="rank_over_spectrum")
-            rank = rank[~(rank["other"].map(is_variant).astype(bool) | rank["other"].isin(OTHERS))]["value"]
+            rank = rank[main(rank)]["value"]
             figures["rank"] = [rank.median(), rank.min(), rank.max()]
             explains = of(tables["boundary_explains"], **here, test="mantel", similarity="kappa", outcome="gain")
             points = of(tables["boundary_points"], **here)

@@ -5,9 +5,9 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,11 @@ def predictions_file(config: Config, split: str) -> Path:
     return results_folder(config.preset) / "predictions" / f"{config.run_id}.{split}.npz"
 
 
+def rows_file(config: Config, split: str) -> Path:
+    """The CSV of a run's :func:`tidy_rows`."""
+    return results_folder(config.preset) / "runs" / f"{config.run_id}.{split}.csv"
+
+
 def save_predictions(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
     """Write an npz without pickles; the same content gives the same bytes."""
     buffer = io.BytesIO()
@@ -64,7 +69,7 @@ def load_predictions(path: Path) -> Predictions:
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such predictions; run python -m rastudy.sweep first") from error
     except Exception as error:  # zip, zlib, header and JSON errors alike mean damage
-        raise StudyError(f"{path}: damaged predictions ({error}); delete the file and rerun the sweep") from error
+        raise StudyError(f"{path}: damaged predictions ({error}); the sweep makes them anew") from error
 
 
 def tidy_rows(predictions: Predictions) -> list[dict]:
@@ -100,15 +105,7 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
 
 def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = KEY) -> pd.DataFrame:
     """Read a results CSV; StudyError for another schema, duplicate keys or missing values."""
-    path = Path(path)
-    if not path.is_file():
-        raise StudyError(f"{path}: no such table; `make tables` writes it from the predictions")
-    try:
-        table = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not a readable CSV ({error})") from error
-    if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
-        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
+    table = _read(Path(path), columns, "make tables", keep_default_na=False, na_values={"value": [""]})
     if "value" in table and (not pd.api.types.is_numeric_dtype(table["value"]) or table["value"].isna().any()):
         raise StudyError(f"{path}: its column 'value' holds something that is not a number")
     duplicates = table[table.duplicated(list(key), keep=False)]
@@ -117,12 +114,19 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
     return table
 
 
-def read_table(path: Path, columns: Sequence[str], remedy: str, **kinds: type) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str], remedy: str, **kinds: type) -> pd.DataFrame:
     """A table that the study wrote; StudyError where it is missing (run ``remedy``) or has other columns."""
+    return _read(path, columns, remedy, keep_default_na=True, na_values=[""], dtype=kinds)
+
+
+def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd.DataFrame:
     if not path.is_file():
         raise StudyError(f"{path}: no such table; run {remedy}")
-    table = pd.read_csv(path, keep_default_na=True, na_values=[""], dtype=kinds)
-    if tuple(table.columns) != tuple(columns):
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise StudyError(f"{path}: not a readable CSV ({error})") from error
+    if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
     return table
 

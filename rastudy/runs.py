@@ -3,9 +3,12 @@
 ``runs/<preset>/<run_id>/`` (not committed) holds what a run needs to resume; ``results/<preset>/`` what it found.
 """
 
+import ast
+import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from rastudy.files import read_json, results_folder, root, write_atomic, write_j
 from rastudy.processors import ResnetGenerator, build_processor
 
 MARKERS = ("config", "trained", "val", "test")  # a run folder's small JSON files
+_BOTH = ("classifiers", "data", "decode", "degrade", "detectors", "digits", "photos", "processors", "scenes", "small")
+TRAINED_BY, READ_BY = (*_BOTH, "losses", "steps", "train"), (*_BOTH, "evaluate", "metrics")  # modules that numbers come from
 
 
 def run_folder(config: Config) -> Path:
@@ -32,22 +37,48 @@ def weights_file(config: Config, part: str = "processor") -> Path:
     return results_folder(config.preset) / "weights" / f"{config.run_id}.{part}.safetensors"
 
 
+def weights_files(config: Config) -> list[Path]:
+    """All that a finished run leaves: P's weights, and under ra_transformer T's."""
+    parts = ("processor", "transformer") if config.mode == "ra_transformer" else ("processor",)
+    return [weights_file(config, part) for part in parts]
+
+
 def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
     """The run's folder, holding its config; refuses a folder that belongs to another configuration.
 
     ``inputs`` names the weights that the run starts from: with retrained R's or another pretraining it is another run.
     """
-    folder, mine = run_folder(config), config.science() | dict(inputs)
-    path = folder / "config.json"
-    if path.is_file():
-        theirs = read_json(path)
-        differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-        if differing:
-            changes = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)
-            raise StudyError(f"{folder} belongs to another configuration ({changes}); delete that folder to start over")
-    else:
-        write_json(path, mine)
+    folder = run_folder(config)
+    if not (folder / "config.json").is_file():
+        write_json(folder / "config.json", config.science() | dict(inputs))
+    elif changes := other_settings(config, inputs):
+        raise StudyError(f"{folder} belongs to another configuration ({changes}); delete that folder to start over")
     return folder
+
+
+def other_settings(config: Config, inputs: Mapping[str, object]) -> str:
+    """In what a run's folder differs from the run as it would be now, in words; empty where it does not."""
+    mine, theirs = config.science() | dict(inputs), read_json(run_folder(config) / "config.json")
+    differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+    return ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)
+
+
+@lru_cache
+def code_versions(modules: tuple[str, ...]) -> dict[str, str]:
+    """Module to a short hash of its code; comments, docstrings and layout do not change it."""
+    return {name: _code_hash(Path(__file__).with_name(f"{name}.py").read_text()) for name in modules}
+
+
+def _code_hash(source: str) -> str:
+    sha, tree = hashlib.sha256(), ast.parse(source)
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    for node in ast.walk(tree):  # breadth first: with the lengths of its lists that tells a tree from every other
+        own = {k: len(v) if isinstance(v, list) else v for k, v in ast.iter_fields(node) if v not in (None, [])}
+        own = {k: v for k, v in own.items() if not isinstance(v, ast.AST)}
+        sha.update(f"{type(node).__name__} {own}\n".encode())
+    return sha.hexdigest()[:8]
 
 
 def record_file(config: Config) -> Path:
@@ -111,9 +142,12 @@ def read_metadata(path: Path) -> dict:
         raise StudyError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["config"])
+            settings = json.loads((file.metadata() or {})["config"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StudyError(f"{path}: not a weight file of this study ({type(error).__name__}: {error})") from error
+    if not isinstance(settings, dict):
+        raise StudyError(f"{path}: not a weight file of this study (its settings are no JSON object)")
+    return settings
 
 
 def load_models(config: Config) -> tuple[nn.Module, nn.Module | None]:

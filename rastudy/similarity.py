@@ -401,13 +401,18 @@ def main() -> None:
     parser.add_argument("--data", default="", help="folder of the data set, where the preset needs one")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side (default 2)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--tables", action="store_true", help="only the tables and figures, from what has been measured")
     args = parser.parse_args()
     from rastudy.boundary_plots import draw  # which shows what this module makes
 
     say = lambda line: print(line, flush=True)  # noqa: E731
     keys = degradations(args.preset, args.task)[: 1 if args.task else None]
     where = {"data_dir": args.data, "device": args.device}
-    for path in update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where) + draw(args.preset):
+    if args.tables:
+        paths = make_tables(args.preset)
+    else:
+        paths = update(args.preset, keys, args.full, args.jobs, args.pictures, log=say, **where)
+    for path in paths + draw(args.preset):
         print(path)
 
 

@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 class SmallResNet(nn.Module):
     """ResNet with a 3 x 3 stem and no max pooling, (N, 3, 32, 32) normalised to (N, K) logits."""
 
-    def __init__(self, block: type[nn.Module], depths: tuple, widths: tuple, strides: tuple, num_classes: int):
+    def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple, widths: tuple, strides: tuple, num_classes: int):
         super().__init__()
         channels = 16
         layers = [nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]

@@ -116,7 +116,8 @@ def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
             [(_mcnemar if one else _flip_pictures)(column) for one, column in zip(exact, differences.T, strict=True)]
         )
     sums = groups.sums(differences)  # G M
-    total, slack, extreme = np.abs(sums.sum(0)), 1e-5 * np.abs(sums).sum(0), 0  # ties count in spite of rounding
+    total, slack = np.abs(sums.sum(0)), 1e-5 * np.abs(sums).sum(0)  # ties count in spite of rounding
+    extreme = np.zeros(sums.shape[1])
     for bits in _flips(len(sums)).reshape(FLIPS // 1000, 1000, -1):  # in parts, for memory
         flipped = np.unpackbits(bits, axis=1, count=len(sums)).astype(np.float32) @ sums.astype(np.float32)
         extreme += (np.abs(sums.sum(0) - 2 * flipped) >= total - slack).sum(0)  # a flip takes twice its sum away

@@ -24,9 +24,9 @@ import papermill
 
 from rastudy import boundaries, estimate, similarity
 from rastudy.claims import STUDIES
-from rastudy.config import ALIASES, BASELINES, Config, make_config
+from rastudy.config import ALIASES, BASELINES, Config, make_config, reader_of
 from rastudy.directions import DIRECTIONS, read, runs
-from rastudy.errors import StudyError, command, one_of
+from rastudy.errors import CANNOT_WRITE, StudyError, command, one_of
 from rastudy.files import results_folder, root, write_atomic, write_csv, write_json
 from rastudy.grid import Cell, grid, merge, narrow, product
 from rastudy.kernels import stop_kernels, use_warm_kernels
@@ -35,6 +35,7 @@ from rastudy.presets import PRESETS, degradations, tasks_of
 from rastudy.readme import refresh_readme
 from rastudy.results import load_results
 from rastudy.runs import restore_records, run_folder, write_records
+from rastudy.status import show_status
 from rastudy.tables import TABLES, load_table, main_table, make_tables
 from rastudy.transfer import table_file
 
@@ -60,6 +61,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     except Exception as error:  # whatever a cell raised
         if running.is_file():
             os.replace(running, failed)
+        if isinstance(error, OSError):  # papermill's own, of a notebook that it cannot write
+            return CANNOT_WRITE.format(error)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
     os.replace(running, output)
     failed.unlink(missing_ok=True)
@@ -237,6 +240,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--direction", nargs="*", default=[], help=f"the study of transfer instead: {', '.join(DIRECTIONS)}")
     parser.add_argument("--black-box", default="tesseract", help="tesseract, service:FILE.json or function:MODULE:NAME")
     parser.add_argument("--keep-committed", action="store_true", help="take committed runs for finished, where hashes agree")
+    parser.add_argument("--status", action="store_true", help="say what is done, stale, failed or to do, and stop")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     parser.add_argument("--no-notebooks", action="store_true", help="leave the reading notebooks alone")
     return parser.parse_args(arguments)
@@ -274,7 +278,7 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
         name, _, text = pair.partition("=")
         one_of("--set", name, sorted(kinds))
         try:
-            values[name] = text.lower() in ("1", "true", "yes") if kinds[name] is bool else kinds[name](text)
+            values[name] = reader_of(name)(text)
         except ValueError as error:
             raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
     return values
@@ -287,6 +291,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.keep_committed:
         for cell in cells:
             restore_records(cell.config)
+    if args.status:
+        show_status(cells)
+        return 0
     if args.dry_run:
         dry_run(cells, args.jobs)
         if "black_box" in args.direction:

@@ -10,7 +10,7 @@ Columns are described in ``results/README.md``.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -276,8 +276,8 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
         rows.append({name: row[name] for name in TRADEOFF})
     for key in degradations(preset):
         for mode in (*MODES, *CONTROL_MODES):
-            same = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
-            allowed = [r for r in same if r["psnr_change"] >= -MAX_PSNR_COST]
+            tried = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
+            allowed = [r for r in tried if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
                 max(allowed, key=lambda r: (round(r["source_top1"], 9), -r["ra_weight"]))["chosen"] = True
     return rows
@@ -289,15 +289,22 @@ def own_cells(preset: str, split: str) -> dict[tuple, Cell]:
     return {key: cell for key, cell in cells.items() if cell.settings["dataset"] == PRESETS[preset]["dataset"]}
 
 
-def make_tables(preset: str) -> list[Path]:
-    """Rebuild every per-run CSV and every table of a preset from its predictions; returns what was written."""
+def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]:
+    """Rebuild every per-run CSV and every table of a preset from its predictions; returns what was written.
+
+    ``log`` is told of per-run CSVs that somebody, or a disk, has changed.
+    """
     one_of("preset", preset, PRESETS)
     folder = results_folder(preset)
     predictions = sorted((folder / "predictions").glob("*.npz"))
     if not predictions:
         raise StudyError(f"results/{preset}/predictions is empty; run python -m rastudy.sweep --preset {preset}")
     for path in predictions:
-        write_csv(folder / "runs" / f"{path.stem}.csv", tidy_rows(load_predictions(path)), COLUMNS)
+        table = folder / "runs" / f"{path.stem}.csv"
+        before = table.read_bytes() if table.is_file() else None
+        write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+        if before not in (None, table.read_bytes()):
+            log(f"{table.relative_to(root())} was not what its predictions give; made anew")
     load_results(preset)  # checks schema and keys
     test, val = (own_cells(preset, split) for split in ("test", "val"))
     gains = gain_rows(test)

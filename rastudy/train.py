@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -17,19 +18,32 @@ from filelock import FileLock
 
 from rastudy import distributed
 from rastudy.classifiers import Classifier, sha256, weights_versions
-from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config
+from rastudy.config import BASELINES, NOT_APPLICABLE, Config, make_config, reader_of
 from rastudy.data import Batch, Loader, PictureSet
 from rastudy.detectors import load_source
 from rastudy.errors import StudyError, command
 from rastudy.files import read_json, results_folder, write_atomic, write_csv, write_json
 from rastudy.photos import CropLoader, data_version, load_pictures, loader_of
-from rastudy.runs import build_models, claim_folder, load_weights, run_folder, save_weights, weights_file
+from rastudy.runs import (
+    TRAINED_BY,
+    build_models,
+    claim_folder,
+    code_versions,
+    load_weights,
+    other_settings,
+    run_folder,
+    save_weights,
+    weights_file,
+    weights_files,
+    write_records,
+)
 from rastudy.steps import STEPS, Models, learning_rate
 
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
 # Else torchrun's one store serves every restart (torch 2.14), whose processes may find the dead ones' addresses there and wait.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+NO_SOURCE = ("source_arch", NOT_APPLICABLE)  # of pretrainings: else the preset's would be taken
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
 
 
@@ -92,8 +106,7 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
 
     A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
     """
-    values = {name: value for name, value in asdict(config).items() if value not in ("", NOT_APPLICABLE)}
-    settings = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    settings = flags_of(asdict(config))
     launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy.train"]
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
     last = ""
@@ -111,10 +124,17 @@ def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> N
         raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
 
 
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """This module's command line for a run's settings."""
+    empty = {"", NOT_APPLICABLE}
+    values = {name: value for name, value in settings.items() if value not in empty or (name, value) == NO_SOURCE}
+    return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
     """Train one run while no other run of the same settings does."""
     first = distributed.rank() == 0
-    folder = claim_folder(config, _inputs(config)) if first else run_folder(config)
+    folder = claim_folder(config, inputs_of(config)) if first else run_folder(config)
     with FileLock(folder / "lock") if first else nullcontext():
         if not distributed.from_first(is_trained(config)):
             _train_or_resume(config, pictures, folder, log)
@@ -127,7 +147,13 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     pictures = relabel(pictures, config.labels, config.seed)
     loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
-    first, curve = _load_checkpoint(checkpoint, models) if checkpoint.is_file() else (0, [])
+    first, curve = 0, []
+    if checkpoint.is_file():
+        try:
+            first, curve = _load_checkpoint(checkpoint, models)
+        except StudyError as error:
+            log(f"{config.run_id}: {error}; starts over")
+            models = make_models(config)  # of which a part may have been overwritten
     if first != distributed.from_first(first):
         raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
     started = time.perf_counter()
@@ -149,7 +175,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
     write_csv(curve_file(config), curve, CURVE_COLUMNS)
-    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config))})
+    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY)})
     checkpoint.unlink(missing_ok=True)
 
 
@@ -163,7 +189,7 @@ def read_curve(config: Config) -> list[dict]:
         return [{k: (int if k in ("step", "images") else float)(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def _inputs(config: Config) -> dict:
+def inputs_of(config: Config) -> dict:
     """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
     if config.of_photographs:  # whose folder is the user's own
@@ -178,14 +204,12 @@ def _inputs(config: Config) -> dict:
 
 def is_trained(config: Config) -> bool:
     """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
-    marker, path = run_folder(config) / "trained.json", weights_file(config)
-    parts = [path, weights_file(config, "transformer")] if config.mode == "ra_transformer" else [path]
-    if not all(part.is_file() for part in (marker, curve_file(config), *parts)):
+    marker = run_folder(config) / "trained.json"
+    if not all(path.is_file() for path in (marker, curve_file(config), *weights_files(config))):
         return False
     if config.pretraining is not None and not is_trained(config.pretraining):
         return False
-    same = read_json(run_folder(config) / "config.json") == config.science() | _inputs(config)
-    return same and read_json(marker).get("sha256") == sha256(path)
+    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
 
 
 def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
@@ -269,8 +293,11 @@ def _save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) 
 
 
 def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
-    """Restore models and RNG; returns the next epoch and the curve so far."""
+    """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
     try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
+            if damaged := parts.testzip():
+                raise StudyError(f"checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         models.processor.load_state_dict(state["processor"])
         if models.transformer is not None:
@@ -279,24 +306,30 @@ def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
             optimiser.load_state_dict(saved)
         torch.set_rng_state(state["rng"])
     except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
-        raise StudyError(f"{path}: cannot resume from this checkpoint ({error}); delete it to start over") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
     return state["epoch"], state["curve"]
 
 
-@command
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> tuple[Config, str]:
+    """A command line's run, and the splits to evaluate it on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--task", required=True, help="sr, dn or jpeg")
     parser.add_argument("--mode", default="plain", help="plain, ra, ra_transformer or ra_unsupervised")
     for entry in fields(Config):
         if entry.name not in ("preset", "task", "mode"):
-            kind = {bool: lambda text: text.lower() in ("1", "true", "yes")}.get(entry.type, entry.type)
-            parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, help="default: the preset's")
+            names = [f"--{entry.name.replace('_', '-')}", *(["--data"] if entry.name == "data_dir" else [])]
+            parser.add_argument(*names, type=reader_of(entry.name), help="default: the preset's")
     parser.add_argument("--evaluate-on", default="", help="then evaluate it: val, or val,test")
-    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     splits = given.pop("evaluate_on")
-    config = make_config(**given)
+    return make_config(**given), splits
+
+
+@command
+def main() -> None:
+    config, splits = parse()
     with distributed.group(config.batch_size, config.torch_device().type):
         train(config)
         if splits:
@@ -304,6 +337,8 @@ def main() -> None:
 
             for split in splits.split(","):
                 evaluate(config, split.strip())
+        if distributed.rank() == 0:
+            write_records(config)
 
 
 if __name__ == "__main__":

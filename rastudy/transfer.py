@@ -2,8 +2,11 @@
 
 ``make_table`` compares what a direction's readers said (:mod:`rastudy.directions`) with what they said of plain on the same
 pictures, and with the same run's gain at home: ``results/<preset>/transfer_<direction>.csv``, ``results/transfer_summary.csv``.
+``python -m rastudy.transfer`` rebuilds them all from the committed predictions.
 """
 
+import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from rastudy import detection, scenes, stats
 from rastudy.cells import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired_cells
 from rastudy.classifiers import FAMILIES
 from rastudy.directions import DIRECTIONS, SOURCES, Variant, sweep_command, variants
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, command, one_of
 from rastudy.files import results_folder, root, write_csv
 from rastudy.grid import product
 from rastudy.presets import PRESETS
@@ -195,7 +198,7 @@ def architecture_rows(preset: str) -> Iterator[dict]:
     accuracy = without_variants(load_study_table(preset, "accuracy")).query("metric == 'top1' and split == 'test'")
     for _, unseen in gains[gains["role"] == "mean_unseen"].iterrows():
         (_, source), (_, share) = (
-            next(rows[(rows[list(CELL)] == unseen[list(CELL)]).all(1)].iterrows())
+            next(rows[(rows[list(CELL)] == unseen[list(CELL)]).all(axis=1)].iterrows())
             for rows in (gains[gains["role"] == "source"], kept)
         )
         same = accuracy.query("task == @unseen.task and strength == @unseen.strength and target_arch != @unseen.source_arch")
@@ -213,6 +216,12 @@ def table_file(preset: str, direction: str) -> Path:
 
 def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
     """Write a direction's table, and the summary of all directions of all presets."""
+    path = _write_table(preset, direction, black_box)
+    make_summary()
+    return path
+
+
+def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
     rows = list(gain_rows(preset, direction, black_box))
     if not rows:
         raise StudyError(
@@ -222,7 +231,6 @@ def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Pat
     for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
         row["p_holm"] = p
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
-    make_summary()
     return table_file(preset, direction)
 
 
@@ -252,3 +260,20 @@ def load_summary() -> pd.DataFrame:
     """RA's mean gain in every direction that was tried, of every study."""
     remedy = "python -m rastudy.sweep --direction upload"
     return read_table(root() / "results" / "transfer_summary.csv", COLUMNS, remedy, source_arch=str)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rastudy.transfer", description="Rebuild the tables of transfer.")
+    parser.add_argument("--preset", nargs="*", default=[name for name in PRESETS if name != "smoke"], choices=PRESETS)
+    parser.add_argument("--direction", nargs="*", default=list(DIRECTIONS), choices=DIRECTIONS)
+    args = parser.parse_args()
+    for preset in args.preset:
+        read = results_folder(preset) / "transfer"  # of black boxes Tesseract's alone: others are the user's own
+        for direction in (name for name in args.direction if (read / name).is_dir()):
+            print(_write_table(preset, direction).relative_to(root()))
+    make_summary()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

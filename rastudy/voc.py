@@ -25,7 +25,7 @@ from rastudy.errors import StudyError, command
 from rastudy.evaluate import config_of
 from rastudy.files import write_csv
 from rastudy.processors import build_processor
-from rastudy.runs import load_weights, read_metadata
+from rastudy.runs import load_weights
 from rastudy.scenes import Boxes
 
 # VOC's classes by COCO's names, where they differ
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, help="also write the rows to this CSV")
     args = parser.parse_args()
-    config = config_of(args.processor, read_metadata(args.processor))
+    config = config_of(args.processor)
     processor = load_weights(args.processor, build_processor(config.processor, config.factor, config.channels, config.blocks))
     processor.eval().to(config.torch_device())
     rows = []

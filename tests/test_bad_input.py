@@ -72,8 +72,6 @@ def write_study(root: Path) -> None:
     folder = claim_folder(RA, {"source_weights": {"resnet18_small": "digits:aaaaaaaa"}})
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"lr": 0.5}))
-    interrupted = claim_folder(plain(seed=7, pretrain_epochs=0), {"source_weights": {}})
-    (interrupted / "checkpoint.pt").write_bytes(b"damaged")
     edited = run_folder(plain(seed=8)) / "config.json"
     edited.parent.mkdir(parents=True)
     edited.write_text('{"seed": 8,')
@@ -204,7 +202,6 @@ MISUSES = [
      lambda i, r: claim_folder(RA, {"source_weights": {"resnet18_small": "digits:bbbbbbbb"}}),
      StudyError, [RA.run_id, "lr: 0.5 there, 0.01 now", "source_weights", "digits:aaaaaaaa", "digits:bbbbbbbb"]),
     ("damaged run folder", lambda i, r: claim_folder(plain(seed=8), {}), StudyError, ["config.json"]),
-    ("damaged checkpoint", training(seed=7, pretrain_epochs=0), StudyError, ["checkpoint.pt", "delete it"]),
     ("results with duplicate keys", table("duplicate.csv"), StudyError, ["duplicate.csv", "2 rows", "sr4-plain"]),
     ("results of two files with one key", lambda i, r: load_results("smoke"),
      StudyError, ["results/smoke/runs", "share a key", "sr4-plain"]),
@@ -214,7 +211,7 @@ MISUSES = [
     ("results with text", table("text.csv"), StudyError, ["text.csv", "'value'", "not a number"]),
     ("results with a blank", table("blank.csv"), StudyError, ["blank.csv", "'value'", "not a number"]),
     ("no results", lambda i, r: load_results("digits"), StudyError, ["results/digits/runs", "rastudy.sweep"]),
-    ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "delete"]),
+    ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "anew"]),
     ("predictions with a flipped bit", predictions("flipped.npz"), StudyError, ["flipped.npz", "damaged"]),
     ("predictions of something else", predictions("foreign.npz"), StudyError, ["foreign.npz", "about"]),
     ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy.sweep"]),
@@ -323,7 +320,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, older, error):
     if older:
         target.parent.mkdir()
         target.write_bytes(older)
-    with pytest.raises(type(error)):
+    raised, said = (StudyError, "x.csv.*No space") if isinstance(error, OSError) else (type(error), "^$")
+    with pytest.raises(raised, match=said):
         write_atomic(target, partial(failing_write, error=error))
     assert {path.name for path in target.parent.iterdir()} == ({"x.csv"} if older else set())
     assert not older or target.read_bytes() == older

@@ -2,11 +2,13 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,9 +18,11 @@ COMMAND = [sys.executable, "-m", "rastudy.sweep", "--preset", "smoke", "--task",
            "--no-notebooks", "--jobs", "2"]  # fmt: skip
 
 
-def start(root: Path) -> subprocess.Popen:
+def start(root: Path, before: Callable[[], object] | None = None) -> subprocess.Popen:
+    """The sweep in a root; ``before`` is called in its process first."""
     environment = os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(COMMAND, env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(COMMAND, env=environment, cwd=root.parent, preexec_fn=before, **told)
 
 
 def figures(root: Path) -> dict[str, bytes]:
@@ -30,15 +34,15 @@ def figures(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[dict[str, bytes], float]:
-    """The figures of a sweep that nothing disturbed, and how long it took."""
+def undisturbed(tmp_path_factory) -> tuple[dict[str, bytes], float, Path]:
+    """The figures of a sweep that nothing disturbed, how long it took, and where it lies."""
     root, started = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
     process = start(root)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     found = figures(root)
     assert sum(name.endswith(".csv") for name in found) > 10 and sum(name.endswith(".npz") for name in found) >= 2
-    return found, time.monotonic() - started
+    return found, time.monotonic() - started, root
 
 
 def kill(process: subprocess.Popen, everything: bool) -> None:
@@ -55,7 +59,7 @@ def kill(process: subprocess.Popen, everything: bool) -> None:
 @pytest.mark.parametrize("moments", [3, pytest.param(50, marks=pytest.mark.full)])
 def test_killed_at_random_moments(undisturbed, tmp_path, moments):
     """A sweep killed again and again comes to the undisturbed figures; where it comes through, it starts afresh."""
-    expected, duration = undisturbed
+    expected, duration, _ = undisturbed
     rng, root, finished = random.Random(0), tmp_path, 0
     for moment in range(moments):
         process = start(root)
@@ -85,11 +89,58 @@ def test_two_sweeps_at_once(undisturbed, tmp_path):
 
 def test_clocks_may_jump(undisturbed, tmp_path):
     """Nothing goes by the age of a file: with all of them from another century there is nothing to do, and nothing changes."""
-    process = start(tmp_path)
-    process.communicate(timeout=600)
+    shutil.copytree(undisturbed[2], tmp_path, dirs_exist_ok=True)
     for k, path in enumerate(sorted(tmp_path.rglob("*"))):
         if path.is_file():
             os.utime(path, (4e9, 4e9) if k % 2 else (1e9, 1e9))
     process = start(tmp_path)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0 and "0 to do" in output and figures(tmp_path) == undisturbed[0]
+
+
+def no_room() -> None:
+    """No file may grow beyond 20 kB: what a full disk says to a writer, for this process and its children."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_full_disk(undisturbed, tmp_path):
+    """The sweep ends with a sentence, no half-written file stays, and with room again it comes to the undisturbed figures."""
+    process = start(tmp_path, no_room)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode in (1, 2) and "cannot be written" in output and "File too large" in output, output
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "a temporary file stayed"
+    found = figures(tmp_path)
+    assert all(undisturbed[0][name] == content for name, content in found.items()) and len(found) < len(undisturbed[0])
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and figures(tmp_path) == undisturbed[0], output
+
+
+@pytest.mark.parametrize("kind", ["read-only", "a file in its place"])
+def test_results_that_cannot_be_written(tmp_path, kind):
+    """Said in a sentence that names the place, before anything is trained twice."""
+    root = tmp_path / "study"
+    (root / "results").parent.mkdir()
+    if kind == "read-only":
+        if os.geteuid() == 0:
+            pytest.skip("root may write everywhere")
+        (root / "results").mkdir(mode=0o555)
+    else:
+        (root / "results").touch()
+    process = start(root)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode in (1, 2) and "results" in output and "cannot be written" in output, output
+
+
+@pytest.mark.parametrize("kind", ["predictions", "weights"])
+def test_damaged_files_are_found_by_their_checksum(undisturbed, tmp_path, kind):
+    """And named, and made anew: the rerun comes to the undisturbed figures."""
+    shutil.copytree(undisturbed[2], tmp_path, dirs_exist_ok=True)
+    (path,) = (tmp_path / "results" / "smoke" / kind).glob("*-ra-*.safetensors" if kind == "weights" else "*-ra-*.test.npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and "1 to do" in output and path.name.partition("-s0")[0] in output, output
+    assert figures(tmp_path) == undisturbed[0]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 PARAMETER = re.compile(r"(?P<name>\w+): (?P<kind>str|int|float|bool) = (?P<value>[^#]+?)  # (?P<help>\S.*)")
 ABSOLUTE = re.compile("/(?:" + "|".join(("work", "root", "home", "tmp", "Users", "var", "opt")) + r")/\w|[A-Z]:\\\\")
+OF_PHOTOGRAPHS = ("07_own_pictures",)  # all others start with the digits, which need no data
 each = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
@@ -71,7 +72,7 @@ def test_parameters_are_known(name):
     extra = {keyword.arg: {"str": str, "int": int, "float": float}[keyword.value.id] for keyword in calls[0].keywords}
     config, own = configure(namespace, **extra)
     assert own.keys() == extra.keys()
-    assert config.preset == "digits"
+    assert config.preset == ("imagenet_lite" if name in OF_PHOTOGRAPHS else "digits")
 
 
 @each

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -126,6 +127,50 @@ def test_readme_links_lead_somewhere(readme, studied):
     """Relative links and pictures are files of the checkout."""
     links = re.findall(r"\]\(([^)#\s]+)\)", readme)
     assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+def test_readme_layout_is_the_layout(readme):
+    """Every module has its place in the table, every entry of the checkout its line; nothing is named that is not there."""
+    layout = readme[readme.index("## Layout") :]
+    rows = re.findall(r"^\| [a-z ]+ \| (`.*) \|$", layout, re.MULTILINE)
+    named = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "rastudy").glob("*.py") if path.stem != "__init__")
+    block = re.search(r"```\n(.*?)```", layout, re.DOTALL)[1]
+    entries = {path.relative_to(ROOT).parts[0] for path in tracked()} - {".ci", ".gitignore", "README.md"}
+    assert set(re.findall(r"(?:^|  )([\w.]+?)/?(?=\s|$)", block, re.MULTILINE)) >= entries
+    assert all((ROOT / name).exists() for name in re.findall(r"^([\w.]+)/? ", block, re.MULTILINE) if name != "runs")
+
+
+def test_the_way_from_picture_to_table_has_ten_lines(readme):
+    lines = re.findall(r"^\d+\. (`\w+`.*)$", readme[readme.index("**From picture to table**") :], re.MULTILINE)
+    assert len(lines) == 10
+    modules = {name for line in lines for name in re.findall(r"`(\w+)`", line)}
+    assert sum((ROOT / "rastudy" / f"{name}.py").is_file() for name in modules) >= 20
+
+
+@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+def test_lint_is_silent(command):
+    """Style, format and types, as `pyproject.toml` has them."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = PYPROJECT["project"]
+    assert citation["version"] == project["version"] and citation["license"] == project["license"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_contributing_names_what_exists():
+    """Modules, files and commands."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`(\w+)\.\w+(?:\.\w+)?`", text)
+    assert named and not [name for name in named if name != "tests" and not (ROOT / "rastudy" / f"{name}.py").is_file()]
+    assert not [
+        name for name in re.findall(r"python -m rastudy\.(\w+)", text) if not (ROOT / "rastudy" / f"{name}.py").is_file()
+    ]
+    assert not set(re.findall(r"`make ([a-z-]+)`", text)) - TARGETS
 
 
 # --- what is tracked

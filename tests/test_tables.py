@@ -354,6 +354,19 @@ def test_stale_runs_are_refused(study_root):
         load_cells("smoke", "test")
 
 
+@pytest.mark.parametrize("damage", ["edited", "deleted"])
+def test_a_runs_csv_is_what_its_predictions_give(study_root, damage):
+    """One that was changed is named and made anew, byte for byte; one that is missing is made."""
+    put("plain", PLAIN), put("ra", RA)
+    said = []
+    make_tables("smoke", said.append)
+    path, _ = sorted((study_root / "results" / "smoke" / "runs").glob("*.csv"))
+    before = path.read_bytes()
+    path.unlink() if damage == "deleted" else path.write_bytes(before.replace(b"top1", b"top7", 1))
+    make_tables("smoke", said.append)
+    assert path.read_bytes() == before and len(said) == (damage == "edited") and all(path.name in line for line in said)
+
+
 ONE_CYCLE = {"pretrain_epochs": 0, "epochs": 2, "lr": PRESETS["smoke"]["pretrain_lr"]}  # as long as smoke's two phases
 
 

@@ -4,6 +4,8 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -319,6 +321,33 @@ def test_a_finished_run_is_skipped(study_root):
     path.write_bytes(before[1][:-4] + b"\0\0\0\1")
     train(config, lines.append)
     assert path.read_bytes() == before[1] and len(lines) == 5
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "another file"])
+def test_a_damaged_checkpoint_is_named_and_not_resumed(study_root, damage):
+    """The run starts over and comes to the undisturbed weights; a flipped bit is found by its checksum."""
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(line: str) -> None:
+        if "epoch 1/2" in line:
+            raise Interruption
+
+    config, lines = small("plain", "dn", epochs=2, pretrain_epochs=0), []
+    before = trained(config)
+    shutil.rmtree(run_folder(config))
+    with pytest.raises(Interruption):
+        train(config, interrupt)
+    path = run_folder(config) / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as parts:
+        tensor = next(part for part in parts.infolist() if "/data/" in part.filename and part.file_size > 100)
+    content[tensor.header_offset + 200] ^= 1
+    path.write_bytes({"a bit": content, "cut": content[:-50], "another file": b"damaged"}[damage])
+    train(config, lines.append)
+    assert "damaged checkpoint" in lines[0] and "checkpoint.pt" in lines[0] and "starts over" in lines[0] and len(lines) == 3
+    assert same_bits(load_file(weights_file(config)), before)
 
 
 def test_lost_transformer_weights_are_trained_again(study_root):

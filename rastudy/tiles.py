@@ -1,0 +1,128 @@
+"""P on a picture of any size, tile by tile: what one pass over the whole gives, in the memory of a tile.
+
+A tile is read with as many pixels around it as P's output can depend on, so nothing is blended and nothing changes at a seam.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from rastudy.errors import StudyError
+
+# Side, in pixels of P's output, of what goes through P at once, its surroundings included. On one core, in times the pixels a
+# second of one pass over the whole: for jpeg 1.5 (256), 1.8 (512, 640), 1.5 (768), 1.1 (1,024); for sr x4 0.6, 1.1 (512), 1.2
+# (640, 768), 1.1. Smaller tiles are mostly surroundings, larger ones do not fit the caches.
+TILE = 640
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as PIL's
+
+
+class Geometry(NamedTuple):
+    """``factor``: sides of the output over those of the input; ``radius``: how many input pixels away may change an output
+    pixel; ``multiple``: of which P wants the input's sides."""
+
+    factor: int
+    radius: int
+    multiple: int
+
+
+def geometry(processor: nn.Module) -> Geometry:
+    """What tiles must know of P, added up over its layers (which every P of this study registers in the order they run in)."""
+    step, radius, coarsest = Fraction(1), Fraction(0), Fraction(1)  # step: input pixels from one feature to the next
+    for layer in processor.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            radius += step * (layer.kernel_size[0] // 2)
+            step *= Fraction(1, layer.stride[0]) if isinstance(layer, nn.ConvTranspose2d) else layer.stride[0]
+        elif isinstance(layer, nn.PixelShuffle):
+            step /= layer.upscale_factor
+        coarsest = max(coarsest, step)
+    return Geometry(int(1 / step), math.ceil(radius), int(coarsest))
+
+
+@torch.inference_mode()
+def restore_pixels(
+    processor: nn.Module, pixels: np.ndarray, tile: int = TILE, done: Callable[[int], object] = lambda n: None
+) -> np.ndarray:
+    """P's output for a picture.
+
+    Args:
+        processor: in eval mode.
+        pixels: (H, W, 3), or (H, W) of a grey picture, which P sees as three equal channels and of whose output the luminance
+            is taken; uint8, or uint16 for finer steps.
+        tile: side of a tile, in pixels of the output.
+        done: is told after each tile how many more of the picture's pixels are restored.
+
+    Returns:
+        (factor H, factor W, ...) of the same type, rounded to nearest.
+
+    Raises:
+        StudyError: P is in training mode.
+    """
+    if processor.training:
+        raise StudyError("P is in training mode, in which batch norm depends on the tile; call its eval() first")
+    factor, radius, multiple = geometry(processor)
+    even = max(2, multiple)  # P's last convolution is fast where both sides are even
+    radius = -(-radius // even) * even
+    height, width = pixels.shape[:2]
+    lq = _padded(pixels, multiple)
+    restored = np.empty((factor * height, factor * width, *pixels.shape[2:]), pixels.dtype)
+    for rows in _windows(lq.shape[0], tile // factor, radius, even):
+        for columns in _windows(lq.shape[1], tile // factor, radius, even):
+            inner = _restore_tile(processor, lq[rows.read, columns.read])[rows.keep(factor), columns.keep(factor)]
+            place = restored[rows.put(factor), columns.put(factor)]
+            place[...] = inner[: place.shape[0], : place.shape[1]]
+            done(place.shape[0] * place.shape[1] // factor**2)
+    return restored
+
+
+def _restore_tile(processor: nn.Module, pixels: np.ndarray) -> np.ndarray:
+    device, white = next(processor.parameters()).device, np.iinfo(pixels.dtype).max
+    lq = torch.from_numpy(pixels.astype(np.float32) / white).to(device)
+    grey = lq.ndim == 2
+    lq = lq[..., None].repeat(1, 1, 3) if grey else lq
+    restored = processor(lq.permute(2, 0, 1)[None])[0].permute(1, 2, 0)  # channels_last as it lies
+    restored = restored @ LUMINANCE.to(device) if grey else restored
+    return restored.clamp(0, 1).mul(white).round().cpu().numpy().astype(pixels.dtype)
+
+
+def _padded(pixels: np.ndarray, multiple: int) -> np.ndarray:
+    """The picture with its last row and column repeated until P takes its sides: ResnetGenerator wants multiples of 4, and 8
+    at least for its reflections."""
+    wanted = [-(-max(side, 2 * multiple) // multiple) * multiple if multiple > 1 else side for side in pixels.shape[:2]]
+    more = [(0, new - old) for new, old in zip(wanted, pixels.shape[:2], strict=True)]
+    return np.pad(pixels, more + [(0, 0)] * (pixels.ndim - 2), "edge") if any(n for _, n in more) else pixels
+
+
+class _Window(NamedTuple):
+    """Along one side: P reads from ``low`` to ``high``, of which its output is kept from ``start`` to ``stop``."""
+
+    low: int
+    high: int
+    start: int
+    stop: int
+
+    @property
+    def read(self) -> slice:
+        return slice(self.low, self.high)
+
+    def keep(self, factor: int) -> slice:
+        return slice(factor * (self.start - self.low), factor * (self.stop - self.low))
+
+    def put(self, factor: int) -> slice:
+        return slice(factor * self.start, factor * self.stop)
+
+
+def _windows(size: int, tile: int, radius: int, even: int) -> Iterator[_Window]:
+    """Tiles of nearly equal length; those of a picture's border end there, where P pads as it does in one pass."""
+    core = max(tile - 2 * radius, 2 * radius, even)
+    n = 1 if size <= core + 2 * radius else -(-size // core)
+    step = -(-size // (n * even)) * even
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        low, high = max(0, start - radius), min(size, stop + radius)
+        low -= (high - low) % 2 if low else 0
+        yield _Window(low, high, start, stop)

@@ -1,0 +1,288 @@
+"""Malformed input, made by hypothesis: about 500 of it in five kinds.
+
+Each ends in a StudyError with a sentence that names the file or the field, or is handled; nothing else is raised, nothing half
+written stays, no code in a data file runs, and nothing hangs.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import signal
+import string
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save
+
+from rastudy.classifiers import load_classifier
+from rastudy.config import Config, configure, make_config
+from rastudy.data import read_folder
+from rastudy.errors import StudyError
+from rastudy.evaluate import evaluate_files
+from rastudy.files import read_json, write_csv
+from rastudy.pictures import open_picture
+from rastudy.processors import build_processor
+from rastudy.restore import load, restore_files
+from rastudy.results import COLUMNS, KEY, load_csv, load_predictions, read_table, save_predictions
+from rastudy.runs import claim_folder, load_weights, read_metadata, run_folder
+from rastudy.sweep import settings_from
+
+SECONDS = 60  # for one input, on a busy machine
+many = settings(max_examples=100, derandomize=True, deadline=None, database=None, print_blob=False,
+                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+
+
+@contextlib.contextmanager
+def refused_or_handled(folder: Path | None = None, named: str = "") -> Iterator[None]:
+    """What is done inside ends well, or in a StudyError that says something and holds ``named``; ``folder`` stays as it was."""
+
+    def listed() -> dict[Path, int]:
+        return {path: path.stat().st_size for path in folder.rglob("*")} if folder else {}
+
+    def hangs(*_: object) -> None:
+        raise AssertionError(f"not done after {SECONDS} s")
+
+    before, handler = listed(), signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    except StudyError as error:
+        assert len(str(error)) > 15 and named in str(error), str(error)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+    assert listed() == before
+
+
+# --- what may be wrong
+
+words = st.text(string.ascii_letters + string.digits + "_-:@./, \0é%{}\n", max_size=30)
+odd_values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), words, st.lists(st.integers(), max_size=3),
+    st.dictionaries(words, st.integers(), max_size=2), st.sampled_from(["1e-3", "nan", "-1", "True", "../../etc", "[1]"]),
+)  # fmt: skip
+FIELDS = [field.name for field in fields(Config)]
+
+
+@st.composite
+def damaged(draw, content: bytes) -> bytes:
+    """A file's bytes cut, flipped, doubled, emptied or replaced."""
+    kind = draw(st.sampled_from(["cut", "flip", "head", "noise", "empty", "longer"]))
+    if kind == "cut":
+        return content[: draw(st.integers(0, len(content) - 1))]
+    if kind in ("flip", "head"):
+        changed = bytearray(content)
+        for _ in range(draw(st.integers(1, 8))):
+            changed[draw(st.integers(0, (len(content) if kind == "flip" else min(64, len(content))) - 1))] ^= draw(
+                st.integers(1, 255)
+            )
+        return bytes(changed)
+    return {"noise": draw(st.binary(max_size=300)), "empty": b"", "longer": content + draw(st.binary(min_size=1, max_size=50))}[
+        kind
+    ]
+
+
+class Harmful:
+    """Unpickled, it makes a file: none may appear."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+# --- configs
+
+
+@many
+@given(st.dictionaries(st.one_of(st.sampled_from(FIELDS), words), odd_values, max_size=4))
+def test_notebook_parameters(parameters):
+    """As a notebook's globals: whatever a user or papermill put there."""
+    namespace = {"preset": "smoke", "task": "jpeg", "mode": "ra"} | parameters
+    with refused_or_handled():
+        config, _ = configure(namespace)
+        assert isinstance(config, Config) and config.run_id and len(config.run_id) < 200 and "/" not in config.run_id
+        json.dumps(asdict(config), allow_nan=False)
+
+
+@many
+@given(st.lists(st.one_of(words, st.builds("{}={}".format, st.sampled_from(FIELDS), words)), max_size=3))
+def test_settings_of_the_sweep(pairs):
+    """NAME=VALUE on the command line."""
+    with refused_or_handled():
+        given_ = settings_from(pairs)
+        assert make_config(**({"preset": "smoke", "task": "dn", "mode": "plain"} | given_)).run_id
+
+
+@settings(many, max_examples=40)
+@given(
+    st.one_of(damaged(b'{"preset": "smoke", "seed": 0, "lr": 0.01}'), st.builds(lambda v: json.dumps(v).encode(), odd_values))
+)
+def test_a_run_folders_json(study_root, content):
+    config = make_config("smoke", "dn", "plain", pretrain_epochs=0)
+    path = run_folder(config) / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with refused_or_handled(study_root, "config.json"):
+        assert isinstance(read_json(path), dict)
+    with refused_or_handled(study_root, "config.json"):
+        claim_folder(config, {})
+
+
+# --- results
+
+ROW = dict.fromkeys(COLUMNS, "x") | {
+    "strength": 4.0,
+    "ra_weight": 0.0,
+    "seed": 0,
+    "value": 61.5,
+    "n_images": 500,
+    "n_groups": 5,
+}
+
+
+@cache
+def whole(suffix: str) -> bytes:
+    """A whole file's bytes, which examples damage."""
+    with tempfile.TemporaryDirectory() as name:
+        return _files(Path(name))[suffix]
+
+
+@cache
+def _files(folder: Path) -> dict[str, bytes]:
+    write_csv(folder / "a.csv", [ROW | {"metric": name} for name in ("psnr", "ssim")], COLUMNS)
+    arrays = {"label": np.arange(50, dtype=np.uint16), "top5": np.zeros((2, 50, 5), np.uint16)}
+    save_predictions(folder / "a.npz", arrays, {"run_id": "x", "targets": {"r": "v"}})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 20, 3), dtype=np.uint8))
+    for suffix in ("png", "jpg", "webp"):
+        picture.save(folder / f"a.{suffix}")
+    config = make_config("smoke", "dn", "plain", channels=4, blocks=1)
+    net = build_processor("srresnet", 1, 4, 1)
+    (folder / "a.safetensors").write_bytes(save(net.state_dict(), {"config": json.dumps(config.science())}))
+    return {path.suffix: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(many, max_examples=60)
+@given(st.data())
+def test_csvs(tmp_path, data):
+    path = tmp_path / "table.csv"
+    path.write_bytes(data.draw(damaged(whole(".csv"))))
+    with refused_or_handled(tmp_path, "table.csv"):
+        table = load_csv(path)
+        assert list(table.columns) == list(COLUMNS) and table["value"].notna().all() and not table.duplicated(list(KEY)).any()
+    with refused_or_handled(tmp_path, "table.csv"):
+        assert list(read_table(path, COLUMNS, "make tables").columns) == list(COLUMNS)
+
+
+@settings(many, max_examples=60)
+@given(st.data())
+def test_predictions(tmp_path, data):
+    """An npz that is damaged, or that holds a pickle."""
+    path, mark = tmp_path / "run.test.npz", tmp_path.parent / f"{tmp_path.name}-harm"
+    if data.draw(st.integers(0, 9)):
+        path.write_bytes(data.draw(damaged(whole(".npz"))))
+    else:
+        np.savez(path, about=np.array(json.dumps({})), label=np.array([Harmful(mark)], dtype=object))
+    with refused_or_handled(tmp_path, "run.test.npz"):
+        predictions = load_predictions(path)
+        assert isinstance(predictions.about, dict) and all(isinstance(a, np.ndarray) for a in predictions.arrays.values())
+    assert not mark.exists()
+
+
+# --- pictures
+
+
+@settings(many, max_examples=80)
+@given(st.data())
+def test_pictures(tmp_path, data):
+    """Damaged ones, under their own suffix or another's: read and restored whole, or refused with no file written."""
+    suffix = data.draw(st.sampled_from([".png", ".jpg", ".webp"]))
+    content = data.draw(damaged(whole(data.draw(st.sampled_from([".png", ".jpg", ".webp"])))))
+    path, out = tmp_path / f"picture{suffix}", tmp_path / "out.png"
+    path.write_bytes(content)
+    out.unlink(missing_ok=True)
+    with refused_or_handled(tmp_path, path.name):
+        picture, notes = open_picture(path)
+        assert min(picture.size) > 0 and all(notes)
+    try:
+        restore_files([path], out, PROCESSOR, [])
+    except StudyError as error:
+        assert path.name in str(error) and not out.exists()
+    if out.exists():
+        assert Image.open(out).size == open_picture(path)[0].size
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, out.name}
+    path.unlink()
+
+
+PROCESSOR = load(task="jpeg", mode="plain", device="cpu")
+
+
+@settings(many, max_examples=30)
+@given(st.data())
+def test_folders_of_pictures(tmp_path, data):
+    path = tmp_path / "data" / "cat" / f"a{data.draw(st.sampled_from(['.png', '.jpg', '.webp', '.txt']))}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.draw(damaged(whole(".png"))))
+    with refused_or_handled(tmp_path, "cat"):
+        pictures, labels, classes = read_folder(tmp_path / "data", 24)
+        assert pictures.shape == (1, 24, 24, 3) and labels.tolist() == [0] and classes == ("cat",)
+    path.unlink()
+
+
+# --- weights
+
+
+@st.composite
+def weight_files(draw, mark: Path) -> bytes:
+    """Damaged safetensors, well-formed ones with other names, shapes or numbers, and pickles."""
+    kind = draw(st.sampled_from(["damaged", "damaged", "names", "shapes", "pickle", "torch", "metadata"]))
+    if kind == "damaged":
+        return draw(damaged(whole(".safetensors")))
+    if kind == "pickle":
+        return pickle.dumps(Harmful(mark))
+    if kind == "torch":
+        with io.BytesIO() as file:
+            torch.save({"weight": Harmful(mark)}, file)
+            return file.getvalue()
+    net = build_processor("srresnet", 1, 4, 1).state_dict()
+    if kind == "names":
+        net = {draw(words) + str(k): tensor for k, tensor in enumerate(net.values())}
+    elif kind == "shapes":
+        net = {name: torch.zeros(draw(st.lists(st.integers(0, 3), max_size=3))) for name in net}
+    return save(net, {"config": json.dumps(draw(odd_values), default=str)} if draw(st.booleans()) else None)
+
+
+@settings(many, max_examples=80)
+@given(st.data())
+def test_weights(tmp_path, data):
+    """Of P and of R; no code in a pickle runs."""
+    path, mark = tmp_path / "w.safetensors", tmp_path.parent / f"{tmp_path.name}-harm"
+    path.write_bytes(data.draw(weight_files(mark)))
+    with refused_or_handled(tmp_path, path.name):
+        load_weights(path, build_processor("srresnet", 1, 4, 1))
+    with refused_or_handled(tmp_path, path.name):
+        assert isinstance(read_metadata(path), dict)
+    with refused_or_handled(tmp_path, path.name):
+        load_classifier(f"resnet18_small@{path}")
+    with refused_or_handled(tmp_path):
+        load(file=path, task="dn", device="cpu")
+    with refused_or_handled(tmp_path):
+        evaluate_files(path, None, "dn", data=str(tmp_path), target_archs="resnet18_small", device="cpu")
+    assert not mark.exists()
+
+
+def test_the_harm_would_show(tmp_path):
+    """The pickles of these tests do make what the tests look for."""
+    pickle.loads(pickle.dumps(Harmful(tmp_path / "harm")))
+    assert (tmp_path / "harm").is_dir()
