@@ -34,6 +34,7 @@ tables: $(VENV)/installed
 	$(RUN) -m rastudy.transfer
 	$(RUN) -m rastudy.similarity --preset digits --tables
 	$(RUN) -m rastudy.similarity --preset cifar10 --tables
+	$(RUN) -m rastudy.similarity --preset imagenet_lite --tables
 	$(RUN) -m rastudy.readme
 
 report: $(VENV)/installed
