@@ -298,6 +298,7 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
         if wide:
             found = ", ".join(f"{data}, {task} {rho:+.2f} (p {p:.3f})" for data, task, rho, p in wide)
             said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {found}"
+            said += f"; these {len(wide)} p are one-sided and not corrected for their number" * (len(wide) > 1)
         said += "."
     return f"{said}\n"
 

@@ -48,6 +48,8 @@ STUDY_TABLES = {  # those of other sections; one that a study has no rows of is 
 }  # fmt: skip
 ELSEWHERE = ("boundary", "transfer", "turned")  # figures with a section of their own
 SHOW_PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")
+SHADED = (*SHOW_PICTURES, "boundary_planes")  # in as many colours as they have
+COLOURS = 256  # of a plot: half the bytes, and nobody sees it
 
 
 # --- what the notebook's cells show
@@ -196,10 +198,12 @@ def _of_all(studies: Iterable[str], kind: str, pictures_of: str = "") -> list[Pa
 
 
 def figure(path: Path) -> str:
-    """A figure of the checkout inside the page: its pixels, packed without loss, with caption and alternative text."""
+    """A figure of the checkout inside the page, with caption and alternative text; a plot in ``COLOURS`` colours."""
     with Image.open(path) as file:
         picture = Image.new("RGB", file.size, "white")
         picture.paste(file, mask=file.convert("RGBA").getchannel("A"))
+    if not path.stem.startswith(SHADED):
+        picture = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     packed = io.BytesIO()
     picture.save(packed, "WEBP", lossless=True, method=4)
     caption, plotted = caption_of(path)

@@ -134,7 +134,7 @@ def test_it_says_nothing_of_this_machine(page):
 
 
 def test_every_figure_is_in_it_once(page):
-    """The committed figures, pixel by pixel, with caption and alternative text."""
+    """The committed figures, those with pictures pixel by pixel, with caption and alternative text."""
     figures = page.find_all("figure")
     expected = [path for path in (ROOT / "figures").rglob("*.png") if "smoke" not in path.parts]
     free = [
@@ -148,7 +148,10 @@ def test_every_figure_is_in_it_once(page):
         inside = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         assert (str(inside.width), str(inside.height)) == (image["width"], image["height"])
         if not Path(figure["data-file"]).stem.startswith("turned"):  # drawn anew, maybe by another matplotlib
-            assert np.array_equal(np.asarray(inside), np.asarray(Image.open(ROOT / figure["data-file"]).convert("RGB")))
+            drawn = Image.open(ROOT / figure["data-file"]).convert("RGB")
+            apart = np.abs(np.asarray(inside, int) - np.asarray(drawn, int))
+            shaded = Path(figure["data-file"]).stem.startswith(report.SHADED)
+            assert not apart.any() if shaded else apart.mean() < 0.5, figure["data-file"]
 
 
 def test_provenance(page):
