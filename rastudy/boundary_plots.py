@@ -131,7 +131,8 @@ def plot_reached(preset: str, task: str, strength: float) -> Figure:
                     cbar=ax is axes[-1], cbar_kws={"label": "% of pictures"}, annot_kws={"size": 8}, linewidths=1)  # fmt: skip
         ax.set_xticklabels([display_name(r).replace(" ", "\n").replace("-", "-\n", 1) for r in readers], rotation=0, fontsize=9)
         counts = rows["n_images"]
-        ax.set_title(f"{STRATUM_NAMES[stratum]} (n = {counts.min()} to {counts.max()})", loc="left", fontsize=11)
+        title = f"{STRATUM_NAMES[stratum]} (n = {counts.min()} to {counts.max()})"
+        ax.set_title(title.replace(": ", ":\n"), loc="left", fontsize=11)
         ax.set(xlabel="", ylabel="")
     axes[0].set_yticklabels([direction_name(d, source) for d in directions], rotation=0, fontsize=10)
     figure.suptitle(f"{task_name(task, strength)}: a boundary within {boundary.REACH:g} RA steps, %", x=0.02, ha="left")

@@ -229,7 +229,7 @@ def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict
             again = variant(kappa) & (kappa["reader"] == kappa["other"].map(small_arch))
             for name, rows in (("others", kappa[main(kappa)]), ("again", kappa[again])):
                 for metric in ("kappa", "chance"):
-                    values = rows.loc[rows["metric"] == metric, "value"]
+                    values = rows.loc[(rows["metric"] == metric) & (rows["n_images"] >= similarity.FEWEST), "value"]
                     figures[name, metric] = [values.median(), values.min(), values.max()] if len(values) else None
             rank = of(tables["boundary_pairs"], **here, along=f"ra:{source}", stratum="leave", metric="rank_over_spectrum")
             rank = rank[main(rank)]["value"]
@@ -249,7 +249,7 @@ def boundaries_table(presets: Sequence[str] = ()) -> str:
     points = lambda f: f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" if f else "too few"  # noqa: E731
     rows = [
         [data, task, points(f.get(("enter", "over_spectrum"))), points(f.get(("leave", "over_spectrum"))),
-         span(f["others", "kappa"]), span(f["again", "kappa"]), span(f["rank"]),
+         span(f["others", "kappa"]) or "too few", span(f["again", "kappa"]), span(f["rank"]),
          "{:+.2f}, p {:.2f}".format(*f["mantel"]) if f["mantel"] else ""]
         for data, task, f in _boundary_rows(presets)
     ]  # fmt: skip
@@ -272,20 +272,23 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     above = [one for one in enter if one[2][1] > 0]
     data, task, (value, low, high) = max(above or enter, key=lambda one: one[2][1])
     leave = [f["leave", "over_spectrum"] for *_, f in rows if ("leave", "over_spectrum") in f]
-    kappa = [f["others", "kappa"][0] for *_, f in rows]
+    kappa = [f["others", "kappa"][0] for *_, f in rows if f["others", "kappa"]]
     again = [f["again", "kappa"][0] for *_, f in rows if f["again", "kappa"]]
     mantel = [f["mantel"] for *_, f in rows if f["mantel"]]
-    alike = f"{min(kappa):.2f} to {max(kappa):.2f}"
-    alike += f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
+    alike = f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
+    if kappa:
+        alike = (
+            "around plain's pictures the verdicts of two architectures agree at a kappa of "
+            f"{min(kappa):.2f} to {max(kappa):.2f}{alike}, where chance gives 0, and "
+        )
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
     ranks = {name: [f["rank"][0] for data, _, f in rows if data == name] for name in dict.fromkeys(data for data, *_ in rows)}
     more = "; ".join(f"{name} {min(rank):+.2f} to {max(rank):+.2f}" for name, rank in ranks.items())
     said = (
         "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
         f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most}), and out of a class "
-        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; around plain's pictures the verdicts of "
-        f"two architectures agree at a kappa of {alike}, where chance gives 0, and along RA's direction two R's distances rank "
-        f"more alike than along random ones by (medians over pairs) {more}."
+        f"that was right less often in {sum(f[2] < 0 for f in leave)} of {len(leave)}; {alike}along RA's direction two R's "
+        f"distances rank more alike than along random ones by (medians over pairs) {more}."
     )
     if mantel:
         rho, p = zip(*mantel, strict=True)
