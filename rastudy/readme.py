@@ -225,12 +225,11 @@ def _boundary_rows(presets: Sequence[str] = ()) -> Iterator[tuple[str, str, dict
             if ra.empty:
                 continue
             figures = {(row["stratum"], row["metric"]): row[list(ESTIMATE)].tolist() for _, row in ra.iterrows()}
-            kappa = of(tables["boundary_planes"], **here, along="all")
+            kappa = of(tables["boundary_planes"], **here, along="all", metric="kappa")
             again = variant(kappa) & (kappa["reader"] == kappa["other"].map(small_arch))
             for name, rows in (("others", kappa[main(kappa)]), ("again", kappa[again])):
-                for metric in ("kappa", "chance"):
-                    values = rows.loc[(rows["metric"] == metric) & (rows["n_images"] >= similarity.FEWEST), "value"]
-                    figures[name, metric] = [values.median(), values.min(), values.max()] if len(values) else None
+                values = rows.loc[rows["n_images"] >= similarity.FEWEST, "value"]
+                figures[name, "kappa"] = [values.median(), values.min(), values.max()] if len(values) else None
             rank = of(tables["boundary_pairs"], **here, along=f"ra:{source}", stratum="leave", metric="rank_over_spectrum")
             rank = rank[main(rank)]["value"]
             figures["rank"] = [rank.median(), rank.min(), rank.max()]
@@ -275,11 +274,12 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     kappa = [f["others", "kappa"][0] for *_, f in rows if f["others", "kappa"]]
     again = [f["again", "kappa"][0] for *_, f in rows if f["again", "kappa"]]
     mantel = [f["mantel"] for *_, f in rows if f["mantel"]]
-    alike = f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
+    alike = ""
     if kappa:
+        trainings = f", of two trainings of one architecture at {min(again):.2f} to {max(again):.2f}" if again else ""
         alike = (
             "around plain's pictures the verdicts of two architectures agree at a kappa of "
-            f"{min(kappa):.2f} to {max(kappa):.2f}{alike}, where chance gives 0, and "
+            f"{min(kappa):.2f} to {max(kappa):.2f}{trainings}, where chance gives 0, and "
         )
     most = f"{data}, {task}: {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
     ranks = {name: [f["rank"][0] for data, _, f in rows if data == name] for name in dict.fromkeys(data for data, *_ in rows)}

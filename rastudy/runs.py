@@ -124,7 +124,7 @@ def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> N
 
 
 def load_weights(path: Path, net: nn.Module) -> nn.Module:
-    """Load a state dict that :func:`save_weights` wrote; StudyError where it is missing, damaged, no numbers or unfit."""
+    """Load a state dict that :func:`save_weights` wrote; StudyError where that is missing, damaged, unfit or not finite."""
     if not path.is_file():
         raise StudyError(f"{path}: no such weights; train them with python -m rastudy.train, or restore the file from git")
     try:
