@@ -21,27 +21,25 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 study: $(VENV)/installed
-	$(RUN) -m rastudy.sweep --preset digits
+	$(RUN) -m rastudy sweep --preset digits
 
 study-full: $(VENV)/installed
-	$(RUN) -m rastudy.sweep --preset digits --full
+	$(RUN) -m rastudy sweep --preset digits --full
 
 smoke: $(VENV)/installed
-	$(RUN) -m rastudy.sweep --preset smoke
+	$(RUN) -m rastudy sweep --preset smoke
 
 tables: $(VENV)/installed
-	$(RUN) -m rastudy.tables
-	$(RUN) -m rastudy.transfer
-	$(RUN) -m rastudy.similarity --preset digits --tables
-	$(RUN) -m rastudy.similarity --preset cifar10 --tables
-	$(RUN) -m rastudy.similarity --preset imagenet_lite --tables
-	$(RUN) -m rastudy.readme
+	$(RUN) -m rastudy tables
+	$(RUN) -m rastudy transfer
+	$(RUN) -m rastudy boundaries --preset digits cifar10 imagenet_lite --tables
+	$(RUN) -m rastudy report --readme
 
 report: $(VENV)/installed
-	$(RUN) -m rastudy.report
+	$(RUN) -m rastudy report
 
 recognisers: $(VENV)/installed
-	$(RUN) -m rastudy.recognisers --preset digits
+	$(RUN) -m rastudy recognisers --preset digits
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not full"

@@ -7,7 +7,7 @@
 # Settings of --config: preset, full, data, device, directions; README.md has a recipe for Slurm.
 import sys
 
-from rastudy.workflow import Study
+from rastudy.sweep.workflow import Study
 
 study = Study(**config)
 

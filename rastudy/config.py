@@ -11,32 +11,33 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rastudy import digits, scenes
-from rastudy.classifiers import DETECTORS, check_spec
-from rastudy.data import HALVES, half_of
-from rastudy.degrade import check_task
-from rastudy.distributed import check_shares
+from rastudy import registry
 from rastudy.errors import StudyError, one_of
-from rastudy.presets import MODES, PRESETS, SMALL_FIVE, settings_of, tasks_of
-from rastudy.processors import PROCESSORS
+from rastudy.presets import PRESETS, settings_of, tasks_of
+from rastudy.registry import ALIASES, MODES, TASKS
+
+if TYPE_CHECKING:
+    import torch
 
 LABELS = ("correct", "shuffled", "constant")  # what R's loss is told; in controls permuted labels, or class 0 for all
-CONTROL_MODES = ("perceptual",)  # ours: R's features in place of its verdict
-BASELINES = ("none", "clean")  # no processing, and the original picture
-ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
+SCHEDULES, PRECISIONS = ("onecycle", "step"), ("fp32", "bf16")
+PROCESSORS = ("srresnet", "srdensenet", "resnet_generator")
 NOT_APPLICABLE = "-"
-# fields that change where or how fast a run goes, not its numbers
-OPERATIONAL = ("data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers", "processes",
-               "micro_batch", "compile")  # fmt: skip
-OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
-AT_LEAST_1 = ("epochs", "batch_size", "channels", "blocks", "transformer_channels", "threads", "image_size", "processes")
-AT_LEAST_0 = ("seed", "ra_weight", "train_images", "val_images", "test_images", "pretrain_epochs", "workers", "micro_batch")
-DATASETS = ("digits", "cifar10", "folder", "imagenet", "scenes")
-DATASETS += tuple(f"{name}_{half}" for name in ("digits", "cifar10", "imagenet") for half in HALVES)
+
+
+def setting(default: Any, says: str, low: float | None = None, operational: bool = False, photographs: bool = False) -> Any:
+    """A field of :class:`Config`.
+
+    Args:
+        says: its sentence in ``--help``.
+        low: the lowest value it takes.
+        operational: it changes where or how fast a run goes, not its numbers.
+        photographs: only data sets of photographs read it.
+    """
+    about = {"says": says, "low": low, "operational": operational, "photographs": photographs}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -44,106 +45,117 @@ class Config:
     """Settings of one run. ``ra_weight`` comes from the preset by degradation and mode."""
 
     preset: str
-    task: str  # sr, dn or jpeg
-    mode: str  # plain, ra, ra_transformer, ra_unsupervised, perceptual; none and clean train nothing
-    strength: float  # sr: factor 2 or 4; dn: sigma on [0, 1]; jpeg: quality
-    source_arch: str  # R in the loss; several, separated by commas, share it equally
-    ra_weight: float  # lambda of the paper
-    seed: int = 0
-    labels: str = "correct"  # shuffled, constant: controls whose recognition loss is told permuted labels, or class 0
+    task: str
+    mode: str
+    strength: float = setting(dataclasses.MISSING, "factor of sr (2 or 4), sigma of dn (0 to 1), quality of jpeg (1 to 95)")
+    source_arch: str = setting(dataclasses.MISSING, "R in the loss; several, separated by commas, share it equally")
+    ra_weight: float = setting(dataclasses.MISSING, "weight of R's loss, the paper's lambda", low=0)
+    seed: int = setting(0, "of initial weights, shuffles and noise", low=0)
+    labels: str = setting("correct", f"what R's loss is told: {', '.join(LABELS)} (the latter two are controls)")
     # data
-    dataset: str = (
-        "digits"  # digits, cifar10, folder (class folders), imagenet (by wnid), scenes; digits_first: half the classes
-    )
-    data_dir: str = ""
-    image_size: int = 32  # the side of a picture that R reads
-    resize: int = 256  # photographs: the shorter side after decoding
-    crop: int = 0  # photographs: the side of training's random crops; 0: image_size
-    pretrain_crop: int = 0  # the same in the pretraining
-    cache_dir: str = ""  # where decoded photographs are kept; default runs/cache; none: decode every time
-    workers: int = 0  # processes that crop and degrade photographs; 0: the run's own
-    train_images: int = 0  # 0: all
-    val_images: int = 1000  # taken out of the training pictures
-    test_images: int = 0
-    flip: bool = False  # horizontal flips in training
-    skip_unreadable: bool = False
+    dataset: str = setting("digits", f"{', '.join(registry.DATASETS)}; digits_first and the like: half of the classes")
+    data_dir: str = setting("", "folder of the pictures", operational=True)
+    image_size: int = setting(32, "side, in pixels, of a picture that R reads", low=1)
+    resize: int = setting(256, "photographs: the shorter side after decoding, pixels", photographs=True)
+    crop: int = setting(0, "photographs: side of training's random crops, a multiple of 4; 0: image_size", photographs=True)
+    pretrain_crop: int = setting(0, "photographs: the same in the pretraining", photographs=True)
+    cache_dir: str = setting("", "where decoded photographs are kept (default runs/cache); none: decode every time", operational=True)
+    workers: int = setting(0, "processes that crop and degrade photographs; 0: the run's own", low=0, operational=True)
+    train_images: int = setting(0, "training pictures; 0: all", low=0)
+    val_images: int = setting(1000, "validation pictures, taken out of the training pictures", low=0)
+    test_images: int = setting(0, "test pictures; 0: all", low=0)
+    flip: bool = setting(False, "horizontal flips in training: true or false")
+    skip_unreadable: bool = setting(False, "leave unreadable pictures out: true or false", operational=True)
     # networks
-    processor: str = "srresnet"
-    channels: int = 16
-    blocks: int = 2
-    transformer_channels: int = 8
-    transformer_blocks: int = 6
+    processor: str = setting("srresnet", f"P: {', '.join(PROCESSORS)}")
+    channels: int = setting(16, "P's width", low=1)
+    blocks: int = setting(2, "P's residual or dense blocks", low=1)
+    transformer_channels: int = setting(8, "T's width", low=1)
+    transformer_blocks: int = setting(6, "T's residual blocks")
     # training
-    epochs: int = 4
-    batch_size: int = 32
-    lr: float = 2e-3
-    schedule: str = "onecycle"  # onecycle, or the paper's step
-    pretrain_epochs: int = 0  # plain epochs that every mode starts from; T learns to copy meanwhile; the paper has none
-    pretrain_lr: float = 2e-3
-    precision: str = "fp32"  # fp32 or bf16 autocast
+    epochs: int = setting(4, "epochs with R in the loss", low=1)
+    batch_size: int = setting(32, "pictures a step", low=1)
+    lr: float = setting(2e-3, "highest learning rate, above 0")
+    schedule: str = setting("onecycle", "of the learning rate: onecycle, or step (the paper's)")
+    # plain epochs that every mode starts from; T learns to copy meanwhile; the paper has none
+    pretrain_epochs: int = setting(0, "plain epochs before them, shared by every mode", low=0)
+    pretrain_lr: float = setting(2e-3, "highest learning rate of these, above 0")
+    precision: str = setting("fp32", "of training: fp32 or bf16 (autocast)")
     # evaluation and machine
-    target_archs: str = SMALL_FIVE  # R's in the test
-    device: str = "auto"
-    threads: int = 1
-    processes: int = 1  # that share every batch, started by torchrun
-    micro_batch: int = 0  # pictures that R reads at a time in training, for less memory; 0: the batch. P always sees the batch
-    compile: bool = False  # torch.compile P, T and R
+    target_archs: str = setting(",".join(registry.main_recognisers()), "R's in the test, separated by commas", operational=True)
+    device: str = setting("auto", "auto, cpu or cuda", operational=True)
+    threads: int = setting(1, "threads a process", low=1, operational=True)
+    processes: int = setting(1, "processes that share every batch; a divisor of batch_size", low=1, operational=True)
+    micro_batch: int = setting(0, "pictures that R reads at a time in training, for less memory; 0: the batch", low=0, operational=True)
+    compile: bool = setting(False, "torch.compile P, T and R: true or false", operational=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _cast(field.name, getattr(self, field.name), field.type))
-        one_of("preset", self.preset, PRESETS)
         object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
-        one_of("mode", self.mode, MODES + CONTROL_MODES + BASELINES)
-        check_task(self.task, self.strength)
+        self._check_values()
+        mode = MODES[self.mode]
+        if not mode.has_source:  # one run, whatever R the user had in mind
+            object.__setattr__(self, "ra_weight", 0.0)
+            object.__setattr__(self, "source_arch", NOT_APPLICABLE)
+        elif not self.sources and not mode.has_transformer:
+            raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
+        self._check_detectors()
+        if self.is_baseline:
+            object.__setattr__(self, "processor", NOT_APPLICABLE)
+        if not mode.reads_labels or not self.sources:
+            object.__setattr__(self, "labels", "correct")
+
+    def _check_values(self) -> None:
+        """Raise StudyError for a value that its field does not take."""
+        one_of("preset", self.preset, PRESETS)
+        one_of("mode", self.mode, MODES)
+        one_of("task", self.task, TASKS)
+        TASKS[self.task].check(self.strength)
         one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
-        one_of("labels", self.labels, LABELS)
-        one_of("schedule", self.schedule, ("onecycle", "step"))
-        one_of("precision", self.precision, ("fp32", "bf16"))
-        one_of("dataset", self.dataset, DATASETS)
-        for name in AT_LEAST_1 + AT_LEAST_0:
-            _at_least(name, getattr(self, name), int(name in AT_LEAST_1))
-        if half_of(self.dataset)[0] == "digits" and self.image_size != digits.SIZE:
-            raise StudyError(f"image_size={self.image_size} does not fit; the digits have {digits.SIZE} x {digits.SIZE} pixels")
-        if self.dataset == "scenes" and self.image_size != scenes.SIZE:
-            raise StudyError(f"image_size={self.image_size} does not fit; scenes have {scenes.SIZE} x {scenes.SIZE} pixels")
-        if self.of_photographs:
-            sides = {name: getattr(self, name) for name in ("image_size", "crop", "pretrain_crop")}
-            for name, side in sides.items():
-                if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
-                    raise StudyError(f"{name}={side} must divide by 4 and be at most resize={self.resize}")
-        check_shares(self.batch_size, self.processes)
-        for spec in (*self.sources, *self.targets):
-            check_spec(spec)
+        for name, allowed in (("labels", LABELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            one_of(name, getattr(self, name), allowed)
+        for field in dataclasses.fields(self):
+            low, value = field.metadata.get("low"), getattr(self, field.name)
+            if low is not None and value < low:
+                raise StudyError(f"{field.name}={value!r} must be at least {low}")
         for name in ("lr", "pretrain_lr"):
             if getattr(self, name) <= 0:
                 raise StudyError(f"{name}={getattr(self, name)!r} must be above 0")
-        if self.mode in ("plain", *BASELINES):  # one run, whatever R the user had in mind
-            object.__setattr__(self, "ra_weight", 0.0)
-            object.__setattr__(self, "source_arch", NOT_APPLICABLE)
-        elif not self.sources and self.mode != "ra_transformer":
-            raise StudyError(f"mode={self.mode!r} needs a recogniser in its loss; name it in source_arch")
-        detectors = [name in DETECTORS for name in self.sources]
+        data = registry.dataset_of(self.dataset)
+        if data.size and self.image_size != data.size:
+            raise StudyError(f"image_size={self.image_size} does not fit; {data.shown} have {data.size} x {data.size} pixels")
+        for name in ("image_size", "crop", "pretrain_crop") if data.photographs else ():
+            side = getattr(self, name)
+            if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
+                raise StudyError(f"{name}={side} must divide by 4 and be at most resize={self.resize}")
+        check_shares(self.batch_size, self.processes)
+        for spec in (*self.sources, *self.targets):
+            registry.check_spec(spec)
+
+    def _check_detectors(self) -> None:
+        """Raise StudyError where a detector and what it learns from do not fit."""
+        detectors = [registry.kind_of(name) == "detector" for name in self.sources]
         if self.sources and (any(detectors) or self.dataset == "scenes"):
             if not (all(detectors) and self.dataset == "scenes" and self.mode == "ra"):
                 raise StudyError(
                     f"source_arch={self.source_arch!r} does not fit; mode='ra' on dataset='scenes' takes detectors "
-                    f"({', '.join(DETECTORS)}), everything else classifiers"
+                    f"({', '.join(registry.recognisers('detector'))}), everything else classifiers"
                 )
-        if self.mode in BASELINES:
-            object.__setattr__(self, "processor", NOT_APPLICABLE)
-        if self.mode not in ("ra", "ra_transformer") or not self.sources:  # no loss reads them
-            object.__setattr__(self, "labels", "correct")
 
     @property
     def factor(self) -> int:
         """Upscaling factor of P: 1 for dn and jpeg."""
-        return int(self.strength) if self.task == "sr" else 1
+        return int(self.strength) if TASKS[self.task].upscales else 1
 
     @property
     def of_photographs(self) -> bool:
         """Of photographs of any size (ImageNet's, or those of half of its classes), not of pictures of one size in memory."""
-        return half_of(self.dataset)[0] == "imagenet"
+        return registry.dataset_of(self.dataset).photographs
+
+    @property
+    def is_baseline(self) -> bool:
+        return registry.is_baseline(self.mode)
 
     @property
     def sources(self) -> list[str]:
@@ -159,11 +171,11 @@ class Config:
 
         Plain P's, shared by every mode; RA with T then has a second one, in which T learns to copy that P's pictures.
         """
-        if not self.pretrain_epochs or self.mode in BASELINES:
+        if not self.pretrain_epochs or self.is_baseline:
             return None
         start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
                  "crop": self.pretrain_crop, "pretrain_crop": 0}  # fmt: skip
-        if self.mode == "ra_transformer" and self.sources:  # which starts from plain P's own
+        if MODES[self.mode].has_transformer and self.sources:  # which starts from plain P's own
             return dataclasses.replace(self, **start | {"pretrain_crop": self.pretrain_crop})
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
 
@@ -176,7 +188,7 @@ class Config:
     def run_id(self) -> str:
         """Readable slug and a hash of every field that changes the science."""
         parts = [f"{self.task}{self.strength:g}", self.mode]
-        if self.mode not in BASELINES:
+        if not self.is_baseline:
             parts += [] if self.processor == "srresnet" else [self.processor]
             parts += [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
             parts += [f"w{self.ra_weight:g}"] if self.sources else []
@@ -188,19 +200,22 @@ class Config:
 
     def science(self) -> dict:
         """The fields that change a run's numbers."""
-        skip = set(OPERATIONAL if self.of_photographs else OPERATIONAL + OF_PHOTOGRAPHS)
-        if self.mode in BASELINES:  # only data and degradation matter
+        skip = {f.name for f in dataclasses.fields(self)
+                if f.metadata.get("operational") or (f.metadata.get("photographs") and not self.of_photographs)}  # fmt: skip
+        if self.is_baseline:  # only data and degradation matter
             keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images",
                     "resize"}  # fmt: skip
             return {k: v for k, v in dataclasses.asdict(self).items() if k in keep - skip}
         if self.labels == "correct":
             skip |= {"labels"}
-        if self.mode != "ra_transformer":
+        if not MODES[self.mode].has_transformer:
             skip |= {"transformer_channels", "transformer_blocks"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """``auto`` takes a GPU where there is one."""
+        import torch
+
         name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         try:
             return torch.empty(0, device=name).device
@@ -220,7 +235,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
     one_of("preset", preset, PRESETS)
     one_of("task", task, tasks_of(preset))
     mode = ALIASES.get(_cast("mode", mode, str), mode)
-    one_of("mode", mode, MODES + CONTROL_MODES + BASELINES)
+    one_of("mode", mode, MODES)
     names = {field.name for field in dataclasses.fields(Config)}
     for name in overrides:
         one_of("parameter", name, sorted(names))
@@ -271,6 +286,8 @@ def _cast(name: str, value: object, kind: type) -> object:
     return value
 
 
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if value < lowest:
-        raise StudyError(f"{name}={value!r} must be at least {lowest}")
+def check_shares(batch_size: int, processes: int) -> None:
+    """Raise StudyError where a batch does not divide into equal parts."""
+    if batch_size % processes:
+        fit = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+        raise StudyError(f"batch_size={batch_size} does not divide by {processes} processes; take {', '.join(map(str, fit))}")

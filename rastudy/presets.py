@@ -1,8 +1,9 @@
 """The presets: what each study runs, and on what."""
 
-from rastudy.classifiers import FAMILIES
+from rastudy.registry import main_recognisers, modes
 
-MODES = ("plain", "ra", "ra_transformer", "ra_unsupervised")
+MODES = modes("paper")
+FAMILIES = main_recognisers()
 SMALL_FIVE = ",".join(FAMILIES)
 
 # A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
@@ -60,7 +61,7 @@ PRESETS["digits"] = {
         {"modes": ("plain",), "seeds": (0, 1, 2), "one_cycle": True},
         {"modes": ("ra",), "weights": (3e-4, 1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (0.01, 0.03, 0.1), "splits": ("val",)},
-        {"modes": ("ra",), "sources": tuple(FAMILIES)},
+        {"modes": ("ra",), "sources": FAMILIES},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
         {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
     ),
@@ -71,7 +72,7 @@ PRESETS["digits"] = {
 # RA's phase of equal length. The matrix and the controls are at x2, the factor where plain keeps 65 to 90 % of the source R's
 # clean accuracy on validation (read before any RA run there); weights by the rule, on validation. bf16 trains P up to twice as
 # fast; evaluation is in full precision.
-# Command: python -m rastudy.sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
+# Command: rastudy sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
 _TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # second trainings of an R: boundaries differ, too
 _ONCE = {"strengths": (2.0, 0.1, 10.0)}  # each task once
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
@@ -117,7 +118,7 @@ PRESETS["cifar10"] = {
         {"modes": ("ra_unsupervised",), "tasks": ("sr",), "weights": (0.01,), "splits": ("val",)},
         {"modes": ("ra",), **_X2, "sources": ("resnet18_small_untrained",)},
         {"modes": ("ra",), **_X2, "labels": ("shuffled", "constant")},
-        {"modes": ("ra", "ra_unsupervised"), **_X2, "sources": tuple(FAMILIES)},
+        {"modes": ("ra", "ra_unsupervised"), **_X2, "sources": FAMILIES},
         {"modes": ("ra",), **_X2, "sources": (SMALL_FIVE, *(",".join(a for a in FAMILIES if a != left) for left in FAMILIES))},
     ),
 }
@@ -126,7 +127,7 @@ PRESETS["cifar10"] = {
 # 1e-5, 1e-6 (4/1/1), batch 20, Adam, random crops of 224 pixels of Resize(256) pictures with flips, torchvision's IMAGENET1K_V1
 # recognisers, all 1.28 million training pictures, all 50,000 validation pictures for the test. Its weights are the paper's, so
 # nothing is chosen and no validation pictures are taken out of training. Budget: 2.9e17 operations an RA run for sr, 1.1e18 for
-# dn and jpeg. Expected: the published tables. Command: python -m rastudy.sweep --preset imagenet --data DIR
+# dn and jpeg. Expected: the published tables. Command: rastudy sweep --preset imagenet --data DIR
 _PAPER = _weights(1e-3, 10.0, 1e-2)
 _STRENGTHS = {"sr": 4.0, "dn": 0.1, "jpeg": 10.0}  # the paper's
 _PHOTOGRAPHS = {"dataset": "imagenet", "image_size": 224, "resize": 256, "flip": True, "modes": MODES}
@@ -151,7 +152,7 @@ PRESETS["imagenet"] = {
 }
 
 # The release's schedule for reduced data, "small": 30 epochs at 1e-4, 1e-5, 1e-6 (20/5/5) on any part of ImageNet: what lies in
-# the folder. Command: python -m rastudy.sweep --preset imagenet_small --data DIR
+# the folder. Command: rastudy sweep --preset imagenet_small --data DIR
 PRESETS["imagenet_small"] = {
     **PRESETS["imagenet"],
     "degradations": {(task, strength): {"epochs": 30, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()},
@@ -163,7 +164,7 @@ PRESETS["imagenet_small"] = {
 # ASSUMPTION: A narrow P fits two cores. With 16 channels and 2 blocks, and one plain pretraining on small crops, what a step
 # costs is R. The paper's P, trained as briefly, restores worse than bicubic, and RA from there does not transfer.
 # Budget for 350 training photographs: 12 runs of 10 to 40 minutes on one core.
-# Command: python -m rastudy.sweep --preset imagenet_lite --data DIR
+# Command: rastudy sweep --preset imagenet_lite --data DIR
 PRESETS["imagenet_lite"] = {
     **_PHOTOGRAPHS,
     "data_dir": "data/photographs",

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
-from rastudy import digits
-from rastudy.data import PictureSet
-from rastudy.small import SMALL
+from rastudy.data import digits
+from rastudy.data.datasets import PictureSet
+from rastudy.models.small_nets import build_small
 
 torch.set_num_threads(1)
 
@@ -43,7 +43,7 @@ def small_r(tmp_path: Path) -> Callable[[str], str]:
         path = tmp_path / "random" / f"{name}-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
         torch.manual_seed(seed)
-        save_file(SMALL[name](10).state_dict(), path, {"arch": name})
+        save_file(build_small(name, 10).state_dict(), path, {"arch": name})
         return f"{name}@{path}"
 
     return make

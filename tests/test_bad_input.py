@@ -15,16 +15,20 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from rastudy import evaluate, recognisers, sweep, tables, train
-from rastudy.classifiers import load_classifier
+from rastudy.analysis import tables
 from rastudy.config import configure, make_config
-from rastudy.data import load_split, read_folder
+from rastudy.data.datasets import load_split, read_folder
 from rastudy.errors import StudyError
-from rastudy.files import write_atomic, write_csv
-from rastudy.processors import build_processor
-from rastudy.results import COLUMNS, load_csv, load_predictions, load_results, save_predictions
-from rastudy.runs import claim_folder, load_weights, run_folder, save_weights
-from rastudy.small import SMALL
+from rastudy.evaluation import evaluate
+from rastudy.evaluation.predictions import COLUMNS, load_csv, load_predictions, load_results, save_predictions
+from rastudy.models.classifiers import load_classifier
+from rastudy.models.processors import build_processor
+from rastudy.models.small_nets import build_small
+from rastudy.paths import write_atomic, write_csv
+from rastudy.sweep import sweep
+from rastudy.training import fit_classifiers as recognisers
+from rastudy.training import train
+from rastudy.training.run_store import claim_folder, load_weights, run_folder, save_weights
 
 RA = make_config("smoke", "sr", "ra", strength=4, ra_weight=0.01, lr=0.01)
 ROW = {**dict.fromkeys(COLUMNS, "-"), "run_id": "sr4-plain", "metric": "top1", "value": 61.5, "n_images": 10}
@@ -63,7 +67,7 @@ def write_weights(folder: Path) -> None:
     (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
     (folder / "damaged.safetensors").write_bytes(b"\xff" * 1000)
     for classes in (5, 10):
-        state = SMALL["resnet18_small"](classes).state_dict()
+        state = build_small("resnet18_small", classes).state_dict()
         save_file(state, folder / f"r{classes}.safetensors", {"arch": "resnet18_small"})
     state["fc.bias"][3] = float("nan")
     save_file(state, folder / "r_nan.safetensors", {"arch": "resnet18_small"})
@@ -218,11 +222,11 @@ MISUSES = [
     ("results with NaN", table("nan.csv"), StudyError, ["nan.csv", "'value'", "not a number"]),
     ("results with text", table("text.csv"), StudyError, ["text.csv", "'value'", "not a number"]),
     ("results with a blank", table("blank.csv"), StudyError, ["blank.csv", "'value'", "not a number"]),
-    ("no results", lambda i, r: load_results("digits"), StudyError, ["results/digits/runs", "rastudy.sweep"]),
+    ("no results", lambda i, r: load_results("digits"), StudyError, ["results/digits/runs", "rastudy.sweep.sweep"]),
     ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "anew"]),
     ("predictions with a flipped bit", predictions("flipped.npz"), StudyError, ["flipped.npz", "damaged"]),
     ("predictions of something else", predictions("foreign.npz"), StudyError, ["foreign.npz", "about"]),
-    ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy.sweep"]),
+    ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy.sweep.sweep"]),
     # commands: one line on stderr and status 2, no traceback
     ("train: unknown mode", command(train.main, "--task", "sr", "--mode", "rra"), SystemExit, ["error: mode='rra'"]),
     ("train: unknown option", command(train.main, "--task", "sr", "--sed", "3"), SystemExit, ["--sed"]),

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import torch
 
-from rastudy import benchmark
-from rastudy.files import root
-from rastudy.plots import BARS
+from rastudy.paths import root
+from rastudy.report.figures import BARS
+from rastudy.tools import benchmark
 
 
 def test_both_steps_do_the_same():

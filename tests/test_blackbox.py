@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rastudy import blackbox, digits
-from rastudy.blackbox import Answer, Asked, Function, Service, Tesseract, open_black_box
+from rastudy.data import digits
 from rastudy.errors import StudyError
+from rastudy.transfer import black_box as blackbox
+from rastudy.transfer.black_box import Answer, Asked, Function, Service, Tesseract, open_black_box
 
 GOOD = {"predictions": [{"label": "a", "score": 0.2}, {"label": "b", "score": 0.7}]}
 

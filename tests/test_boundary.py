@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-from rastudy import boundary
-from rastudy.boundary import REACH, STEPS, TOLERANCE, distances, first_change, label_map, plane, rms, unit
+from rastudy.boundaries import distances as boundary
+from rastudy.boundaries.distances import REACH, STEPS, TOLERANCE, distances, first_change, label_map, plane, rms, unit
 from rastudy.errors import StudyError
 
 SHAPE = (3, 4, 4)

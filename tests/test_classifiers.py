@@ -10,21 +10,22 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rastudy import classifiers, digits
-from rastudy.classifiers import (
-    FAMILIES,
+from rastudy import registry
+from rastudy.data import digits
+from rastudy.errors import StudyError
+from rastudy.models import classifiers
+from rastudy.models.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    WEIGHTS,
     Classifier,
     load_classifier,
     pinned_hashes,
     sha256,
     weights_versions,
 )
-from rastudy.detectors import DETECTORS, load_detector
-from rastudy.errors import StudyError
-from rastudy.small import SMALL
+from rastudy.models.detectors import DETECTORS, load_detector
+from rastudy.models.small_nets import build_small
+from rastudy.paths import WEIGHTS
 
 MAKE = {"googlenet": {"init_weights": False}}
 FOLDERS = sorted(path.parent for path in WEIGHTS.glob("*/SHA256SUMS"))
@@ -41,7 +42,7 @@ def torch_home(tmp_path, monkeypatch) -> Path:
     return checkpoints
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", registry.recognisers("small"))
 def test_frozen_for_good(small_r, name):
     """No gradient for parameters, eval mode whatever is asked, batch norm statistics untouched; pictures get theirs."""
     classifier = load_classifier(small_r(name))
@@ -60,12 +61,12 @@ def test_frozen_for_good(small_r, name):
     assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", registry.main_recognisers())
 def test_folded_batch_norms_change_nothing(name):
     """The logits, and but for last bits the gradient, are those of the network as it was trained."""
     classifier = load_classifier(name, "digits")
     state = load_file(WEIGHTS / "digits" / f"{name}.safetensors")
-    net = SMALL[name](10)
+    net = build_small(name, 10)
     net.load_state_dict(state)
     plain = Classifier(name, net, "as trained")
     assert len(classifier.state_dict()) < len(plain.state_dict())
@@ -80,7 +81,7 @@ def test_folded_batch_norms_change_nothing(name):
     assert torch.cosine_similarity(*(grad.flatten() for grad in grads), dim=0) > 0.999
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", registry.main_recognisers())
 def test_features_are_spatial_and_differentiable(name):
     pictures = torch.rand(3, 3, 32, 32, requires_grad=True)
     classifier = load_classifier(name, "digits")
@@ -118,7 +119,7 @@ def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
     """``resnet18_small_seed1`` is a ResNet-18 from the file of that name; a file of another architecture is refused."""
     monkeypatch.setattr(classifiers, "WEIGHTS", tmp_path)
     (tmp_path / "digits").mkdir()
-    net = SMALL["resnet18_small"](10)
+    net = build_small("resnet18_small", 10)
     save_file(net.state_dict(), tmp_path / "digits" / "resnet18_small_seed1.safetensors", {"arch": "resnet18_small"})
     loaded = load_classifier("resnet18_small_seed1", "digits")
     assert loaded.name == "resnet18_small_seed1" and loaded.weights.startswith("digits:")
@@ -157,15 +158,15 @@ def test_normalisation_is_exact_and_differentiable():
     assert (IMAGENET_MEAN, IMAGENET_STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", registry.recognisers("small"))
 def test_small_recognisers_are_small(name):
-    parameters = sum(p.numel() for p in SMALL[name](10).parameters())
+    parameters = sum(p.numel() for p in build_small(name, 10).parameters())
     assert 50_000 <= parameters <= 200_000
 
 
 def test_the_families_are_the_papers_five():
-    assert list(SMALL)[:5] == list(FAMILIES)
-    assert [name for name, _ in FAMILIES.values()] == ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
+    assert registry.recognisers("small")[:5] == registry.main_recognisers()
+    assert [registry.RECOGNISERS[name].counterpart for name in registry.main_recognisers()] == ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from rastudy.config import BASELINES, OF_PHOTOGRAPHS, Config, configure, make_config
+from rastudy import registry
+from rastudy.config import OF_PHOTOGRAPHS, Config, configure, make_config
 from rastudy.errors import StudyError
-from rastudy.presets import MODES, PRESETS, degradations
+from rastudy.presets import PRESETS, degradations
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # where and how fast a run goes, and who reads its output: not its numbers
@@ -72,7 +73,7 @@ def test_plain_does_not_know_r():
     assert make_config("digits", "sr", "plain", seed=1).run_id != plain.run_id
 
 
-@pytest.mark.parametrize("mode", BASELINES)
+@pytest.mark.parametrize("mode", registry.modes("baseline"))
 def test_baselines_depend_on_data_and_degradation_alone(mode):
     base = make_config("digits", "sr", mode)
     same = make_config("digits", "sr", mode, seed=2, epochs=9, lr=0.5, processor="srdensenet", ra_weight=1.0)
@@ -102,7 +103,7 @@ def test_negative_and_empty_mean_the_presets(override):
     assert make_config("digits", "jpeg", "ra", **override) == make_config("digits", "jpeg", "ra")
 
 
-@pytest.mark.parametrize("mode", MODES + BASELINES)
+@pytest.mark.parametrize("mode", registry.modes("paper") + registry.modes("baseline"))
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid(preset, mode):
     for (task, strength), settings in PRESETS[preset]["degradations"].items():
@@ -204,7 +205,7 @@ def test_the_device_is_there():
     assert make_config("digits", "sr").torch_device().type in ("cpu", "cuda")
 
 
-@pytest.mark.parametrize("mode", BASELINES)
+@pytest.mark.parametrize("mode", registry.modes("baseline"))
 def test_a_baseline_starts_from_nothing(mode):
     config = make_config("digits", "sr", mode)
     assert config.pretraining is None and config.chain == [config]

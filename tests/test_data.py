@@ -11,9 +11,10 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
-from rastudy.data import Loader, PictureSet, load_split, read_folder
-from rastudy.decode import centre_crop, read_picture, read_whole
-from rastudy.degrade import degrade, to_tensor
+from rastudy.data.datasets import PictureSet, load_split, read_folder
+from rastudy.data.degradations import degrade, to_tensor
+from rastudy.data.image_files import centre_crop, read_picture, read_whole
+from rastudy.data.loaders import Loader
 from rastudy.errors import StudyError
 
 STRENGTH = {"sr": 4, "dn": 0.2, "jpeg": 8}

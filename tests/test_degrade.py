@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from rastudy.degrade import check_task, degrade, no_processing, to_tensor, to_uint8
+from rastudy.data.degradations import degrade, no_processing, to_tensor, to_uint8
 from rastudy.errors import StudyError
+from rastudy.registry import TASKS
 
 STRENGTH = {"sr": 4, "dn": 0.1, "jpeg": 10}
 
@@ -106,14 +107,14 @@ def test_uint8_rounds_to_nearest_and_clamps():
 )  # fmt: skip
 def test_strengths_that_a_task_does_not_know(task, strength):
     with pytest.raises(StudyError, match=f"strength={strength}.*{task}.*use "):
-        check_task(task, strength)
+        TASKS[task].check(strength)
 
 
 @pytest.mark.parametrize(
     ("task", "strength"), [("sr", 2), ("sr", 4.0), ("dn", 0), ("dn", 0.1), ("dn", 1), ("jpeg", 1), ("jpeg", 95.0)]
 )
 def test_strengths_that_a_task_knows(task, strength):
-    check_task(task, strength)
+    TASKS[task].check(strength)
 
 
 def test_misuse_is_refused(photo):

@@ -14,17 +14,22 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
 from torch import nn
 
-from rastudy import classifiers, detection, detectors, directions, plots, scenes, transfer, voc
 from rastudy.config import make_config
-from rastudy.data import load_split
-from rastudy.detection import Found, average_precision, match
-from rastudy.detectors import DETECTORS, Detector, first_label_of, load_detector
+from rastudy.data import scenes
+from rastudy.data.datasets import load_split
+from rastudy.data.scenes import Boxes
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate
+from rastudy.evaluation import average_precision as detection
+from rastudy.evaluation.average_precision import Found, average_precision, match
+from rastudy.evaluation.evaluate import evaluate
+from rastudy.models import classifiers, detectors
+from rastudy.models.detectors import DETECTORS, Detector, first_label_of, load_detector
 from rastudy.presets import PRESETS
-from rastudy.runs import save_weights
-from rastudy.scenes import Boxes
-from rastudy.train import train
+from rastudy.report import figures as plots
+from rastudy.training.run_store import save_weights
+from rastudy.training.train import train
+from rastudy.transfer import directions, voc
+from rastudy.transfer import tables as transfer
 
 ONE = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
 
@@ -123,7 +128,7 @@ def test_detectors_belong_to_scenes(settings, message):
 
 def test_missing_and_foreign_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(detectors, "WEIGHTS", tmp_path)
-    with pytest.raises(StudyError, match="no weights for fcos_small; python -m rastudy.detectors trains"):
+    with pytest.raises(StudyError, match="no weights for fcos_small; rastudy recognisers --preset scenes trains"):
         load_detector("fcos_small")
     (tmp_path / "scenes").mkdir()
     save_file(DETECTORS["faster_rcnn_small"]().state_dict(), tmp_path / "scenes" / "fcos_small.safetensors")
@@ -308,7 +313,7 @@ def test_voc_from_the_command(devkit, tmp_path, monkeypatch, capsys):
     url = torchvision.models.get_model_weights(name).COCO_V1.url
     processor = tmp_path / "p.safetensors"
     config = make_config("smoke", "jpeg")
-    from rastudy.runs import build_models
+    from rastudy.training.run_store import build_models
 
     save_weights(processor, build_models(config)[0], config)
     arguments = ["voc", "--processor", str(processor), "--data", str(devkit), "--detector", name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_images
 
-from rastudy import digits
+from rastudy.data import digits
 
 PINNED = {"train": "06d17191124b9c65", "val": "a980ce2315a28727", "test": "d6344776f2f0063a"}
 

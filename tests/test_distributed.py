@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from rastudy.config import Config, make_config
-from rastudy.distributed import GlobalBatchNorm2d
+from rastudy.data.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate
-from rastudy.results import load_predictions
-from rastudy.runs import run_folder, weights_file
-from rastudy.train import train
+from rastudy.evaluation.evaluate import evaluate
+from rastudy.evaluation.predictions import load_predictions
+from rastudy.training.run_store import run_folder, weights_file
+from rastudy.training.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def kill_one(root: str) -> int:
         except (OSError, ValueError):
             continue
         if (
-            "rastudy.train" in command
+            "rastudy.training.train" in command
             and "torch.distributed.run" not in command
             and {"RANK=1", f"RASTUDY_ROOT={root}"} <= set(environment)
         ):
@@ -155,7 +155,7 @@ def test_two_machines_on_loopback(small_r, monkeypatch, tmp_path):
     settings |= {"train-images": 21, "val-images": 7, "batch-size": 8, "pretrain-epochs": 0, "epochs": 2, "lr": 1e-3}
     settings |= {"channels": 4, "blocks": 1, "transformer-channels": 4, "transformer-blocks": 1}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=7"]
-    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "-m", "rastudy.train"]
+    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "-m", "rastudy", "train"]
     command = [*launcher, *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
     agents = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     watch = threading.Timer(240, lambda: [agent.kill() for agent in agents])

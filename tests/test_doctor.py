@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rastudy import doctor
-from rastudy.files import write_json
+from rastudy.paths import write_json
+from rastudy.tools import doctor
 
 
 def levels(findings) -> set[str]:

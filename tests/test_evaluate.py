@@ -12,17 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from rastudy import digits, evaluate, metrics, photos
-from rastudy.classifiers import load_classifier
+from rastudy import registry
 from rastudy.config import Config, make_config
-from rastudy.data import Loader
-from rastudy.degrade import round_to_8_bits, to_tensor, to_uint8
+from rastudy.data import digits
+from rastudy.data import loaders as photos
+from rastudy.data.degradations import round_to_8_bits, to_tensor, to_uint8
+from rastudy.data.loaders import Loader
 from rastudy.errors import StudyError
-from rastudy.evaluate import first_pictures, load_pictures, predict
-from rastudy.presets import MODES
-from rastudy.results import Predictions, load_predictions, tidy_rows
-from rastudy.runs import build_models, load_models, run_folder, save_weights, weights_file
-from rastudy.train import train
+from rastudy.evaluation import evaluate, metrics
+from rastudy.evaluation.evaluate import first_pictures, load_pictures, predict
+from rastudy.evaluation.predictions import Predictions, load_predictions, tidy_rows
+from rastudy.models.classifiers import load_classifier
+from rastudy.models.processors import apply_processor
+from rastudy.training.fit_classifiers import processed
+from rastudy.training.run_store import build_models, load_models, run_folder, save_weights, weights_file
+from rastudy.training.train import train
 
 TARGETS = ("resnet18_small", "vgg16_bn_small")
 
@@ -77,7 +81,7 @@ def test_logits_do_not_depend_on_the_batch_size():
         logits = []
         for size in (7, 60):
             batches = Loader(load_pictures(config, "test"), config.task, config.strength, size).ordered()
-            logits.append(torch.cat([target(evaluate.restore(processor, b.lq, b.gt, config)) for b in batches]))
+            logits.append(torch.cat([target(apply_processor(processor, b.lq, b.gt, config)) for b in batches]))
         torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
 
 
@@ -129,7 +133,7 @@ def test_processed_pictures_are_what_is_evaluated(study_root):
     train(config, quiet)
     pictures = load_pictures(config, "test")
     ordered = Loader(pictures, config.task, config.strength, 25).ordered()
-    shown = evaluate.processed(config, pictures, ordered)
+    shown = processed(config, pictures, ordered)
     assert shown.pictures.dtype == np.uint8 and shown.pictures.shape == pictures.pictures.shape
     np.testing.assert_array_equal(shown.labels, pictures.labels)
     arrays = predict(config, pictures, targets(), load_models(config)[0])
@@ -137,7 +141,7 @@ def test_processed_pictures_are_what_is_evaluated(study_root):
     dn = small("none", "dn")
     loader = Loader(pictures, "dn", dn.strength, 60)
     for batches, batch in ((loader.ordered(), next(loader.ordered())), (loader.epoch(0, 3), next(loader.epoch(0, 3)))):
-        noisy = evaluate.processed(dn, pictures, batches).pictures  # in the set's order, whatever that of the batches
+        noisy = processed(dn, pictures, batches).pictures  # in the set's order, whatever that of the batches
         np.testing.assert_array_equal(noisy[batch.index], np.stack([to_uint8(p) for p in batch.lq]))
 
 
@@ -237,7 +241,7 @@ def test_other_recognisers_are_evaluated_again(study_root, monkeypatch):
     assert len(calls) == 2 and load_predictions(path).targets == ["resnet18_small"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", registry.modes("paper"))
 def test_predictions_hold_no_pickles(study_root, mode):
     """Plain arrays and a JSON text; what they say is the run's."""
     config = small(mode)
@@ -310,7 +314,7 @@ def ground(tmp_path_factory) -> dict[str, Path]:
 def command(ground: dict[str, Path], *arguments: object) -> subprocess.CompletedProcess:
     environment = os.environ | {"RASTUDY_ROOT": str(ground["root"]), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "rastudy.evaluate", *map(str, arguments), "--target-archs", ",".join(TARGETS)],
+        [sys.executable, "-m", "rastudy", "evaluate", *map(str, arguments), "--target-archs", ",".join(TARGETS)],
         env=environment, cwd=ground["root"], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-COMMAND = [sys.executable, "-m", "rastudy.sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "plain", "ra",
+COMMAND = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "plain", "ra",
            "--no-notebooks", "--jobs", "2"]  # fmt: skip
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rastudy import gallery, metrics
+from rastudy.analysis.tables import load_table, main_cells
 from rastudy.config import make_config
-from rastudy.degrade import round_to_8_bits
+from rastudy.data.degradations import round_to_8_bits
 from rastudy.errors import StudyError
-from rastudy.evaluate import load_pictures, restore
-from rastudy.gallery import SHOWN, Turned, pair_of, turned, turned_table
+from rastudy.evaluation import metrics
+from rastudy.evaluation.evaluate import load_pictures
+from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file, save_predictions
+from rastudy.models.processors import apply_processor
 from rastudy.presets import PRESETS
-from rastudy.results import Predictions, load_predictions, predictions_file, save_predictions
-from rastudy.runs import load_models
-from rastudy.tables import load_table, main_cells
+from rastudy.report import gallery
+from rastudy.report.gallery import SHOWN, Turned, pair_of, turned, turned_table
+from rastudy.training.run_store import load_models
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [name for name in PRESETS if name != "smoke" and list((ROOT / "results" / name / "predictions").glob("*.npz"))]
@@ -100,7 +102,7 @@ def test_the_pictures_are_those_that_were_read():
     places = [3, 141, 60]
     lq, gt = gallery._as_evaluated(load_pictures(plain, "test"), plain, places)
     for run in (plain, ra):
-        picture = round_to_8_bits(restore(load_models(run)[0], lq, gt, run))
+        picture = round_to_8_bits(apply_processor(load_models(run)[0], lq, gt, run))
         kept = load_predictions(predictions_file(run, "test")).arrays["mse"][places]
         assert metrics.mse_per_image(picture, gt).detach().numpy() == pytest.approx(kept, rel=1e-3)
 

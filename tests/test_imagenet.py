@@ -14,20 +14,22 @@ import torchvision
 from PIL import Image
 from test_convert import _Srresnet, release  # noqa: F401
 
-from rastudy import estimate, gallery, plots, sweep
-from rastudy.classifiers import Classifier, load_classifier, weights_versions
+from rastudy.analysis.published import WHOLE, clean_rows, published_top1, warning
+from rastudy.analysis.tables import load_table, make_tables
 from rastudy.config import make_config
-from rastudy.convert import convert
+from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate, evaluate_files, first_pictures, predict
-from rastudy.files import results_folder
-from rastudy.photos import load_pictures
+from rastudy.evaluation.evaluate import evaluate, evaluate_files, first_pictures, predict
+from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
+from rastudy.paths import NOTEBOOKS, results_folder
 from rastudy.presets import PRESETS
-from rastudy.published import WHOLE, clean_rows, published_top1, warning
-from rastudy.runs import weights_file
-from rastudy.sweep import NOTEBOOKS
-from rastudy.tables import load_table, make_tables
-from rastudy.train import train
+from rastudy.report import figures as plots
+from rastudy.report import gallery
+from rastudy.sweep import cost as estimate
+from rastudy.sweep import sweep
+from rastudy.tools.release_weights import convert
+from rastudy.training.run_store import weights_file
+from rastudy.training.train import train
 
 PHOTOGRAPHS = Path(os.environ.get("RASTUDY_PHOTOGRAPHS", "data/photographs"))
 WNIDS = ("n01443537", "n02123045", "n07753592")
@@ -115,7 +117,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
 
     class Clean:
         def __init__(self, right: int, n: int):
-            from rastudy.stats import Groups
+            from rastudy.analysis.statistics import Groups
 
             self.hits = np.zeros((1, 1, n))
             self.hits[:, :, :right] = 100.0
@@ -124,7 +126,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
             self.runs = {0: type("Run", (), {"about": {"targets": {"resnet18": "IMAGENET1K_V1"}}})()}
 
     def flag(right: int, n: int) -> str:
-        from rastudy.cells import main_key
+        from rastudy.analysis.comparisons import main_key
 
         rows = list(clean_rows("imagenet", {main_key("imagenet", "sr", 4.0, "clean"): Clean(right, n)}))
         return rows[0]["flag"]
@@ -184,7 +186,7 @@ def test_out_of_memory_is_explained(data, small_preset, monkeypatch):
     def step(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setitem(__import__("rastudy.steps").steps.STEPS, "ra", step)
+    monkeypatch.setitem(__import__("rastudy.training.steps").steps.STEPS, "ra", step)
     with pytest.raises(StudyError, match="4 pictures of 224 x 224.*micro_batch=1.*batch_size=4"):
         train(make_config("imagenet", "sr", "ra", data_dir=str(data)), lambda _: None)
 

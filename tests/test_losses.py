@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from rastudy.classifiers import Classifier, load_classifier
-from rastudy.losses import clean_features, image_loss, perceptual_loss, recognition_loss, soft_targets, unsupervised_loss
+from rastudy.models.classifiers import Classifier, load_classifier
+from rastudy.training.losses import (
+    clean_features,
+    image_loss,
+    perceptual_loss,
+    recognition_loss,
+    soft_targets,
+    unsupervised_loss,
+)
 
 N, K = 5, 10
 

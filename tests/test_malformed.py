@@ -25,19 +25,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from rastudy import similarity, tables, transfer
-from rastudy.classifiers import load_classifier
+from rastudy.analysis import tables
+from rastudy.boundaries import tables as similarity
 from rastudy.config import Config, configure, make_config
-from rastudy.data import read_folder
+from rastudy.data.datasets import read_folder
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate_files
-from rastudy.files import read_json, results_folder, write_csv
-from rastudy.pictures import open_picture
-from rastudy.processors import build_processor
-from rastudy.restore import load, restore_files
-from rastudy.results import COLUMNS, KEY, load_csv, load_predictions, read_table, save_predictions
-from rastudy.runs import claim_folder, load_weights, read_metadata, run_folder
-from rastudy.sweep import settings_from
+from rastudy.evaluation.evaluate import evaluate_files
+from rastudy.evaluation.predictions import COLUMNS, KEY, load_csv, load_predictions, read_table, save_predictions
+from rastudy.models.classifiers import load_classifier
+from rastudy.models.processors import build_processor
+from rastudy.paths import read_json, results_folder, write_csv
+from rastudy.restore.image_io import open_picture
+from rastudy.restore.restore import load, restore_files
+from rastudy.sweep.sweep import settings_from
+from rastudy.training.run_store import claim_folder, load_weights, read_metadata, run_folder
+from rastudy.transfer import tables as transfer
 
 SECONDS = 60  # for one input, on a busy machine
 many = settings(max_examples=100, derandomize=True, deadline=None, database=None, print_blob=False,

@@ -7,8 +7,8 @@ from scipy.ndimage import correlate
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import top_k_accuracy_score
 
-from rastudy import metrics
-from rastudy.degrade import to_tensor
+from rastudy.data.degradations import to_tensor
+from rastudy.evaluation import metrics
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
-from rastudy import cache
-from rastudy.cache import CachedPhotos, FilePhotos, cache_folder, open_cache, pixels_file, table_file, verify
 from rastudy.config import Config, make_config
-from rastudy.degrade import degrade
+from rastudy.data import photo_cache as cache
+from rastudy.data.degradations import degrade
+from rastudy.data.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, find_photos, split_of, wnids
+from rastudy.data.loaders import CropLoader, evaluation_batches, load_pictures, loader_of, write_split
+from rastudy.data.photo_cache import CachedPhotos, FilePhotos, cache_folder, open_cache, pixels_file, table_file, verify
 from rastudy.errors import StudyError
-from rastudy.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, find_photos, split_of, wnids
-from rastudy.photos import CropLoader, evaluation_batches, load_pictures, loader_of, write_split
-from rastudy.train import is_trained, train
+from rastudy.training.train import is_trained, train
 
 WNIDS = Path(os.environ.get("RASTUDY_WNIDS", "imagenet_wnids.txt"))  # a list to check timm's against, where there is one
 CLASSES = ("n01443537", "n02123045", "n07753592")  # labels 1, 281, 954

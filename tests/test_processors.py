@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rastudy.errors import StudyError
-from rastudy.processors import ResnetGenerator, SRDenseNet, SRResNet, _FewChannelConv, build_processor
+from rastudy.models.processors import ResnetGenerator, SRDenseNet, SRResNet, _FewChannelConv, build_processor
 
 
 def count(net: nn.Module) -> int:

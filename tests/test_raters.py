@@ -10,12 +10,12 @@ import pytest
 from browser import needs_browser, open_lab
 from sklearn.metrics import cohen_kappa_score
 
-from rastudy import raters
-from rastudy.classifiers import FAMILIES
+from rastudy import registry
 from rastudy.config import make_config
-from rastudy.data import load_split
+from rastudy.data.datasets import load_split
 from rastudy.errors import StudyError
-from rastudy.results import predictions_file, save_predictions
+from rastudy.evaluation.predictions import predictions_file, save_predictions
+from rastudy.transfer import user_study as raters
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "06_user_study.ipynb"
 
@@ -30,7 +30,7 @@ def config(study_root):
     other[:, ::2] = plain[:, ::2, ::-1]
     for mode, top5 in (("plain", plain), ("ra", other)):
         run = make_config("smoke", "jpeg", mode)
-        about = {"config": run.science(), "run_id": run.run_id, "split": "test", "targets": dict.fromkeys(FAMILIES, "v")}
+        about = {"config": run.science(), "run_id": run.run_id, "split": "test", "targets": dict.fromkeys(registry.main_recognisers(), "v")}
         arrays = {"top5": top5, "label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
         save_predictions(predictions_file(run, "test"), arrays, about)
     return make_config("smoke", "jpeg", "ra")

@@ -8,13 +8,15 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rastudy import classifiers, recognisers
-from rastudy.classifiers import load_classifier, pinned_hashes, sha256
 from rastudy.config import make_config
-from rastudy.data import Loader, load_split
-from rastudy.degrade import to_uint8
-from rastudy.recognisers import train_recogniser, untrained_recogniser
-from rastudy.small import SMALL
+from rastudy.data.datasets import load_split
+from rastudy.data.degradations import to_uint8
+from rastudy.data.loaders import Loader
+from rastudy.models import classifiers
+from rastudy.models.classifiers import load_classifier, pinned_hashes, sha256
+from rastudy.models.small_nets import build_small
+from rastudy.training import fit_classifiers as recognisers
+from rastudy.training.fit_classifiers import train_recogniser, untrained_recogniser
 
 SHORT = {"train_images": 384, "epochs": 1, "lr": 4e-3, "augment": True, "longer": {"resnet50_small": 2}}
 
@@ -101,7 +103,7 @@ def test_an_untrained_recogniser_knows_nothing():
     train, val = load_split("digits", "train", 384), load_split("digits", "val", 500)
     state, about = untrained_recogniser("resnet18_small", train, 0)
     torch.manual_seed(0)
-    initial = SMALL["resnet18_small"](10)
+    initial = build_small("resnet18_small", 10)
     assert all(torch.equal(state[name], parameter) for name, parameter in initial.named_parameters())
     initial.load_state_dict(state)
     norms = [module for module in initial.modules() if isinstance(module, nn.BatchNorm2d)]

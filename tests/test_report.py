@@ -14,13 +14,15 @@ from browser import CHROMIUM, free_port, needs_browser, wait_for
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from rastudy import claims, readme, report
+from rastudy import registry
+from rastudy.analysis.tables import GAINS
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.files import write_csv
-from rastudy.gallery import turned_table
-from rastudy.presets import MODES
-from rastudy.tables import GAINS
+from rastudy.paths import write_csv
+from rastudy.report import claims
+from rastudy.report import html as report
+from rastudy.report import results_page as readme
+from rastudy.report.gallery import turned_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +32,7 @@ def file(tmp_path_factory) -> Path:
     """The report of the committed studies, through the command that a user types."""
     before = {path: path.read_bytes() for path in (ROOT / "figures").rglob("turned*.png")}  # drawn anew, where nothing changes
     path = tmp_path_factory.mktemp("report") / "report.html"
-    done = subprocess.run([sys.executable, "-m", "rastudy.report", "-o", str(path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "rastudy", "report", "-o", str(path)], cwd=ROOT, capture_output=True, text=True)
     for figure, content in before.items():
         figure.write_bytes(content)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -229,9 +231,9 @@ def test_studies(study_root):
         report.studies_of("")
     with pytest.raises(StudyError, match="preset='digit' is unknown"):
         report.studies_of("smoke, digit") if report.has_results("smoke") else report.studies_of("digit")
-    with pytest.raises(StudyError, match="rastudy.sweep --preset smoke"):
+    with pytest.raises(StudyError, match="rastudy.sweep.sweep --preset smoke"):
         report.studies_of("smoke")
-    write_csv(study_root / "results" / "smoke" / "gains.csv", [dict.fromkeys(GAINS, 1) | {"mode": MODES[1]}], GAINS)
+    write_csv(study_root / "results" / "smoke" / "gains.csv", [dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1]}], GAINS)
     assert report.studies_of(" smoke ") == ["smoke"]
 
 

@@ -16,15 +16,15 @@ import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
-from rastudy import restore
 from rastudy.config import make_config
-from rastudy.degrade import to_tensor, to_uint8
+from rastudy.data.degradations import to_tensor, to_uint8
 from rastudy.errors import StudyError
-from rastudy.pictures import open_picture, prepare, save_picture
-from rastudy.processors import build_processor
-from rastudy.restore import Models, load, plan, restore_files, restore_picture
-from rastudy.runs import save_weights, weights_file
-from rastudy.tiles import _windows, geometry, restore_pixels
+from rastudy.models.processors import build_processor
+from rastudy.restore import restore
+from rastudy.restore.image_io import open_picture, prepare, save_picture
+from rastudy.restore.restore import Models, load, plan, restore_files, restore_picture
+from rastudy.restore.tiles import _windows, geometry, restore_pixels
+from rastudy.training.run_store import save_weights, weights_file
 
 ROOT = Path(__file__).parents[1]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -497,7 +497,7 @@ def test_the_notebook_restores_a_folder(tmp_path, flower, monkeypatch):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from rastudy.restore import load, restore_files
+from rastudy.restore.restore import load, restore_files
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 restore_files([Path(sys.argv[1])], Path(sys.argv[2]), load(task="jpeg"))
 print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

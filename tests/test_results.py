@@ -9,8 +9,7 @@ import pytest
 
 from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
-from rastudy.files import results_folder, write_csv
-from rastudy.results import (
+from rastudy.evaluation.predictions import (
     COLUMNS,
     KEY,
     Predictions,
@@ -21,6 +20,7 @@ from rastudy.results import (
     save_predictions,
     tidy_rows,
 )
+from rastudy.paths import results_folder, write_csv
 
 N = 45
 TARGETS = {"resnet18_small": "digits:aaaa", "vgg16_bn_small": "digits:bbbb", "densenet121_small": "digits:cccc"}
@@ -164,7 +164,7 @@ def test_spoilt_tables_are_refused(study_root, spoil, message):
 
 def test_no_results_yet(study_root):
     """The message names the command."""
-    with pytest.raises(StudyError, match="python -m rastudy.sweep --preset smoke"):
+    with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
         load_results("smoke")
-    with pytest.raises(StudyError, match="python -m rastudy.sweep"):
+    with pytest.raises(StudyError, match="rastudy sweep"):
         load_predictions(predictions_file(make_config("smoke", "sr"), "test"))

@@ -8,11 +8,15 @@ import pytest
 import scipy.stats
 import torch
 
-from rastudy import boundaries, boundary_plots, gallery, similarity, stats
+from rastudy.analysis import statistics as stats
+from rastudy.boundaries import figures as boundary_plots
+from rastudy.boundaries import measure as boundaries
+from rastudy.boundaries import tables as similarity
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.results import load_predictions
-from rastudy.runs import build_models, save_weights, weights_file
+from rastudy.evaluation.predictions import load_predictions
+from rastudy.report import gallery
+from rastudy.training.run_store import build_models, save_weights, weights_file
 
 SOURCE = "resnet18_small"
 
@@ -150,7 +154,7 @@ def test_two_equal_runs_are_refused(two_runs):
 
 def test_missing_runs(study_root):
     """Named with the commands that make them."""
-    sweep = "python -m rastudy.sweep --preset smoke --task jpeg"
+    sweep = "rastudy sweep --preset smoke --task jpeg"
     with pytest.raises(StudyError, match=rf"smoke, jpeg 6: no weights of plain; run {sweep}"):
         boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
     plain = make_config("smoke", "jpeg", "plain")
@@ -177,5 +181,5 @@ def test_one_picture(two_runs, monkeypatch):
     assert len(boundary_plots.plot_strip(two_runs[0], around, [SOURCE]).axes) == 6
     with pytest.raises(StudyError, match="picture 60: there are 60, from 0 to 59"):
         boundary_plots.look_around(two_runs[0], pictures, 60, SOURCE)
-    with pytest.raises(StudyError, match="no weights of RA from vgg16_bn_small; run python -m rastudy.sweep"):
+    with pytest.raises(StudyError, match="no weights of RA from vgg16_bn_small; run rastudy sweep"):
         boundary_plots.look_around(two_runs[0], pictures, 0, "vgg16_bn_small")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest
 
-from rastudy import stats
-from rastudy.stats import Estimate, Groups, holm
+from rastudy.analysis import statistics as stats
+from rastudy.analysis.statistics import Estimate, Groups, holm
 
 
 def paired_p(differences: np.ndarray, groups: Groups) -> float:

@@ -6,16 +6,17 @@ import nbformat
 import pytest
 from filelock import FileLock
 
-from rastudy import runs, sweep
-from rastudy.evaluate import evaluate, is_evaluated
-from rastudy.files import read_json, write_json
-from rastudy.grid import Cell
+from rastudy.analysis.grid import Cell
+from rastudy.evaluation.evaluate import evaluate, is_evaluated
+from rastudy.evaluation.predictions import predictions_file
+from rastudy.paths import read_json, write_json
 from rastudy.presets import PRESETS
-from rastudy.results import predictions_file
-from rastudy.runs import code_versions, record_file, run_folder, weights_file, write_records
-from rastudy.status import STATES, show_status, state_of
-from rastudy.sweep import parse, select
-from rastudy.train import train
+from rastudy.sweep import sweep
+from rastudy.sweep.status import STATES, show_status, state_of
+from rastudy.sweep.sweep import parse, select
+from rastudy.training import run_store as runs
+from rastudy.training.run_store import code_versions, record_file, run_folder, weights_file, write_records
+from rastudy.training.train import train
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from rastudy import boundaries, similarity, sweep, transfer
-from rastudy.config import BASELINES, make_config
+from rastudy import registry
+from rastudy.analysis.grid import Cell, grid, merge, product
+from rastudy.analysis.tables import TABLES, load_table, main_table
+from rastudy.boundaries import measure as boundaries
+from rastudy.boundaries import tables as similarity
+from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.files import results_folder, write_csv
-from rastudy.grid import Cell, grid, merge, product
-from rastudy.presets import MODES, PRESETS, degradations, settings_of
-from rastudy.results import (
+from rastudy.evaluation.predictions import (
     COLUMNS,
     Predictions,
     load_predictions,
@@ -32,10 +33,14 @@ from rastudy.results import (
     save_predictions,
     tidy_rows,
 )
-from rastudy.runs import weights_file
-from rastudy.sweep import READING, check_gate, parse, select
-from rastudy.tables import TABLES, load_table, main_table
-from rastudy.train import train
+from rastudy.paths import results_folder, write_csv
+from rastudy.presets import PRESETS, degradations, settings_of
+from rastudy.report.notebooks import READING
+from rastudy.sweep import sweep
+from rastudy.sweep.sweep import check_gate, parse, select
+from rastudy.training.run_store import weights_file
+from rastudy.training.train import train
+from rastudy.transfer import tables as transfer
 
 TASKS = ("sr", "dn", "jpeg")
 FIVE = {"resnet18_small", "resnet50_small", "resnet101_small", "densenet121_small", "vgg16_bn_small"}
@@ -51,7 +56,7 @@ class Finished(NamedTuple):
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "rastudy.sweep", "--preset", "smoke", *arguments],
+        [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", *arguments],
         env=os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"},
         cwd=root, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
@@ -104,7 +109,7 @@ def test_the_tables_have_every_row(in_finished):
     top1 = accuracy[accuracy["metric"] == "top1"]
     keys = list(zip(top1["task"], top1["mode"], top1["target_arch"], strict=True))
     assert len(keys) == len(set(keys)) == 3 * 6 * 5
-    assert set(keys) == {(task, mode, arch) for task in TASKS for mode in (*BASELINES, *MODES) for arch in FIVE}
+    assert set(keys) == {(task, mode, arch) for task in TASKS for mode in (*registry.modes("baseline"), *registry.modes("paper")) for arch in FIVE}
     for table in (accuracy, load_table("smoke", "gains")):
         assert np.isfinite(table[["value", "low", "high"]]).all(axis=None)
         assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
@@ -192,7 +197,7 @@ def test_the_sweep_of_transfer(in_finished):
 def test_the_report_of_the_sweep(in_finished):
     """One file within a minute, with the smoke study's tables, every figure and the gallery's pictures."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "rastudy.report", "--preset", "smoke"], cwd=in_finished, capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "rastudy", "report", "--preset", "smoke"], cwd=in_finished, capture_output=True,
                           text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.perf_counter() - started < 60
@@ -233,8 +238,7 @@ def test_an_interruption_ends_at_once(tmp_path, name, code, sign):
     """While a run trains, and while its kernel starts: no process stays behind, and nothing looks finished."""
     arguments = [
         sys.executable,
-        "-m",
-        "rastudy.sweep",
+        "-m", "rastudy", "sweep",
         "--preset",
         "digits",
         "--task",
@@ -443,11 +447,11 @@ def test_the_full_grid_can_be_run_in_parts():
     part = select(parse(["--full", "--task", "jpeg", "--mode", "ra", "--seed", "0"]))
     assert {c.config.run_id for c in part} == {
         run_id for run_id, c in whole.items()
-        if (c.config.task, c.config.seed) == ("jpeg", 0) and c.config.mode in (*BASELINES, "plain", "ra")
+        if (c.config.task, c.config.seed) == ("jpeg", 0) and c.config.mode in (*registry.modes("baseline"), "plain", "ra")
     }  # fmt: skip
     assert all(whole[c.config.run_id] == c for c in part) and len(part) > 6  # the weight grid and the matrix among them
     assert {(c.config.mode, c.config.seed) for c in select(parse(["--full", "--seed", "1"]))} == {
-        *((mode, 1) for mode in MODES), *((mode, 0) for mode in BASELINES)
+        *((mode, 1) for mode in registry.modes("paper")), *((mode, 0) for mode in registry.modes("baseline"))
     }  # fmt: skip
     source = {c.config.mode: c.config.source_arch for c in select(parse(["--full", "--source-arch", "vgg16_bn_small"]))}
     assert source == {"none": "-", "clean": "-", "plain": "-", "ra": "vgg16_bn_small"}
@@ -468,14 +472,14 @@ def test_full_adds_seeds_sources_and_processors():
     """Three seeds of every mode, every R as the source, and every other processor beside its plain."""
     cells = grid("digits", full=True)
     main_runs = {(c.config.task, c.config.mode, c.config.seed) for c in cells if c.config.processor == "srresnet"}
-    assert {(task, mode, seed) for task in TASKS for mode in MODES for seed in (0, 1, 2)} <= main_runs
+    assert {(task, mode, seed) for task in TASKS for mode in registry.modes("paper") for seed in (0, 1, 2)} <= main_runs
     assert {c.config.source_arch for c in cells if c.config.mode == "ra" and c.config.task == "sr"} == FIVE
     others = {(c.config.processor, c.config.task, c.config.mode) for c in cells if c.config.processor != "srresnet"}
     assert {("srdensenet", "sr"), ("resnet_generator", "dn"), ("resnet_generator", "jpeg")} == {
-        (name, task) for name, task, mode in others if mode not in BASELINES
+        (name, task) for name, task, mode in others if mode not in registry.modes("baseline")
     }
     for name, task, mode in others:
-        assert mode in BASELINES or (name, task, {"plain": "ra", "ra": "plain"}[mode]) in others
+        assert registry.is_baseline(mode) or (name, task, {"plain": "ra", "ra": "plain"}[mode]) in others
 
 
 def test_the_dry_run_foretells_the_hours():

@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rastudy import claims, plots, readme, tables
-from rastudy.cells import load_cells
+from rastudy import registry
+from rastudy.analysis import tables
+from rastudy.analysis.comparisons import load_cells
+from rastudy.analysis.grid import grid
+from rastudy.analysis.tables import TABLES, load_table, make_tables, paper_gains, paper_reported
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.grid import grid
-from rastudy.presets import MODES, PRESETS, SMALL_FIVE, degradations, settings_of
-from rastudy.results import load_results, predictions_file, save_predictions
-from rastudy.tables import TABLES, load_table, make_tables, paper_gains, paper_reported
+from rastudy.evaluation.predictions import load_results, predictions_file, save_predictions
+from rastudy.presets import PRESETS, SMALL_FIVE, degradations, settings_of
+from rastudy.report import claims
+from rastudy.report import figures as plots
+from rastudy.report import results_page as readme
 
 ROOT = Path(__file__).parents[1]
 N = 400
@@ -553,7 +557,7 @@ def test_make_tables_is_idempotent(study_root):
 
 
 def test_make_tables_needs_predictions(study_root):
-    with pytest.raises(StudyError, match="python -m rastudy.sweep --preset smoke"):
+    with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
         make_tables("smoke")
 
 
@@ -701,5 +705,5 @@ def test_every_mode_is_in_the_committed_tables(committed):
     table = tables.main_cells(load_table("digits", "accuracy"), "digits")
     top1 = table[table["metric"] == "top1"]
     cells = top1.groupby(["task", "mode"])["target_arch"].nunique()
-    assert cells.to_dict() == {(t, m): 5 for t in ("sr", "dn", "jpeg") for m in (*MODES, "none", "clean")}
+    assert cells.to_dict() == {(t, m): 5 for t in ("sr", "dn", "jpeg") for m in (*registry.modes("paper"), "none", "clean")}
     assert set(top1["n_images"]) == {2500} and set(top1["n_groups"]) == {500}

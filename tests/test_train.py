@@ -12,16 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rastudy import train as training
-from rastudy.classifiers import load_classifier
+from rastudy import registry
 from rastudy.config import Config, make_config
-from rastudy.data import Loader
+from rastudy.data.loaders import Loader, load_pictures
 from rastudy.errors import StudyError
-from rastudy.losses import recognition_loss
-from rastudy.photos import load_pictures
-from rastudy.presets import MODES
-from rastudy.runs import load_models, run_folder, weights_file
-from rastudy.train import STEPS, Models, learning_rate, make_models, relabel, train, train_one_epoch
+from rastudy.models.classifiers import load_classifier
+from rastudy.training import train as training
+from rastudy.training.losses import recognition_loss
+from rastudy.training.run_store import load_models, run_folder, weights_file
+from rastudy.training.train import STEPS, Models, learning_rate, make_models, relabel, train, train_one_epoch
 
 TWO = "resnet18_small,vgg16_bn_small"
 
@@ -64,7 +63,7 @@ def first_batch(config: Config):
 def gradients(models: Models, net: str = "processor") -> list[torch.Tensor]:
     """The gradients one step leaves in P (or T), then cleared."""
     models.processor.train()
-    STEPS[models.config.mode](models, first_batch(models.config))
+    registry.resolve(registry.MODES[models.config.mode].step)(models, first_batch(models.config))
     found = [parameter.grad.clone() for parameter in getattr(models, net).parameters()]
     for each in (models.processor, models.transformer):
         if each is not None:
@@ -151,8 +150,8 @@ def test_t_learns_to_copy_in_its_pretraining(study_root):
 
 def test_every_mode_starts_from_one_pretraining(study_root):
     """P is plain's after it, bitwise, whatever mode, weight and R follow; T's is trained once for every R."""
-    runs = [small(mode, pretrain_epochs=1, ra_weight=weight) for mode in MODES for weight in (0.5, 1.0)]
-    runs += [small(mode, pretrain_epochs=1, source_arch="vgg16_bn_small") for mode in MODES]
+    runs = [small(mode, pretrain_epochs=1, ra_weight=weight) for mode in registry.modes("paper") for weight in (0.5, 1.0)]
+    runs += [small(mode, pretrain_epochs=1, source_arch="vgg16_bn_small") for mode in registry.modes("paper")]
     assert len({run.pretraining.run_id for run in runs}) == 2
     assert len({(run.pretraining.pretraining or run.pretraining).run_id for run in runs}) == 1
     start = trained(runs[0].pretraining)
@@ -218,7 +217,7 @@ def test_several_sources_share_the_loss(mode):
     for arch in (TWO, *TWO.split(",")):
         models = make_models(small(mode, source_arch=arch))
         assert [source.name for source in models.sources] == arch.split(",")
-        values[arch] = float(STEPS[mode](models, first_batch(models.config))[1].detach())
+        values[arch] = float(registry.resolve(registry.MODES[mode].step)(models, first_batch(models.config))[1].detach())
     together, one, other = values.values()
     assert one != other
     assert together == pytest.approx((one + other) / 2, rel=1e-5)
@@ -245,17 +244,17 @@ def test_every_mode_sees_the_same_pictures_and_noise(study_root, monkeypatch, ta
             seen.setdefault((mode, seed), []).append(batch)
             return step(models, batch)
 
-        step = STEPS[mode]
+        step = registry.resolve(registry.MODES[mode].step)
         with monkeypatch.context() as patch:
             patch.setitem(training.STEPS, mode, record)
             train(small(mode, task, seed=seed), quiet)
 
-    for mode in MODES:
+    for mode in registry.modes("paper"):
         train_and_record(mode, 0)
     train_and_record("plain", 1)
     plain = seen["plain", 0]
     assert len(plain) == 2 * 4
-    for mode in MODES:
+    for mode in registry.modes("paper"):
         for one, other in zip(plain, seen[mode, 0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), mode
     assert not torch.equal(plain[0].index, seen["plain", 1][0].index)
@@ -264,8 +263,8 @@ def test_every_mode_sees_the_same_pictures_and_noise(study_root, monkeypatch, ta
 
 def test_initial_weights_depend_on_the_seed_alone():
     """The same P for every mode, another one for another seed."""
-    states = {(mode, seed): copy(make_models(small(mode, seed=seed)).processor) for mode in MODES for seed in (0, 1)}
-    assert all(same_bits(states["plain", seed], states[mode, seed]) for mode in MODES for seed in (0, 1))
+    states = {(mode, seed): copy(make_models(small(mode, seed=seed)).processor) for mode in registry.modes("paper") for seed in (0, 1)}
+    assert all(same_bits(states["plain", seed], states[mode, seed]) for mode in registry.modes("paper") for seed in (0, 1))
     assert not same_bits(states["plain", 0], states["plain", 1])
 
 
@@ -364,7 +363,7 @@ def test_baselines_train_nothing(study_root, mode):
     assert not any(study_root.iterdir())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", registry.modes("paper"))
 def test_resume_equals_the_uninterrupted_run(study_root, monkeypatch, mode):
     """Bitwise: weight files and curve, after an interruption at the end of the first of three epochs."""
 
@@ -479,7 +478,7 @@ def test_the_schedule_reaches_the_optimiser(study_root):
     assert rates == pytest.approx([config.lr / 100] * 2)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", registry.modes("paper"))
 def test_bf16_autocast(study_root, mode):
     """Runs on the CPU too: finite losses near those of full precision, weights in float32."""
     half, full = (train(small(mode, precision=p), quiet) for p in ("bf16", "fp32"))
@@ -492,7 +491,7 @@ def test_bf16_autocast(study_root, mode):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", registry.modes("paper"))
 def test_training_on_a_gpu(study_root, mode, precision):
     """First losses as on the CPU; the weights load there."""
     found = train(small(mode, device="cuda", precision=precision), quiet)

@@ -10,21 +10,24 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rastudy import classifiers, directions, plots, transfer
-from rastudy.cells import cell_key
-from rastudy.classifiers import FAMILIES
-from rastudy.config import BASELINES, make_config
-from rastudy.data import load_split
-from rastudy.degrade import round_to_8_bits
+from rastudy import registry
+from rastudy.analysis.comparisons import cell_key
+from rastudy.config import make_config
+from rastudy.data.datasets import load_split
+from rastudy.data.degradations import round_to_8_bits
+from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
-from rastudy.evaluate import evaluate
-from rastudy.files import results_folder
-from rastudy.photos import load_pictures
-from rastudy.presets import MODES, PRESETS, degradations
-from rastudy.results import load_predictions, save_predictions
-from rastudy.small import SMALL
-from rastudy.train import train
-from rastudy.upload import UPLOADS, upload
+from rastudy.evaluation.evaluate import evaluate
+from rastudy.evaluation.predictions import load_predictions, save_predictions
+from rastudy.models import classifiers
+from rastudy.models.small_nets import build_small
+from rastudy.paths import results_folder
+from rastudy.presets import PRESETS, degradations
+from rastudy.report import figures as plots
+from rastudy.training.train import train
+from rastudy.transfer import directions
+from rastudy.transfer import tables as transfer
+from rastudy.transfer.upload import UPLOADS, upload
 
 ONE = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
 
@@ -78,13 +81,13 @@ def test_every_direction_has_plain_beside_ra(direction):
     """Of the same degradation, data and seed: nothing is compared with a plain of other pictures."""
     found = [run.config for run in directions.runs("digits", direction)]
     plain = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode == "plain"}
-    taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode not in (*BASELINES, "plain")}
+    taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode not in (*registry.modes("baseline"), "plain")}
     assert taught == plain and len(plain) >= 3
 
 
 def test_held_out_readers_never_taught():
     taught = {name for sources in directions.SOURCES for name in sources.split(",")}
-    assert not taught & set(directions.HELD_OUT) and set(directions.HELD_OUT) <= set(FAMILIES)
+    assert not taught & set(directions.HELD_OUT) and set(directions.HELD_OUT) <= set(registry.main_recognisers())
     assert [len(sources.split(",")) for sources in directions.SOURCES] == [1, 2, 3]
 
 
@@ -126,7 +129,7 @@ def by_hand(study_root, monkeypatch):
         readers = {"clean": (95, floor), "plain": (60, 10), "ra": (ra, 15)}
         for mode, hits in home.items():
             config = make_config("smoke", "jpeg", mode)
-            put(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz", config, dict.fromkeys(FAMILIES, hits))
+            put(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz", config, dict.fromkeys(registry.main_recognisers(), hits))
             seen = dict(zip(("vit_small", "svm_hog"), readers[mode], strict=True))
             put(directions.predictions_of(config, "families", "families"), config, seen)
         transfer.make_table("smoke", "families")
@@ -172,10 +175,10 @@ def test_other_pictures_are_not_paired(by_hand):
 
 def test_nothing_read_yet(study_root):
     with pytest.raises(
-        StudyError, match="nothing has been read; run python -m rastudy.sweep --preset smoke --direction upload"
+        StudyError, match="nothing has been read; run rastudy sweep --preset smoke --direction upload"
     ):
         transfer.make_table("smoke", "upload")
-    with pytest.raises(StudyError, match="no such table; run python -m rastudy.sweep"):
+    with pytest.raises(StudyError, match="no such table; run rastudy sweep"):
         transfer.load_table("digits", "upload")
 
 
@@ -199,16 +202,16 @@ def small_study(tmp_path_factory):
         (weights / "digits").symlink_to(classifiers.WEIGHTS / "digits")
         for dataset, classes in (("digits_first", 5), ("digits_second", 5), ("cifar10", 10), ("random", 10)):
             (weights / dataset).mkdir()
-            for arch in SMALL:
+            for arch in registry.recognisers("small"):
                 torch.manual_seed(0)
-                save_file(SMALL[arch](classes).state_dict(), weights / dataset / f"{arch}.safetensors", {"arch": arch})
+                save_file(build_small(arch, classes).state_dict(), weights / dataset / f"{arch}.safetensors", {"arch": arch})
         patch.setattr(classifiers, "WEIGHTS", weights)
         for split in ("train", "test"):
             for k in range(10):
                 (place / "cifar" / split / f"c{k}").mkdir(parents=True)
                 for n in range(2):
                     Image.new("RGB", (32, 32), (25 * k, 100 * n, 0)).save(place / "cifar" / split / f"c{k}" / f"{n}.png")
-        for mode in (*BASELINES, *MODES):
+        for mode in (*registry.modes("baseline"), *registry.modes("paper")):
             config = make_config("smoke", "jpeg", mode)
             train(config, log=lambda _: None)
             evaluate(config, "test", log=lambda _: None)
@@ -239,8 +242,8 @@ def run(direction: str, **others) -> pd.DataFrame:
 def test_upload(small_study):
     """Every way, the five readers and their mean, every RA mode; PNG is what was read at home."""
     table = run("upload")
-    assert set(table["variant"]) == set(UPLOADS) and set(table["reader"]) == {*FAMILIES, "mean"}
-    assert set(table["mode"]) == {*MODES[1:]}
+    assert set(table["variant"]) == set(UPLOADS) and set(table["reader"]) == {*registry.main_recognisers(), "mean"}
+    assert set(table["mode"]) == {*registry.modes("paper")[1:]}
     png = table[(table["variant"] == "png")]
     assert (png["difference"] == 0).all() and (png["value"] == png["reference"])[png["reader"] != "mean"].all()
     config = make_config("smoke", "jpeg", "ra_transformer")
@@ -321,7 +324,7 @@ def test_a_black_box(small_study, monkeypatch):
 
 def test_missing_weights_name_the_command(small_study):
     config = make_config("smoke", "jpeg", "ra", seed=7)
-    with pytest.raises(StudyError, match="no such weights; python -m rastudy.sweep --preset smoke --direction upload trains"):
+    with pytest.raises(StudyError, match="no such weights; rastudy sweep --preset smoke --direction upload trains"):
         directions.read_run(config, "upload")
 
 

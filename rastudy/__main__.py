@@ -1,0 +1,305 @@
+"""The command line: ``rastudy COMMAND``. A command's code is imported when it runs, so that help answers at once."""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from rastudy import registry
+from rastudy.config import Config, reader_of
+from rastudy.errors import CANNOT_WRITE, PLACE, StudyError
+from rastudy.paths import root
+from rastudy.presets import PRESETS, settings_of
+from rastudy.registry import resolve
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+CORES = os.cpu_count() or 1
+
+
+class Command(NamedTuple):
+    """``run``: ``module:function`` of the parsed options, gives an exit status or None; ``says``: one sentence."""
+
+    run: str
+    says: str
+    options: Callable[[], list[Option]]
+
+
+def option(*names: str, says: str, **settings: Any) -> Option:
+    """An option of argparse's; its default is added to its sentence."""
+    default = settings.get("default")
+    if default not in (None, "", [], False) and "default" not in says:
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+        says += f" (default: {shown})"
+    return names, settings | {"help": says.replace("%", "%%")}
+
+
+def flag(*names: str, says: str) -> Option:
+    return option(*names, says=says, action="store_true")
+
+
+def preset(default: str | list[str] = "digits", says: str = "the study", **settings: Any) -> Option:
+    return option("--preset", says=f"{says}: {', '.join(PRESETS)}", default=default, **settings)
+
+
+DATA = option("--data", says="folder of the pictures, where the data set needs one (default: none)", default="")
+DEVICE = option("--device", says="auto, cpu or cuda", default="auto")
+JOBS = option("--jobs", says="one-thread processes side by side, 1 or more", type=int, default=CORES)
+TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
+SKIP = flag("--skip-unreadable", says="leave out pictures that cannot be read and warn, instead of stopping")
+MODES = ", ".join(registry.MODES)
+
+
+def train_options() -> list[Option]:
+    shown = PRESETS["digits"] | settings_of("digits", "sr")
+    found = [preset(), TASK, option("--mode", says=f"one of {MODES}", default="plain")]
+    for field in dataclasses.fields(Config)[3:]:
+        names = [f"--{field.name.replace('_', '-')}", *(["--data"] if field.name == "data_dir" else [])]
+        low, value = field.metadata["low"], shown.get(field.name, field.default)
+        least = f", {low} or more" if low is not None else ""
+        given = f"default: the preset's; digits, sr: {'none' if value in ('', dataclasses.MISSING) else value}"
+        found.append(option(*names, says=f"{field.metadata['says']}{least} ({given})", type=reader_of(field.name)))
+    return [*found, option("--evaluate-on", says="then evaluate the run on: val, or val,test (default: nothing)", default="")]
+
+
+def evaluate_options() -> list[Option]:
+    return [
+        option("--processor", says="P's safetensors file, as training wrote it", type=Path, required=True),
+        option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=Path),
+        TASK,
+        option("--data", says="folder of class folders (default: the test pictures that P belongs to)", default=""),
+        option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
+        option("--out", says="also write the rows to this CSV (default: none)", type=Path),
+        DEVICE, SKIP,
+    ]  # fmt: skip
+
+
+def sweep_options() -> list[Option]:
+    return [
+        preset(),
+        flag("--full", says="the full grid: seeds, weights, source models, controls; what else is named narrows it"),
+        option("--task", says="only these tasks (default: all)", nargs="*"),
+        option("--mode", says="only these modes and baselines (default: all of the preset's)", nargs="*"),
+        option("--seed", says="only these seeds (default: the grid's)", nargs="*", type=int, default=[]),
+        option("--source-arch", says="only these recognisers in the loss; a,b trains with both (default: the preset's)",
+               nargs="*", default=[]),
+        option("--ra-weight", says="only these weights of R's loss, 0 or more (default: the preset's)", nargs="*", type=float,
+               default=[]),
+        option("--processor", says="only these P's (default: the preset's)", nargs="*", default=[]),
+        option("--split", says="val and test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
+        DATA, DEVICE, JOBS,
+        option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
+               metavar="NAME=VALUE"),
+        option("--direction", says="the study of transfer instead: categories, datasets, detection, families, black_box, "
+               "upload, multi_source (default: none)", nargs="*", default=[]),
+        option("--black-box", says="tesseract, service:FILE.json or function:MODULE:NAME", default="tesseract"),
+        flag("--keep-committed", says="accept committed runs as finished where their hashes agree"),
+        option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
+               nargs="+", default=[], metavar="ID"),
+        flag("--list", says="print the ids of the grid's runs in the order of training, and stop"),
+        flag("--status", says="say what is done, stale, failed or to do, and stop"),
+        flag("--dry-run", says="say what would run and what it costs, and stop"),
+        flag("--no-notebooks", says="do not execute the reading notebooks"),
+    ]  # fmt: skip
+
+
+def tables_options() -> list[Option]:
+    return [preset([], "the studies", nargs="*")]
+
+
+def transfer_options() -> list[Option]:
+    return [preset([], "the studies", nargs="*"), option("--direction", says="which directions (default: all)", nargs="*", default=[])]
+
+
+def boundaries_options() -> list[Option]:
+    return [
+        preset(["digits"], "the studies", nargs="*"),
+        option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
+        flag("--full", says="more pictures, other sources' RA, second trainings, other families of recognisers"),
+        option("--pictures", says="test pictures, 1 or more; 0: the preset's number", type=int, default=0),
+        DATA, JOBS, DEVICE,
+        flag("--tables", says="only rebuild tables and figures from what has been measured"),
+    ]  # fmt: skip
+
+
+def restore_options() -> list[Option]:
+    return [
+        option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=Path),
+        option("-o", "--out", says="a file for one input file, else a folder", type=Path, required=True),
+        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove its blocks)", required=True),
+        option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
+        preset("imagenet_lite", "whose P"),
+        option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
+               default=-1.0),
+        option("--processor", says="P's safetensors file (default: the preset's P)", type=Path),
+        option("--classify", says="print what these recognisers say before and after (none named: the preset's; default: no)",
+               nargs="*", metavar="R"),
+        DEVICE,
+    ]  # fmt: skip
+
+
+def report_options() -> list[Option]:
+    return [
+        preset([], "the studies", nargs="*"),
+        option("--data", says="folder of the pictures of the one study named, for its gallery (default: none)", default=""),
+        option("-o", "--output", says="the HTML file", type=Path, default=root() / "runs" / "report.html"),
+        flag("--readme", says="rewrite the README's tables instead"),
+    ]
+
+
+def recognisers_options() -> list[Option]:
+    return [
+        option("--preset", says="the data: digits, cifar10, half of either (digits_first, ...), or scenes for the detectors",
+               default="digits"),
+        option("--arch", says="which recognisers (default: the five; of scenes both detectors)", nargs="*", default=[]),
+        DATA,
+        option("--seed", says="0 or more; another than 0 is written to <arch>_seed<S>.safetensors", type=int, default=0),
+        flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors"),
+        option("--adapt-to", says="none or plain: fine-tune on pictures that this mode's seed-0 run gives (default: clean "
+               "pictures)", default=""),
+        option("--task", says="with --adapt-to: sr, dn or jpeg (default: none)", default=""),
+        option("--strength", says="with --adapt-to (default: the task's first)", type=float, default=-1.0),
+    ]  # fmt: skip
+
+
+def convert_options() -> list[Option]:
+    return [
+        option("file", says="a weight file of the authors' release, such as model_sr_epoch_5.pth", type=Path),
+        TASK,
+        option("--mode", says="how it was trained: plain, ra, ra_transformer or ra_unsupervised", required=True),
+        option("--part", says="processor, or transformer for the release's model_transformer", default="processor"),
+        option("--out", says="written as OUT.processor.safetensors", type=Path, required=True),
+    ]
+
+
+def cache_options() -> list[Option]:
+    return [
+        option("--data", says="folder of photographs: with train/ and val/, or class folders", required=True),
+        option("--part", says="train, val (default: what is there)", nargs="*", default=[]),
+        option("--resize", says="the shorter side in pixels, 1 or more", type=int, default=256),
+        option("--cache-dir", says="where caches lie (default: runs/cache)", default=""),
+        option("--workers", says="processes, 1 or more", type=int, default=CORES),
+        SKIP,
+        flag("--verify", says="compare every checksum"),
+        flag("--rebuild", says="rebuild what is stale or damaged"),
+    ]  # fmt: skip
+
+
+def voc_options() -> list[Option]:
+    return [
+        option("--processor", says="P's safetensors file, as training wrote it", type=Path, required=True),
+        option("--data", says="the folder that holds VOCdevkit/VOC2007", type=Path, required=True),
+        option("--detector", says="torchvision's detectors with COCO weights", nargs="*",
+               default=["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"]),
+        option("--split", says="train, val, trainval or test", default="test"),
+        option("--out", says="also write the rows to this CSV (default: none)", type=Path),
+    ]  # fmt: skip
+
+
+def benchmark_options() -> list[Option]:
+    return [
+        option("--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*", default=[]),
+        option("--rounds", says="rounds that are counted, 1 or more", type=int, default=5),
+        option("--threads", says="threads, 1 or more", type=int, default=CORES),
+    ]
+
+
+def doctor_options() -> list[Option]:
+    return [option("--data", says="a folder to look into: CIFAR-10, or photographs (default: none)", default="")]
+
+
+COMMANDS = {
+    "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
+    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Have recognisers read what P gives.", evaluate_options),
+    "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", sweep_options),
+    "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild tables from the predictions.", tables_options),
+    "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the tables of transfer.", transfer_options),
+    "boundaries": Command("rastudy.boundaries.figures:boundaries_command", "Measure decision boundaries.", boundaries_options),
+    "restore": Command("rastudy.restore.restore:restore_command", "Restore your own pictures.", restore_options),
+    "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", report_options),
+    "doctor": Command("rastudy.tools.doctor:doctor_command", "Say what this machine has and lacks.", doctor_options),
+    "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast it is.", benchmark_options),
+    "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.",
+                           recognisers_options),
+    "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", convert_options),
+    "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs once for all.", cache_options),
+    "voc": Command("rastudy.transfer.voc:voc_command", "Have detectors read PASCAL VOC as P gives it.", voc_options),
+}  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """Abbreviations are off; an unknown option is answered with the nearest one."""
+
+    def __init__(self, prog: str, **settings: Any):
+        super().__init__(prog, f"{prog} [options]", allow_abbrev=False, **settings)
+
+    def check_options(self, words: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for name in (word.partition("=")[0] for word in words):
+            if name.startswith("--") and name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                self.error(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help tells more)\n")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """The command and its options; exits with status 2 where they are unusable."""
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:{width}}  {command.says}" for name, command in COMMANDS.items())
+    top = Parser("rastudy", formatter_class=argparse.RawDescriptionHelpFormatter, description=f"Recognition-aware image processing: a study that you can run.\n\n{listing}",
+                 epilog="rastudy COMMAND --help tells a command's options.")  # fmt: skip
+    if not arguments or arguments[0] in ("-h", "--help"):
+        top.parse_args(["--help"])
+    name = arguments[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(COMMANDS)}"
+        top.error(f"unknown command {name!r}; {hint}")
+    command = COMMANDS[name]
+    parser = Parser(f"rastudy {name}", description=command.says)
+    for names, settings in command.options():
+        parser.add_argument(*names, **settings)
+    parser.check_options(arguments[1:])
+    return command, parser.parse_args(arguments[1:])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0, 1 (something failed), 2 (unusable input), 130 (Ctrl-C), 141 (closed pipe)."""
+    try:
+        command, options = parse(sys.argv[1:] if arguments is None else arguments)
+        status = resolve(command.run)(options) or 0
+        sys.stdout.flush()
+        return status
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever reads our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in PLACE:
+            raise
+        print(f"error: {CANNOT_WRITE.format(error)}", file=sys.stderr)
+        return 2
+
+
+def run() -> NoReturn:
+    """The console script; after an interruption it ends at once, for threads may still wait for kernels that are gone."""
+    status = main()
+    if status in (130, 143):
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

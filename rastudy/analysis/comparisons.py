@@ -1,0 +1,158 @@
+"""Cells of the grid: a cell's runs over seeds, what it is compared with, and which R's a contrast is about.
+
+Every comparison is paired here: same pictures, same R's, common seeds.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from rastudy import registry
+from rastudy.analysis import statistics as stats
+from rastudy.config import NOT_APPLICABLE, make_config
+from rastudy.errors import StudyError
+from rastudy.evaluation.predictions import Predictions, load_predictions
+from rastudy.paths import results_folder
+from rastudy.presets import PRESETS
+from rastudy.registry import TASKS, is_variant, small_arch
+
+CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
+ESTIMATE = ("value", "low", "high")
+GAIN, UNSEEN = ("gain", "gain_low", "gain_high"), ("unseen_gain", "unseen_low", "unseen_high")  # of the source, of unseen R's
+COUNTS = ("n_seeds", "n_images", "n_groups")
+
+
+class Cell:
+    """One cell of the grid: its runs over seeds, on the same pictures.
+
+    Figures per picture are means over the seeds; intervals are over pictures (or groups), given these seeds.
+    """
+
+    def __init__(self, runs: dict[int, Predictions]):
+        self.runs = dict(sorted(runs.items()))
+        first = next(iter(self.runs.values()))
+        self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
+        for run in self.runs.values():
+            if run.about["data"] != first.about["data"] or run.targets != self.targets:
+                raise StudyError(f"runs {first.about['run_id']} and {run.about['run_id']} saw other pictures or R's")
+        self.groups = stats.Groups(first.arrays["group"])
+
+    @cached_property
+    def key(self) -> tuple:
+        return cell_key(self.settings)
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """(S, R, N) 100 where R is right, else 0: percent points."""
+        return np.stack([100.0 * run.hits() for run in self.runs.values()])
+
+    def seeds(self, names: list[int]) -> "Cell":
+        """The same cell with some of its seeds."""
+        return self if list(self.runs) == names else Cell({s: self.runs[s] for s in names})
+
+    def counts(self) -> dict:
+        return {"n_seeds": len(self.runs), "n_images": len(self.groups.code), "n_groups": len(self.groups.sizes)}
+
+    def base(self) -> dict:
+        return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
+
+
+def check_paired(one: Cell, other: Cell) -> None:
+    """Raise StudyError where two cells saw other pictures or R's."""
+    Cell(dict(enumerate(next(iter(cell.runs.values())) for cell in (one, other))))
+
+
+def cell_key(settings: dict) -> tuple:
+    """The ``CELL`` of a run's settings; ``other`` names what else is not the preset's, as ``lr=0.01 channels=32``."""
+    defaults = {"processor": NOT_APPLICABLE, "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
+    defaults |= {"pretrain_epochs": 0, "epochs": 0, "other": _other_settings(settings)}
+    return tuple((defaults | settings)[name] for name in CELL)
+
+
+def _other_settings(settings: dict) -> str:
+    document, (task, mode) = PRESETS[settings["preset"]], (settings["task"], settings["mode"])
+    sizes = document.get("processors", {}).get(settings.get("processor"), {})
+    preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science()
+    named = {name: settings.get(name) for name in preset if name not in (*CELL, "seed")}
+    return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
+
+
+def load_cells(preset: str, split: str, folder: Path | None = None) -> dict[tuple, Cell]:
+    """Every cell of a preset that was evaluated on ``split``, in canonical order.
+
+    Args:
+        folder: where the predictions lie; default: ``results/<preset>/predictions``.
+    """
+    runs: dict[tuple, dict[int, Predictions]] = {}
+    for path in sorted((folder or results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
+        predictions = load_predictions(path)
+        settings = predictions.about["config"]
+        same = runs.setdefault(cell_key(settings), {})
+        seed = settings.get("seed", 0)
+        if seed in same:
+            other = same[seed].about["run_id"]
+            raise StudyError(f"{path.name} and the run {other} are the same cell and seed; delete the stale one")
+        same[seed] = predictions
+    order = {name: k for k, name in enumerate((*TASKS, *registry.modes("baseline"), *registry.modes("paper"), *registry.modes("control")))}
+    keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
+    return {key: Cell(runs[key]) for key in keys}
+
+
+def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
+    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and two controls.
+
+    ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
+    """
+    settings = cell.settings
+    if registry.is_baseline(settings["mode"]):
+        return
+    before, after = settings["pretrain_epochs"], settings["epochs"]
+    schedules = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
+    if before:
+        one_cycle = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
+        schedules["plain_one_cycle"] = one_cycle
+    plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
+    for name, schedule in schedules.items():
+        key = cell_key(plain | schedule)
+        if key in cells and key != cell.key:
+            yield name, cells[key]
+
+
+def paired_cells(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell]]:
+    """Each cell with each of its baselines, by name, over their common seeds."""
+    for cell in cells.values():
+        for name, plain in baselines_of(cell, cells):
+            common = [seed for seed in cell.runs if seed in plain.runs]
+            if common:
+                mine, theirs = cell.seeds(common), plain.seeds(common)
+                check_paired(theirs, mine)
+                yield name, mine, theirs
+
+
+def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
+    """As :func:`paired_cells`, with the gain per seed, R and picture (S, R, N)."""
+    for name, cell, plain in paired_cells(cells):
+        yield name, cell, plain, cell.hits - plain.hits
+
+
+def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
+    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives.
+
+    A second training of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
+    """
+    sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
+    seen = {small_arch(name) for name in sources} - {None}
+    others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
+    again = [r for r in others if small_arch(cell.targets[r]) in seen or is_variant(cell.targets[r])]
+    unseen = [r for r in others if r not in again]
+    for r, arch in enumerate(cell.targets):
+        yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
+    if unseen:
+        yield "mean_unseen", "mean_unseen", unseen
+
+
+def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
+    """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
+    return cell_key(make_config(preset, task, mode, strength=strength).science())

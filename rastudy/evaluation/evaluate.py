@@ -1,0 +1,292 @@
+"""Evaluate processors with every target R:
+
+``rastudy evaluate --processor F [--transformer F] --task sr --data DIR``
+
+P (and T) run once per picture and feed all target R's. What comes out per picture is kept in
+``results/<preset>/predictions/<run_id>.<split>.npz``; every statistic is computed from there.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from rastudy import registry
+from rastudy.config import Config, make_config
+from rastudy.data import distributed
+from rastudy.data.datasets import PictureSet, read_folder
+from rastudy.data.degradations import round_to_8_bits
+from rastudy.data.loaders import data_version, evaluation_batches, load_pictures
+from rastudy.errors import StudyError, one_of
+from rastudy.evaluation import metrics
+from rastudy.evaluation.predictions import (
+    COLUMNS,
+    Predictions,
+    load_predictions,
+    predictions_file,
+    rows_file,
+    save_predictions,
+    tidy_rows,
+)
+from rastudy.models.classifiers import Classifier, load_classifier, sha256, weights_versions
+from rastudy.models.processors import ResnetGenerator, apply_processor, build_processor
+from rastudy.paths import read_json, write_csv, write_json
+from rastudy.presets import PRESETS, tasks_of
+from rastudy.registry import is_variant
+from rastudy.training.run_store import (
+    READ_BY,
+    code_versions,
+    load_models,
+    load_weights,
+    provenance,
+    read_metadata,
+    run_folder,
+    weights_file,
+    write_records,
+)
+from rastudy.training.train import check_classes, torchrun, train
+
+
+@torch.inference_mode()
+def predict(
+    config: Config, pictures: PictureSet, targets: Sequence[Classifier], processor: nn.Module | None = None,
+    transformer: nn.Module | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Run P (and T) over a picture set once and let every target R read the result.
+
+    Returns:
+        arrays by name: ``label``, ``group`` (N,); ``mse``, ``ssim``, ``ssim_release`` (N,) float32 of P's picture (and
+        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first; ``top1_float``
+        (R, N) uint16, the first of them where P's floats are handed on as they are.
+    """
+    torch.set_num_threads(config.threads)
+    check_classes(list(targets), pictures)
+    device = config.torch_device()
+    parts: dict[str, list[torch.Tensor]] = {}
+    for batch in evaluation_batches(pictures, config):
+        lq, gt = batch.lq.to(device), batch.gt.to(device)
+        restored = apply_processor(processor, lq, gt, config)
+        # ASSUMPTION: P's picture is a file. It is rounded to 8 bits before people, R and T see it (T's is not: it stands
+        # before R). The release hands on floats, neither rounded nor clamped: ``top1_float``, beside the main figure. PSNR and
+        # SSIM, in the release's variants, too, are the rounded picture's.
+        picture = round_to_8_bits(restored)
+        shown = {"": picture}
+        if transformer is not None:
+            shown["_transformed"] = transformer(picture)
+        for suffix, seen in shown.items():
+            values = {
+                "mse": metrics.mse_per_image(seen, gt),
+                "ssim": metrics.ssim_per_image(seen, gt),
+                "ssim_release": metrics.ssim_per_image(seen, gt, zero_padded=True),
+            }
+            for name, measured in values.items():
+                parts.setdefault(name + suffix, []).append(measured.float().cpu())
+        read = shown.get("_transformed", picture)
+        top5 = torch.stack([metrics.top5(target(read)) for target in targets])
+        top1_float = top5[:, :, 0]
+        if not torch.equal(picture, restored):
+            read = restored if transformer is None else transformer(restored)
+            top1_float = torch.stack([target(read).argmax(1) for target in targets])
+        for name, seen in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
+            parts.setdefault(name, []).append(seen.cpu())
+    by_target = ("top5", "top1_float")
+    mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
+    whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
+    index = whole.pop("index")
+    if not torch.equal(index.sort().values, torch.arange(len(pictures))):
+        raise AssertionError(f"{len(index)} pictures were read where {len(pictures)} should be, each once")
+    order = index.argsort()
+    arrays = {name: (a[:, order] if name in by_target else a[order]).numpy() for name, a in whole.items()}
+    arrays |= {name: arrays[name].astype(np.uint16) for name in by_target}
+    return arrays | {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
+
+
+def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -> Path:
+    """Evaluate a finished run on a split and write its predictions and its tidy CSV.
+
+    Does nothing where this checkout has done so before, with the same R's. Where other predictions of the run lie there
+    (the committed ones, say), ``log`` is told how many of R's verdicts changed.
+
+    Returns the predictions' file.
+    """
+    one_of("split", split, ("val", "test"))
+    path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
+    table = rows_file(config, split)
+    if has_predictions(config, split):
+        if not table.is_file():
+            write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+        log(f"{config.run_id}: evaluated on {split} already")
+        return path
+    if config.processes > 1 and not distributed.is_launched():
+        torchrun(config, log, "--evaluate-on", split)
+        return path
+    with distributed.group(config.batch_size, config.torch_device().type):
+        targets = [load_classifier(name, config.dataset).to(config.torch_device()) for name in config.targets]
+        versions = {target.name: target.weights for target in targets}
+        pictures = load_pictures(config, split)
+        processor, transformer = (None, None) if config.is_baseline else load_models(config)
+        arrays = predict(config, pictures, targets, processor, transformer)
+        if distributed.rank():
+            return path
+    if path.is_file():
+        log(f"{config.run_id} {split}: {_changes(path, arrays)}")
+    about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
+             "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
+    save_predictions(path, arrays, about)
+    write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+    write_json(marker, _marker(config, split, path, versions) | {"code": code_versions(READ_BY)})
+    return path
+
+
+def is_evaluated(config: Config, split: str) -> bool:
+    """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
+    return rows_file(config, split).is_file() and has_predictions(config, split)
+
+
+def has_predictions(config: Config, split: str) -> bool:
+    """As :func:`is_evaluated`, whether or not their CSV is there, too."""
+    path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
+    if not (marker.is_file() and path.is_file()):
+        return False
+    found = {name: value for name, value in read_json(marker).items() if name != "code"}
+    return found == _marker(config, split, path, weights_versions(config.targets, config.dataset))
+
+
+def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
+    """What an evaluation rests on."""
+    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.of_photographs else {}
+    return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **of}
+
+
+def weights_of(config: Config) -> dict[str, str]:
+    """SHA-256 of the P and T that a run is evaluated with."""
+    files = {part: weights_file(config, part) for part in ("processor", "transformer")}
+    return {part: sha256(path) for part, path in files.items() if not config.is_baseline and path.is_file()}
+
+
+def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
+    """Evaluate a run on splits separated by commas; returns its figures, a row per split and target R."""
+    rows = []
+    for split in filter(None, splits.split(",")):
+        rows += tidy_rows(load_predictions(evaluate(config, split.strip())))
+    table = pd.DataFrame(rows)
+    return (
+        table
+        if table.empty
+        else table.pivot_table(index=["split", "target_arch"], columns="metric", values="value", sort=False).round(3)
+    )
+
+
+def _changes(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    try:
+        before = load_predictions(path)
+    except StudyError as error:
+        return f"earlier predictions are replaced, {error}"
+    if before.arrays["top5"].shape != arrays["top5"].shape:
+        return "earlier predictions of other R's or pictures are replaced"
+    changed = (before.arrays["top5"][:, :, 0] != arrays["top5"][:, :, 0]).sum()
+    return f"{changed} of {arrays['top5'][:, :, 0].size} verdicts differ from the earlier predictions"
+
+
+def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFrame:
+    """Top-1 of every R on validation pictures without processing, by task and strength; rows of a tidy table."""
+    rows = []
+    for task in tasks_of(preset):
+        for strength in registry.TASKS[task].curve:
+            config = make_config(preset, task, "none", strength=strength, **overrides)
+            pictures = first_pictures(load_pictures(config, "val" if config.val_images else "test"), count)
+            names = [name for name in config.targets if not is_variant(name)]
+            arrays = predict(
+                config, pictures, [load_classifier(name, config.dataset).to(config.torch_device()) for name in names]
+            )
+            top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
+            for name, value in zip(names, top1, strict=True):
+                rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
+    return pd.DataFrame(rows)
+
+
+def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
+    """The first pictures of a set; of one that comes class by class, as folders do, ``count`` at equal distances."""
+    n = min(count, len(pictures))
+    by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
+    index = np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
+    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[index]
+    return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """``rastudy train``: also what torchrun starts."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    splits = given.pop("evaluate_on")
+    config = make_config(**given)
+    with distributed.group(config.batch_size, config.torch_device().type):
+        train(config)
+        for split in filter(None, splits.split(",")):
+            evaluate(config, split.strip())
+        if distributed.rank() == 0:
+            write_records(config)
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device,
+                          args.skip_unreadable)  # fmt: skip
+    for row in rows:
+        print(f"{row['target_arch']:20s} {row['metric']:22s} {row['value']:8.3f}   n = {row['n_images']}")
+    if args.out:
+        write_csv(args.out, rows, COLUMNS)
+
+
+def evaluate_files(
+    processor_file: Path, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
+    device: str = "auto", skip_unreadable: bool = False,
+) -> list[dict]:  # fmt: skip
+    """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
+
+    The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
+    """
+    config = config_of(processor_file, device, skip_unreadable=skip_unreadable)
+    if config.task != task:
+        raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
+    if data:
+        # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
+        config = replace(config, data_dir=data, **({"val_images": 0, "test_images": 0} if config.of_photographs else {}))
+    config = replace(config, target_archs=target_archs) if target_archs else config
+    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
+    load_weights(processor_file, processor).eval()
+    transformer = None
+    if transformer_file is not None:
+        transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
+        load_weights(transformer_file, transformer).eval()
+    elif config.mode == "ra_transformer":
+        raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
+    place = config.torch_device()
+    targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
+    if data and not config.of_photographs:
+        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
+        pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
+    else:
+        pictures = load_pictures(config, "test")
+    arrays = predict(config, pictures, targets, processor.to(place), transformer and transformer.to(place))
+    about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": pictures.name,
+             "targets": {target.name: target.weights for target in targets}}  # fmt: skip
+    return tidy_rows(Predictions(about, arrays))
+
+
+def config_of(file: Path, device: str = "auto", **others: object) -> Config:
+    """The run that a weight file belongs to, with its preset's R's.
+
+    Raises:
+        StudyError: settings that are not there, or another version's.
+    """
+    settings = read_metadata(file)
+    try:
+        preset = PRESETS.get(settings["preset"], {})
+        own = {name: preset[name] for name in ("target_archs", "workers") if name in preset}
+        return Config(**settings | own | {"device": device} | others)
+    except (KeyError, TypeError) as error:  # fields that are missing here or there
+        raise StudyError(f"{file}: written by another version of this study ({error}); train it again") from error

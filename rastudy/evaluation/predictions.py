@@ -1,0 +1,147 @@
+"""Results as data: predictions per picture, tidy CSVs, and the tables that are computed from them.
+
+``results/<preset>/predictions/<run_id>.<split>.npz`` is the evidence; everything else here is derived from it.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rastudy.config import NOT_APPLICABLE, Config
+from rastudy.errors import StudyError
+from rastudy.evaluation import metrics
+from rastudy.paths import results_folder, write_atomic
+
+COLUMNS = (
+    "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels",
+    "seed", "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
+)  # fmt: skip
+NUMBERS = ("value", "low", "high")  # in every table that has such columns
+KEY = ("run_id", "split", "target_arch", "target_weights", "metric")
+
+
+class Predictions(NamedTuple):
+    """``about``: settings, split, target R's and provenance; ``arrays``: see :func:`rastudy.evaluation.evaluate.predict`."""
+
+    about: dict
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.about["targets"])
+
+    def hits(self, k: int = 1) -> np.ndarray:
+        """(R, N) bool: is the label among R's first ``k`` classes?"""
+        return metrics.hits(self.arrays["top5"], self.arrays["label"], k)
+
+    def hits_float(self) -> np.ndarray:
+        """(R, N) bool: is the label R's first class where P's floats are not rounded to 8 bits?"""
+        return self.arrays["top1_float"] == self.arrays["label"]
+
+
+def predictions_file(config: Config, split: str) -> Path:
+    return results_folder(config.preset) / "predictions" / f"{config.run_id}.{split}.npz"
+
+
+def rows_file(config: Config, split: str) -> Path:
+    """The CSV of a run's :func:`tidy_rows`."""
+    return results_folder(config.preset) / "runs" / f"{config.run_id}.{split}.csv"
+
+
+def save_predictions(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
+    """Write an npz without pickles; the same content gives the same bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, about=np.array(json.dumps(about, sort_keys=False)), **arrays)
+    write_atomic(path, lambda p: p.write_bytes(buffer.getvalue()))
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Read what :func:`save_predictions` wrote; StudyError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        arrays = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
+        return Predictions(json.loads(str(arrays.pop("about"))), arrays)
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: no such predictions; run rastudy sweep first") from error
+    except Exception as error:  # zip, zlib, header and JSON errors alike mean damage
+        raise StudyError(f"{path}: damaged predictions ({error}); the sweep makes them anew") from error
+
+
+def tidy_rows(predictions: Predictions) -> list[dict]:
+    """A run's rows of ``COLUMNS``: one per target R and metric, image metrics under target ``-``."""
+    about, arrays = predictions
+    settings, n = about["config"], len(arrays["label"])
+    base = {
+        "run_id": about["run_id"], "preset": settings["preset"], "dataset": about["name"], "split": about["split"],
+        "task": settings["task"], "strength": settings["strength"], "mode": settings["mode"],
+        "processor": settings.get("processor", NOT_APPLICABLE), "source_arch": settings.get("source_arch", NOT_APPLICABLE),
+        "ra_weight": settings.get("ra_weight", 0.0), "labels": settings.get("labels", "correct"),
+        "seed": settings.get("seed", 0),
+        "pretrain_epochs": settings.get("pretrain_epochs", 0), "epochs": settings.get("epochs", 0),
+        "n_images": n, "n_groups": len(np.unique(arrays["group"])),
+    }  # fmt: skip
+    values = []
+    for suffix in ("", "_transformed"):
+        if f"mse{suffix}" in arrays and settings["mode"] != "clean":  # the clean picture has no error
+            mse = arrays[f"mse{suffix}"]
+            values += [
+                (f"psnr{suffix}", metrics.psnr(mse).mean()),
+                (f"psnr{suffix}_release", metrics.psnr_release(mse)),
+            ]
+            values += [(f"{name}{suffix}", arrays[f"{name}{suffix}"].mean()) for name in ("ssim", "ssim_release")]
+    rows = [base | {"target_arch": "-", "target_weights": "-", "metric": m, "value": float(v)} for m, v in values]
+    hits = {"top1": predictions.hits(), "top5": predictions.hits(5), "top1_float": predictions.hits_float()}
+    for metric, found in hits.items():
+        for (arch, weights), hit in zip(about["targets"].items(), found, strict=True):
+            row = {"target_arch": arch, "target_weights": weights, "metric": metric, "value": 100 * float(hit.mean())}
+            rows.append(base | row)
+    return rows
+
+
+def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = KEY) -> pd.DataFrame:
+    """Read a results CSV; StudyError for another schema, duplicate keys or missing values."""
+    table = _read(Path(path), columns, "make tables", keep_default_na=False, na_values={"value": [""]})
+    if "value" in table and table["value"].isna().any():
+        raise StudyError(f"{path}: its column 'value' holds something that is not a number")
+    duplicates = table[table.duplicated(list(key), keep=False)]
+    if len(duplicates):
+        raise StudyError(f"{path}: {len(duplicates)} rows share a key, first {dict(duplicates.iloc[0][list(key)])}")
+    return table
+
+
+def read_table(path: Path, columns: Iterable[str], remedy: str, **kinds: type) -> pd.DataFrame:
+    """A table that the study wrote; StudyError where it is missing or damaged (run ``remedy``) or has other columns."""
+    return _read(path, columns, remedy, keep_default_na=True, na_values=[""], dtype=kinds)
+
+
+def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd.DataFrame:
+    if not path.is_file():
+        raise StudyError(f"{path}: no such table; run {remedy}")
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise StudyError(f"{path}: not a readable CSV ({error})") from error
+    if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
+        raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
+    for name in table.columns.intersection(NUMBERS):
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise StudyError(f"{path}: its column {name!r} holds something that is not a number; run {remedy}")
+    return table
+
+
+def load_results(preset: str) -> pd.DataFrame:
+    """Every tidy row of a preset, merged from its per-run CSVs; StudyError where there are none or two agree on a key."""
+    files = sorted((results_folder(preset) / "runs").glob("*.csv"))
+    if not files:
+        raise StudyError(f"results/{preset}/runs holds no CSV; run rastudy sweep --preset {preset}")
+    merged = pd.concat([load_csv(path) for path in files], ignore_index=True)
+    duplicates = merged[merged.duplicated(list(KEY), keep=False)]
+    if len(duplicates):
+        raise StudyError(f"results/{preset}/runs: rows of several files share a key: {dict(duplicates.iloc[0][list(KEY)])}")
+    return merged

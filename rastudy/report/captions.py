@@ -1,0 +1,78 @@
+"""What the figures are called and show, for people and for those who cannot see them."""
+
+import re
+from pathlib import Path
+
+from rastudy import registry
+from rastudy.presets import PRESETS
+from rastudy.registry import TASKS, display_name, task_name
+from rastudy.report.claims import study_name
+
+# by the beginning of a figure's name: its caption, and what is plotted. The order is the report's.
+CAPTIONS = {
+    "degradations": ("What each P gets to see", "Test pictures, a column each: the original and its degraded versions."),
+    "strengths": ("Top-1 against the strength of each degradation", "Lines, one per recogniser, a panel per task; the study's "
+                  "own strength is marked."),
+    "accuracy": ("Top-1 of every recogniser under every mode", "Points with 95 % intervals: a panel per degradation, a group "
+                 "per recogniser, a colour and marker per mode, from no processing to clean."),
+    "gains": ("Differences to plain on the same pictures", "Coloured tables, one per degradation: rows are modes, columns the "
+              "recognisers that read; each cell is a difference of top-1 in points with its 95 % interval, blue for a gain."),
+    "paper": ("Our gains beside the paper's", "Points by recogniser, a panel per task: filled are ours with 95 % intervals, "
+              "open the paper's on ImageNet."),
+    "matrix": ("Gain by the R in the loss and the R that reads", "Coloured table: rows are recognisers in the loss, columns "
+               "those that read; each cell is RA's gain over plain in points with its 95 % interval."),
+    "controls": ("What the gain is not", "Points with 95 % intervals: a line per control, gains over its baseline of the "
+                 "source recogniser and of the mean unseen one."),
+    "equal_cost": ("The same recognition by other means", "Points with 95 % intervals: a line per picture and reader, gains "
+                   "over plain of ResNet-18, adapted or not, and of unseen recognisers, with PSNR at the side."),
+    "tradeoff": ("What the weight costs, on validation", "Lines with bands: gains of the source and of unseen recognisers and "
+                 "the change of PSNR against the recognition weight; the chosen weight is marked."),
+    "curves": ("Training", "Image loss against the pictures seen, a line per mode, a panel per degradation."),
+    "restored": ("Restored pictures, not chosen", "Rows are the first test pictures, columns the modes; under each picture "
+                 "the verdicts of the source recogniser and of an unseen one, green where right."),
+    "boundary_distances": ("How soon recognisers change their mind along a direction", "Curves: share of pictures whose "
+                           "boundary is reached against RA steps; columns are directions, a line per recogniser."),
+    "boundary_reached": ("Boundaries within four RA steps", "Bars by direction and recogniser, in per cent of the pictures."),
+    "boundary_pairs": ("How alike two recognisers' boundaries are", "Coloured tables over pairs of recognisers."),
+    "boundary_path": ("On the way from plain's picture to RA's", "Lines: what recognisers read at each part of the way."),
+    "boundary_planes": ("Verdicts on planes through a picture", "Maps of the class that each recogniser names in a plane."),
+    "boundary_strip": ("A picture on the way from plain's to RA's", "The picture at several places, with verdicts under it."),
+    "boundary_difference": ("What RA changes in a picture", "Plain's picture, RA's, and their difference, amplified."),
+    "boundary_added": ("What RA adds to pictures", "Bars: energy by frequency, at edges, in colour."),
+    "boundary_explains": ("Whether similarity explains the gain", "Points, one per pair of recognisers."),
+    "boundary": ("Decision boundaries", "Measurements around plain's pictures."),
+    "transfer_summary": ("RA's gain in every direction beside home", "Points with 95 % intervals, a line per direction and "
+                         "degradation; open: the same run's gain at home."),
+    "transfer": ("Transfer", "Gains over plain with 95 % intervals, a panel per degradation; open: at home."),
+    "turned": ("How many verdicts RA turns", "Bars by recogniser, a panel per degradation: test pictures turned from right to "
+               "wrong to the left, from wrong to right to the right."),
+    "turned_": ("Pictures whose verdict RA turns", "A column per picture, those turned to right before those turned to wrong: "
+                "degraded, plain's and RA's with the verdicts, the original, the difference amplified."),
+    "benchmark": ("Speed and growth", "Bars of measured ratios beside what they must reach, of a training step's parts, and "
+                  "lines of an evaluation's time against its size."),
+}  # fmt: skip
+
+
+def _parts(stem: str) -> tuple[str, str, str, str]:
+    """A figure's name: the longest of ``CAPTIONS`` that it begins with, task, strength, and what is left."""
+    key = max((key for key in CAPTIONS if stem.startswith(key)), key=len, default="")
+    rest = stem[len(key) :].strip("_")
+    degradation = re.fullmatch(r"(sr|dn|jpeg)([\d.]*)(?:_(.+))?", rest)
+    task, strength, left = degradation.groups("") if degradation else ("", "", rest)
+    return key, task, strength, left
+
+
+def rank_of(stem: str) -> tuple[int, int, str]:
+    """A figure's place in the report: by kind, task and name."""
+    key, task, *_ = _parts(stem)
+    return list(CAPTIONS).index(key) if key else len(CAPTIONS), TASKS.index(task) if task else -1, stem
+
+
+def caption_of(path: Path) -> tuple[str, str]:
+    """A figure's caption, with data, degradation and recogniser from its name, and what is plotted."""
+    key, task, strength, rest = _parts(path.stem)
+    caption, plotted = CAPTIONS.get(key, ("A figure", "A figure of the study."))
+    words = [study_name(path.parent.name)] if path.parent.name in PRESETS else []
+    words += [task_name(task, float(strength) if strength else None)] if task else []
+    words += [f"read by {display_name(rest)}" if rest in registry.main_recognisers() else rest.replace("_", " ")] if rest else []
+    return f"{caption}{': ' * bool(words)}{', '.join(words)}", plotted

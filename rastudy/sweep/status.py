@@ -1,0 +1,116 @@
+"""What of a study is done, and what the rest waits for: ``rastudy sweep --status``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from filelock import FileLock, Timeout
+
+from rastudy.analysis.grid import Cell
+from rastudy.config import Config
+from rastudy.evaluation.evaluate import is_evaluated
+from rastudy.evaluation.predictions import predictions_file
+from rastudy.paths import read_json, root
+from rastudy.training.run_store import (
+    READ_BY,
+    TRAINED_BY,
+    code_versions,
+    other_settings,
+    record_file,
+    run_folder,
+    weights_files,
+)
+from rastudy.training.train import inputs_of, is_trained
+
+STATES = {  # in the order in which they are shown
+    "done": "trained and evaluated with the recognisers and the code as they are",
+    "committed": "finished elsewhere; --keep-committed takes it as done where its hashes agree",
+    "kept": "its predictions are here and in the tables, its weights are not; the sweep would train it anew",
+    "stale": "made from other settings, recognisers or code than there are now",
+    "failed": "its notebook ended with an error",
+    "running": "another process trains it",
+    "begun": "interrupted; the sweep goes on from there",
+    "to do": "nothing is there yet",
+}
+
+
+class State(NamedTuple):
+    """One of ``STATES``, and why."""
+
+    name: str
+    why: str = ""
+
+
+def state_of(cell: Cell) -> State:
+    """How far a run of the grid is; reads, and changes nothing."""
+    config, folder = cell.config, run_folder(cell.config)
+    if cell.is_done():
+        changed = changed_code(config, cell.splits)
+        return _stale(f"{', '.join(changed)} changed since", config) if changed else State("done")
+    if _is_locked(folder):
+        return State("running")
+    failed = folder / "01_train.failed.ipynb"
+    if failed.is_file():
+        return State("failed", f"{_error_of(failed)}; see {_shown(failed)}")
+    parts = [part for run in config.chain for part in weights_files(run)] if not config.is_baseline else []
+    if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in cell.splits):
+        return State("kept")
+    if not folder.is_dir() and record_file(config).is_file():
+        return State("committed")
+    for run in config.chain if parts else ():
+        if not is_trained(run) and (run_folder(run) / "trained.json").is_file():
+            what = other_settings(run, inputs_of(run)) or "its weights or its curve are not what its training came to"
+            return _stale(what, run)
+    if any((run_folder(run) / "checkpoint.pt").is_file() for run in config.chain):
+        return State("begun")
+    unread = [split for split in cell.splits if not is_evaluated(config, split)]
+    if any((folder / f"{split}.json").is_file() for split in unread):
+        return State("stale", "was read by other recognisers, or its files were changed; the sweep reads it anew")
+    return State("begun", f"not evaluated on {', '.join(unread)}") if parts and is_trained(config) else State("to do")
+
+
+def _stale(why: str, run: Config) -> State:
+    return State("stale", f"{why}; delete {_shown(run_folder(run))} to make it anew")
+
+
+def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
+    """The modules whose code is not what a finished run was made with, as far as its markers tell."""
+    files = {run_folder(config) / f"{split}.json": READ_BY for split in splits}
+    if not config.is_baseline:
+        files |= {run_folder(run) / "trained.json": TRAINED_BY for run in config.chain}
+    then_and_now = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())
+    return sorted({f"{name}.py" for then, now in then_and_now for name in then if then[name] != now.get(name)})
+
+
+def show_status(cells: list[Cell], log: Callable[[str], object] = print) -> None:
+    """Every state with its number of runs, and below it those that want a look."""
+    states = {cell.config.run_id: state_of(cell) for cell in cells}
+    for name, meaning in STATES.items():
+        mine = {run: state.why for run, state in states.items() if state.name == name}
+        if mine:
+            log(f"{name:10s}{len(mine):5d}  {meaning}")
+        for run, why in mine.items() if name not in ("done", "committed", "kept", "to do") else ():
+            log(f"{'':17s}{run}{': ' * bool(why)}{why}")
+    log(f"{'together':10s}{len(states):5d}")
+
+
+def _is_locked(folder: Path) -> bool:
+    if not (folder / "lock").is_file():
+        return False
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _error_of(notebook: Path) -> str:
+    """The error that ended a notebook."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", ()) if output.output_type == "error"]
+    return f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else "it ended early"
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(root())

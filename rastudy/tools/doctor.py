@@ -1,0 +1,195 @@
+"""What this machine has and lacks for the study, each with the next step: ``rastudy doctor [--data DIR]``.
+
+``ok`` is as it should be; ``absent`` is what some part of the study wants, named with that part; ``wrong`` keeps the study from
+running, and makes the exit status 1.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from packaging.requirements import Requirement
+from torchvision import datasets
+
+from rastudy.data.datasets import load_split
+from rastudy.data.imagenet import find_photos
+from rastudy.errors import StudyError
+from rastudy.models.classifiers import needs_download, pinned_hashes, sha256, torchvision_address
+from rastudy.paths import WEIGHTS, read_json, results_folder, root
+from rastudy.presets import PRESETS
+
+NEEDED_BY = {  # an extra: the part of the study that wants it
+    "imagenet": "presets of photographs and notebook 00",
+    "transfer": "notebook 05, the raters' form and the sliders",
+    "cluster": "the Snakefile",
+    "test": "make test",
+}
+MEMORY, DISK = 4, 2  # GB that `make study` wants
+IMAGENET_ADDRESS = "https://www.image-net.org/download.php"
+
+
+class Finding(NamedTuple):
+    """``level``: ok, absent or wrong; ``what`` was looked at and found; ``step``: what to do about it."""
+
+    level: str
+    what: str
+    step: str = ""
+
+
+def checked(good: bool, what: str, step: str, otherwise: str = "absent") -> Finding:
+    """``ok``, or ``otherwise`` with the next step."""
+    return Finding("ok", what) if good else Finding(otherwise, what, step)
+
+
+def packages() -> Iterator[Finding]:
+    """Python and what pyproject.toml asks for, by extra."""
+    python, wanted = platform.python_version(), importlib.metadata.metadata("rastudy")["Requires-Python"]
+    step = f"install Python {wanted}, remove .venv and run make study"
+    yield checked(Requirement(f"python{wanted}").specifier.contains(python), f"Python {python}", step, "wrong")
+    by_extra: dict[str, list[Requirement]] = {"": []}
+    for requirement in map(Requirement, importlib.metadata.requires("rastudy") or ()):
+        if requirement.name != "rastudy":
+            by_extra.setdefault(_extra_of(requirement), []).append(requirement)
+    for extra, requirements in by_extra.items():
+        problems = [problem for requirement in requirements if (problem := _problem(requirement))]
+        what = f"extra {extra} (for {NEEDED_BY.get(extra, extra)})" if extra else "packages"
+        if problems or not extra:
+            what += ": " + ", ".join(problems or (f"{r.name} {importlib.metadata.version(r.name)}" for r in requirements))
+        step = f"{sys.executable} -m pip install -e '.{f'[{extra}]' * bool(extra)}'"
+        yield checked(not problems, what, step, "absent" if extra else "wrong")
+
+
+def _extra_of(requirement: Requirement) -> str:
+    extras = importlib.metadata.metadata("rastudy").get_all("Provides-Extra") or ()
+    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        return ""
+    return next((extra for extra in extras if requirement.marker.evaluate({"extra": extra})), "")
+
+
+def _problem(requirement: Requirement) -> str:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    fits = requirement.specifier.contains(version, prereleases=True)
+    return "" if fits else f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def machine() -> Iterator[Finding]:
+    """Device, cores, memory, room, and whether results can be written."""
+    gpu = torch.cuda.is_available()
+    what = "no GPU: digits run on the CPU in minutes, CIFAR-10 in hours; the preset imagenet needs one"
+    if gpu:
+        free, total = torch.cuda.mem_get_info()
+        what = f"GPU {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+    yield checked(gpu, what, "where there is one, install the torch that fits its driver (https://pytorch.org)")
+    memory, room = _free_memory(), shutil.disk_usage(root()).free / 1e9
+    what = f"{os.cpu_count()} cores, {memory:.0f} GB of memory free"
+    yield checked(memory >= MEMORY, what, f"make study wants {MEMORY} GB; rastudy sweep --jobs 1 half of it")
+    yield checked(room >= DISK, f"{room:.0f} GB free at {root()}", f"make room: a study wants {DISK} GB", "wrong")
+    for folder in (root() / name for name in ("results", "figures", "runs")):
+        if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+            yield Finding("wrong", f"{folder} cannot be written", "RASTUDY_ROOT=DIR writes elsewhere")
+
+
+def _free_memory() -> float:
+    """GB that a process can have now, as Linux tells them, else those of the machine."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) / 1e6
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def kernel() -> Iterator[Finding]:
+    """Do notebooks run with the Python that has the study?"""
+    try:
+        own = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
+    except NoSuchKernel:
+        yield Finding("wrong", "Jupyter has no kernel python3", f"{sys.executable} -m ipykernel install --sys-prefix")
+        return
+    same = not own.is_absolute() or own.parent == Path(sys.executable).parent
+    step = f"start JupyterLab with {sys.executable} -m jupyter lab, whose Python has the study's packages"
+    yield checked(same, f"notebooks run with {own if own.is_absolute() else sys.executable}", step, "wrong")
+
+
+def recognisers() -> Iterator[Finding]:
+    """The small R's weights beside their pinned hashes, and the published ones."""
+    for folder in sorted(path.parent for path in WEIGHTS.glob("*/SHA256SUMS")):
+        pinned = pinned_hashes(folder)
+        bad = [name for name, digest in pinned.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+        what = f"recognisers of {folder.name}: {len(pinned) - len(bad)} of {len(pinned)} as pinned"
+        step = f"git checkout rastudy/weights/{folder.name} restores {', '.join(bad)}"
+        yield checked(not bad, what, step, "wrong")
+    names = PRESETS["imagenet"]["target_archs"].split(",")
+    missing = [torchvision_address(name) for name in names if needs_download(name)]
+    what = f"torchvision's weights (preset imagenet): {len(names) - len(missing)} of {len(names)}"
+    puts = "".join(f"\n            {url} at {file}" for url, file in missing)
+    yield checked(not missing, what, f"fetched where there is a network, else put{puts}")
+
+
+def results() -> Iterator[Finding]:
+    """Committed predictions and weights beside the hashes that their records hold."""
+    for preset in PRESETS:
+        folder = results_folder(preset)
+        hashes: dict[Path, str] = {}
+        for path in (folder / "records").glob("*.json"):
+            record, weights = read_json(path), folder / "weights" / f"{path.stem}.processor.safetensors"
+            if "trained" in record and weights.is_file():  # later seeds' are not committed
+                hashes[weights] = record["trained"]["sha256"]
+            hashes |= {folder / "predictions" / f"{path.stem}.{split}.npz": record[split]["predictions"]
+                       for split in ("val", "test") if split in record}  # fmt: skip
+        bad = sorted(str(path.relative_to(root())) for path, digest in hashes.items()
+                     if not path.is_file() or sha256(path) != digest)  # fmt: skip
+        if hashes:
+            what = f"results of {preset}: {len(hashes) - len(bad)} of {len(hashes)} files are what their records say"
+            step = f"git checkout results/{preset} restores the committed ones, the sweep makes others anew; first {bad[:1]}"
+            yield checked(not bad, what, step)
+
+
+def data(folder: str) -> Iterator[Finding]:
+    """The embedded set, and what lies in a folder of the user's."""
+    yield Finding("ok", "digits: embedded, in scikit-learn's wheel")
+    if not folder:
+        step = f"rastudy doctor --data DIR looks into one; {datasets.CIFAR10.url}, {IMAGENET_ADDRESS}"
+        yield Finding("absent", "CIFAR-10 and ImageNet (for their presets): no folder was named", step)
+        return
+    place = Path(folder).expanduser()
+    try:
+        if (place / datasets.CIFAR10.base_folder).is_dir() or ((place / "train").is_dir() and (place / "test").is_dir()):
+            pictures = [load_split("cifar10", split, 0, n_val=0, data_dir=folder) for split in ("train", "test")]
+            what = f"{place}: CIFAR-10, {' and '.join(f'{len(part):,} {part.split}' for part in pictures)} pictures"
+            yield checked([*map(len, pictures)] == [50_000, 10_000], what, "of 50,000 and 10,000; unpack it again")
+        else:
+            what = f"{place}: {len(find_photos(place, labelled=False).files):,} photographs"
+            yield Finding("ok", f"{what}, for the presets imagenet, imagenet_small and imagenet_lite")
+    except StudyError as error:
+        yield Finding("wrong", f"{place}: no data set of the study's", str(error))
+
+
+def programs() -> Iterator[Finding]:
+    """Of the system."""
+    what = "tesseract (for the black box of notebook 05)"
+    yield checked(shutil.which("tesseract") is not None, what, "install the system's package tesseract-ocr")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (packages, machine, kernel, recognisers, results, programs)
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    findings = [finding for check in CHECKS for finding in check()] + list(data(args.data))
+    for level, what, step in findings:
+        print(f"{level:7s} {what}")
+        if step:
+            print(f"{'':7s}   {step}")
+    wrong = sum(finding.level == "wrong" for finding in findings)
+    print(f"\n{wrong} to be mended before the study runs" if wrong else "\nmake study runs here")
+    return int(bool(wrong))

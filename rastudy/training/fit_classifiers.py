@@ -1,0 +1,197 @@
+"""Train the study's own small recognisers on clean pictures: ``rastudy recognisers --preset digits``.
+
+Each is written to ``rastudy/weights/<recipe>/<arch>.safetensors`` and its hash to ``SHA256SUMS``. The last epoch is
+kept; validation accuracy is reported, never used to choose. ``--adapt-to plain --task jpeg`` trains the clean one on, on what
+plain P gives: the other way to have an R read degraded pictures. ``--adapt-to none``: on the degraded pictures themselves.
+Epoch by epoch they are those that RA's run of this degradation learns from: the same noise, the same flips.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from rastudy import registry
+from rastudy.config import Config, make_config
+from rastudy.data.datasets import PictureSet, load_split
+from rastudy.data.degradations import to_uint8
+from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
+from rastudy.errors import StudyError, one_of
+from rastudy.models.classifiers import IMAGENET_MEAN, IMAGENET_STD, load_state_file, sha256, write_hashes
+from rastudy.models.processors import apply_processor
+from rastudy.models.small_nets import build_small
+from rastudy.paths import WEIGHTS, write_atomic
+from rastudy.registry import HALVES
+from rastudy.training.fit_detectors import fit_detectors
+from rastudy.training.run_store import load_models
+from rastudy.training.train import train as train_run
+
+# pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4), and architectures
+# that train for a multiple of the epochs: thin bottlenecks stay near chance for a third of the usual ones, and so do tokens on
+# the few digits. Tokens learn at half of the rate, in full precision (bf16 is slower on matrices as small as theirs)
+LONGER = {"resnet50_small": 2, "resnet101_small": 2}
+OF_TOKENS = ("vit_small", "mixer_small")
+RECIPES = {
+    "digits": {
+        "train_images": 16000,
+        "epochs": 10,
+        "lr": 4e-3,
+        "augment": False,
+        "longer": LONGER | {"vit_small": 3, "mixer_small": 2},
+    },
+    "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": LONGER},
+}
+# half of the classes: as many steps on the digits; on CIFAR-10 half as many
+RECIPES |= {f"digits_{half}": RECIPES["digits"] | {"epochs": 20} for half in HALVES}
+RECIPES |= {f"cifar10_{half}": RECIPES["cifar10"] for half in HALVES}
+
+# a fourth of the clean training's, not searched; for as many epochs as RA's run has after its pretraining, so that plain P and
+# an adapted R have gone as often through P and through R, forward and backward, as RA's P
+ADAPTED_LR = 1e-3
+BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
+
+
+def _batch(pictures: torch.Tensor, augment: bool, generator: torch.Generator) -> torch.Tensor:
+    """(N, H, W, 3) uint8 to normalised (N, 3, H, W), flipped and shifted at random where asked."""
+    x = pictures.permute(0, 3, 1, 2).float().div_(255)
+    x = (x - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    if augment:
+        n, _, h, w = x.shape
+        flip = torch.rand(n, generator=generator) < 0.5
+        x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+        x = F.pad(x, (4, 4, 4, 4), mode="reflect")
+        top, left = torch.randint(9, (2, n), generator=generator)
+        x = torch.stack([p[:, t : t + h, s : s + w] for p, t, s in zip(x, top, left, strict=True)])
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def accuracy(net: torch.nn.Module, pictures: PictureSet) -> float:
+    """Top-1 in percent."""
+    net.eval()
+    hits, generator = 0, torch.Generator()
+    for index in torch.arange(len(pictures)).split(500):
+        x = _batch(torch.from_numpy(pictures.pictures[index.numpy()]), False, generator)
+        hits += int((net(x).argmax(1) == torch.from_numpy(pictures.labels[index.numpy()])).sum())
+    return 100 * hits / len(pictures)
+
+
+@torch.no_grad()
+def untrained_recogniser(arch: str, train: PictureSet, seed: int) -> tuple[dict, dict]:
+    """Initial weights, with the batch norm statistics of clean pictures: the control for what a loss of any net gives.
+
+    Returns the state dict and metadata (strings).
+    """
+    torch.manual_seed(seed)
+    net = build_small(arch, len(train.classes)).to(memory_format=torch.channels_last).train()
+    pictures, generator = torch.from_numpy(train.pictures), torch.Generator().manual_seed(seed)
+    for index in torch.randperm(len(train), generator=generator)[: 50 * BATCH_SIZE].split(BATCH_SIZE):
+        net(_batch(pictures[index], False, generator))
+    return net.state_dict(), _metadata(arch, train, seed, epochs=0)
+
+
+def _metadata(arch: str, train: PictureSet, seed: int, **others: object) -> dict[str, str]:
+    metadata = {"arch": arch, "dataset": train.name, "seed": seed, "train_images": len(train), "data_digest": train.digest}
+    return {key: str(value) for key, value in (metadata | others).items()}
+
+
+def train_recogniser(
+    arch: str, train: PictureSet, val: PictureSet, seed: int, recipe: dict, start: dict | None = None,
+    redraw: Callable[[int], PictureSet] | None = None,
+) -> tuple[dict, dict]:  # fmt: skip
+    """Train one recogniser with AdamW and one cycle of learning rate, most in bf16 autocast.
+
+    Args:
+        start: the state to train on from; default: a fresh network.
+        redraw: gives each epoch's version of ``train``, in the same order; default: always the same pictures.
+
+    Returns the state dict and metadata (strings).
+    """
+    torch.manual_seed(seed)
+    epochs, lr = recipe["epochs"] * recipe["longer"].get(arch, 1), recipe["lr"] * (0.5 if arch in OF_TOKENS else 1)
+    net = build_small(arch, len(train.classes)).to(memory_format=torch.channels_last)
+    if start is not None:
+        net.load_state_dict(start)
+    optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True)
+    steps = -(-len(train) // BATCH_SIZE) * epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps)
+    pictures, labels = torch.from_numpy(train.pictures), torch.from_numpy(train.labels)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        started, total = time.perf_counter(), 0.0
+        if redraw is not None:
+            pictures = torch.from_numpy(redraw(epoch).pictures)
+        net.train()
+        for index in torch.randperm(len(train), generator=generator).split(BATCH_SIZE):
+            x = _batch(pictures[index], recipe["augment"], generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=arch not in OF_TOKENS):
+                logits = net(x)
+            loss = F.cross_entropy(logits.float(), labels[index])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(index)
+        rate = len(train) / (time.perf_counter() - started)
+        print(f"{arch} epoch {epoch + 1}/{epochs} loss {total / len(train):.3f} {rate:.0f} images/s", flush=True)
+    top1 = accuracy(net, val)
+    print(f"{arch} top-1 on validation {top1:.2f} %", flush=True)
+    return net.state_dict(), _metadata(arch, train, seed, epochs=epochs, val_top1=f"{top1:.2f}")
+
+
+@torch.inference_mode()
+def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) -> PictureSet:
+    """The pictures as a finished run's P (or a baseline) gives them, in 8 bits: what an R may be trained on.
+
+    Args:
+        batches: the whole set, in any order: a :class:`Loader`'s ``ordered()``, or an epoch with its own noise and flips.
+    """
+    processor = None if config.is_baseline else load_models(config)[0]
+    pixels = np.empty_like(pictures.pictures)
+    for batch in batches:
+        pixels[batch.index] = np.stack([to_uint8(picture) for picture in apply_processor(processor, batch.lq, batch.gt, config)])
+    return replace(pictures, pictures=pixels)
+
+
+def recognisers_command(args: argparse.Namespace) -> None:
+    if args.preset == "scenes":
+        return fit_detectors(args.arch or registry.recognisers("detector"))
+    one_of("preset", args.preset, RECIPES)
+    archs = args.arch or registry.main_recognisers()
+    for arch in archs:
+        one_of("arch", arch, registry.recognisers("small"))
+    if args.adapt_to:
+        one_of("adapt-to", args.adapt_to, ("none", "plain"))
+        if args.seed or args.untrained:
+            raise StudyError("--adapt-to trains the first recognisers on; leave out --seed and --untrained")
+    recipe = RECIPES[args.preset]
+    torch.set_num_threads(1)
+    suffix, folder, redraw = "_untrained" * args.untrained, WEIGHTS / args.preset, None
+    train, val = (load_split(args.preset, s, n, data_dir=args.data) for s, n in (("train", recipe["train_images"]), ("val", 0)))
+    if args.adapt_to:
+        run = make_config(args.preset, args.task, args.adapt_to, strength=args.strength, data_dir=args.data)
+        train_run(run)
+        recipe = recipe | {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
+        suffix = f"_on_{run.mode}_{run.task}{run.strength:g}"
+        train_loader, val_loader = (Loader(p, run.task, run.strength, EVALUATION_BATCH, run.flip) for p in (train, val))
+        val = processed(run, val, val_loader.ordered())
+        redraw = lambda epoch: processed(run, train, train_loader.epoch(run.seed, run.pretrain_epochs + epoch))  # noqa: E731
+    folder.mkdir(parents=True, exist_ok=True)
+    for arch in archs:
+        if args.untrained:
+            state, metadata = untrained_recogniser(arch, train, args.seed)
+        else:
+            clean = folder / f"{arch}.safetensors"
+            start = load_state_file(clean) if args.adapt_to else None
+            state, metadata = train_recogniser(arch, train, val, args.seed, recipe, start, redraw)
+        name = arch + (f"_seed{args.seed}" if args.seed else "") + suffix
+        if args.adapt_to:
+            metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
+        state = {k: v.contiguous() for k, v in state.items()}
+        write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
+        write_hashes(folder)

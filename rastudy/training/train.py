@@ -1,0 +1,309 @@
+"""Train one run: ``rastudy train --preset digits --task sr --mode ra``."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from rastudy.config import NOT_APPLICABLE, Config
+from rastudy.data import distributed
+from rastudy.data.datasets import PictureSet
+from rastudy.data.loaders import Batch, CropLoader, Loader, data_version, load_pictures, loader_of
+from rastudy.errors import StudyError
+from rastudy.models.classifiers import Classifier, sha256, weights_versions
+from rastudy.models.detectors import load_source
+from rastudy.paths import read_json, results_folder, write_atomic, write_csv, write_json
+from rastudy.training.run_store import (
+    TRAINED_BY,
+    build_models,
+    claim_folder,
+    code_versions,
+    load_weights,
+    other_settings,
+    run_folder,
+    save_weights,
+    weights_file,
+    weights_files,
+)
+from rastudy.training.steps import Models, learning_rate, step_of
+
+CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
+RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
+# Else torchrun's one store serves every restart (torch 2.14), whose processes may find the dead ones' addresses there and wait.
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+NO_SOURCE = ("source_arch", NOT_APPLICABLE)  # of pretrainings: else the preset's would be taken
+CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
+
+
+def make_models(config: Config) -> Models:
+    """Build P and T, from their pretraining where there is one, their optimisers, and load the source R's."""
+    device = config.torch_device()
+    # R's of the data set the run is on; a folder's classes are the user's own or ImageNet's
+    sources = [load_source(name, config).to(device) for name in config.sources]
+    processor, transformer = build_models(config)
+    nets = [processor] if transformer is None else [processor, transformer]
+    start = config.pretraining
+    if start is not None:
+        load_weights(weights_file(start), processor)
+        if start.mode == "ra_transformer":
+            load_weights(weights_file(start, "transformer"), transformer)
+    optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
+    for source in sources:
+        source.micro_batch = config.micro_batch
+    for net in (*nets, *sources) if config.compile else ():
+        net.compile()
+    return Models(config, processor, transformer, sources, optimisers)
+
+
+def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
+    """Train a run, and what it starts from, to the end; resumes from the last epoch, returns at once if done.
+
+    Writes P (and T) and the training curve under ``results/<preset>/``; checkpoints under ``runs/<preset>/<run_id>/``.
+
+    Args:
+        log: takes a line per epoch.
+
+    Returns:
+        the training curve, rows of ``CURVE_COLUMNS``; losses are means over the images since the row before.
+
+    Raises:
+        StudyError: unusable settings or data, or a loss that is not finite.
+    """
+    if config.is_baseline:
+        log(f"{config.run_id}: nothing to train")
+        return []
+    torch.set_num_threads(config.threads)
+    if is_trained(config):
+        log(f"{config.run_id}: trained already")
+        return read_curve(config)
+    if config.processes > 1 and not distributed.is_launched():
+        torchrun(config, log)
+        return read_curve(config)
+    with distributed.group(config.batch_size, config.torch_device().type):
+        log = log if distributed.rank() == 0 else lambda _line: None
+        pictures = load_pictures(config, "train")
+        check_classes([load_source(name, config) for name in config.sources], pictures)
+        build_models(config)  # raises, before a file is written, where P does not fit the task
+        for run in config.chain:
+            _train(run, pictures, log)
+    return read_curve(config)
+
+
+def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> None:
+    """Run ``rastudy train`` for a config by ``config.processes`` processes of this machine, its lines going to ``log``.
+
+    A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
+    """
+    settings = flags_of(asdict(config))
+    launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy", "train"]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
+    last = ""
+    env = os.environ | OWN_STORE
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
+        try:
+            for line in process.stdout:
+                log(last := line.rstrip())
+                if last.startswith("error: "):  # one that a restart would meet again
+                    raise StudyError(last.removeprefix("error: "))
+        except BaseException:  # an interruption ends them at once, too
+            process.terminate()
+            raise
+    if process.returncode:
+        raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
+
+
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """The command line of ``rastudy train`` for a run's settings."""
+    empty = {"", NOT_APPLICABLE}
+    values = {name: value for name, value in settings.items() if value not in empty or (name, value) == NO_SOURCE}
+    return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
+    """Train one run while no other run of the same settings does."""
+    first = distributed.rank() == 0
+    folder = claim_folder(config, inputs_of(config)) if first else run_folder(config)
+    with FileLock(folder / "lock") if first else nullcontext():
+        if not distributed.from_first(is_trained(config)):
+            _train_or_resume(config, pictures, folder, log)
+    distributed.barrier()
+
+
+def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
+    """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
+    models = make_models(config)
+    pictures = relabel(pictures, config.labels, config.seed)
+    loader = loader_of(pictures, config)
+    checkpoint = folder / "checkpoint.pt"
+    first, curve = 0, []
+    if checkpoint.is_file():
+        try:
+            first, curve = _load_checkpoint(checkpoint, models)
+        except StudyError as error:
+            log(f"{config.run_id}: {error}; starts over")
+            models = make_models(config)  # of which a part may have been overwritten
+    if first != distributed.from_first(first):
+        raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
+    started = time.perf_counter()
+    for epoch in range(first, config.epochs):
+        epoch_started = time.perf_counter()
+        curve += train_one_epoch(models, loader, epoch)
+        if distributed.rank() == 0:
+            _save_checkpoint(checkpoint, models, epoch + 1, curve)
+        seconds = time.perf_counter() - started
+        rate = len(pictures) / (time.perf_counter() - epoch_started)
+        left = seconds / (epoch + 1 - first) * (config.epochs - epoch - 1)
+        log(
+            f"{config.run_id} epoch {epoch + 1}/{config.epochs} image loss {curve[-1]['image_loss']:.5f} "
+            f"recognition loss {curve[-1]['recognition_loss']:.4f} {rate:.0f} images/s, {left:.0f} s left"
+        )
+    if distributed.rank():
+        return
+    save_weights(weights_file(config), models.processor, config)
+    if models.transformer is not None:
+        save_weights(weights_file(config, "transformer"), models.transformer, config)
+    write_csv(curve_file(config), curve, CURVE_COLUMNS)
+    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY)})
+    checkpoint.unlink(missing_ok=True)
+
+
+def curve_file(config: Config) -> Path:
+    return results_folder(config.preset) / "curves" / f"{config.run_id}.csv"
+
+
+def read_curve(config: Config) -> list[dict]:
+    """A finished run's training curve, rows of ``CURVE_COLUMNS``."""
+    with curve_file(config).open(newline="") as file:
+        return [{k: (int if k in ("step", "images") else float)(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def inputs_of(config: Config) -> dict:
+    """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
+    inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
+    if config.of_photographs:  # whose folder is the user's own
+        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
+    start = config.pretraining
+    if start is not None:
+        inputs["pretrained"] = sha256(weights_file(start))
+        if start.mode == "ra_transformer":
+            inputs["pretrained_transformer"] = sha256(weights_file(start, "transformer"))
+    return inputs
+
+
+def is_trained(config: Config) -> bool:
+    """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
+    marker = run_folder(config) / "trained.json"
+    if not all(path.is_file() for path in (marker, curve_file(config), *weights_files(config))):
+        return False
+    if config.pretraining is not None and not is_trained(config.pretraining):
+        return False
+    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
+
+
+def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
+    """One epoch; returns its part of the training curve."""
+    config, device = models.config, next(models.processor.parameters()).device
+    steps = len(loader) * config.epochs
+    points = max(1, CURVE_POINTS // config.epochs)  # of an epoch, at equal distances
+    models.processor.train(config.mode == "plain" or bool(config.sources))  # P rests while T learns to copy
+    if models.transformer is not None:
+        models.transformer.train()
+    parameters = [p for optimiser in models.optimisers for group in optimiser.param_groups for p in group["params"]]
+    curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
+    for k, batch in enumerate(loader.epoch(config.seed, config.pretrain_epochs + epoch)):
+        step = epoch * len(loader) + k
+        batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
+        for optimiser in models.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(config, step, steps)
+        whole = min(config.batch_size, len(loader.label) - k * config.batch_size)  # of which this process may have a part
+        models.share = len(batch.index) / whole
+        try:
+            with distributed.apart(whole < distributed.world()):
+                losses = torch.stack([loss.detach().double().cpu() for loss in step_of(config.mode)(models, batch)])
+                losses = distributed.sum_gradients(parameters, models.share * losses)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise StudyError(_out_of_memory(config, batch)) from error
+            raise
+        if not losses.isfinite().all():
+            raise StudyError(
+                f"run {config.run_id}: loss {losses.tolist()} is not finite at epoch {epoch + 1}, step {step}; "
+                f"try a lower lr than {config.lr:g} or ra_weight than {config.ra_weight:g}"
+            )
+        for optimiser in models.optimisers:
+            optimiser.step()
+        sums, images = sums + losses * whole, images + whole
+        if (k + 1) * points // len(loader) > k * points // len(loader):
+            means = (sums / images).tolist()
+            seen = epoch * len(loader.label) + min((k + 1) * config.batch_size, len(loader.label))
+            curve.append(dict(zip(CURVE_COLUMNS, (step + 1, seen, learning_rate(config, step, steps), *means), strict=True)))
+            images, sums = 0, torch.zeros(2, dtype=torch.float64)
+    return curve
+
+
+def _out_of_memory(config: Config, batch: Batch) -> str:
+    n, (height, width) = len(batch.index), batch.gt.shape[2:]
+    smaller = f"micro_batch={max(1, n // 4)} has R read fewer at a time with the same result, and " if config.sources else ""
+    return (
+        f"run {config.run_id}: out of memory with {n} pictures of {width} x {height} pixels a step on {batch.gt.device}; "
+        f"{smaller}more processes (a divisor of batch_size={config.batch_size}) share the batch, P's part of it included"
+    )
+
+
+def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
+    """The same pictures with the labels that R's loss is told (``LABELS``), the same ones in every epoch."""
+    wrong = {
+        "shuffled": lambda: np.random.default_rng(seed).permutation(pictures.labels),
+        "constant": lambda: np.zeros_like(pictures.labels),
+    }
+    return pictures if labels == "correct" else replace(pictures, labels=wrong[labels]())
+
+
+def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
+    """Raise StudyError where an R has fewer classes than the pictures."""
+    for classifier in (one for one in classifiers if isinstance(one, Classifier)):
+        with torch.inference_mode():
+            picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
+            known = classifier(picture).shape[1]
+        if known < len(pictures.classes):
+            raise StudyError(f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}")
+
+
+def _save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -> None:
+    state = {
+        "epoch": epoch, "curve": curve, "processor": models.processor.state_dict(),
+        "transformer": models.transformer.state_dict() if models.transformer is not None else {},
+        "optimisers": [optimiser.state_dict() for optimiser in models.optimisers], "rng": torch.get_rng_state(),
+    }  # fmt: skip
+    write_atomic(path, lambda p: torch.save(state, p))
+
+
+def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
+    """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
+            if damaged := parts.testzip():
+                raise StudyError(f"checksum of {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        models.processor.load_state_dict(state["processor"])
+        if models.transformer is not None:
+            models.transformer.load_state_dict(state["transformer"])
+        for optimiser, saved in zip(models.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        torch.set_rng_state(state["rng"])
+    except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
+    return state["epoch"], state["curve"]

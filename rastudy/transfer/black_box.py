@@ -1,0 +1,301 @@
+"""Recognisers that are seen only through their answers: a command, a web service, a function.
+
+A black box has one method, ``predict(files)``: for each picture file the labels it sees, best first, with scores. Nothing is
+sent anywhere unless the user names the address.
+"""
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import nn
+
+from rastudy.data.degradations import to_uint8
+from rastudy.errors import StudyError
+from rastudy.paths import read_json, root, write_json
+
+ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
+
+
+class Answer(NamedTuple):
+    """A label as the black box names it, and its score, higher for surer."""
+
+    label: str
+    score: float
+
+
+class BlackBox(Protocol):
+    """``version`` says which model answered, as far as one can know."""
+
+    name: str
+    version: str
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        """Each picture's labels with scores, best first; empty where it sees nothing."""
+
+    def unanswered(self, files: Sequence[Path]) -> int:
+        """Of how many files the answer would cost a call."""
+
+
+class Function:
+    """A Python function ``module:function`` that takes a list of paths and gives a list of (label, score) pairs for each."""
+
+    def __init__(self, spec: str):
+        module, _, function = spec.partition(":")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        try:
+            self.function: Callable = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise StudyError(f"black box function:{spec} cannot be imported from {Path.cwd()}: {error}") from error
+        self.name, self.version = function, "function"
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        found = list(self.function(list(files)))
+        if len(found) != len(files):
+            raise StudyError(f"black box {self.name} gave {len(found)} answers to {len(files)} pictures")
+        try:
+            answers = [[Answer(str(label), float(score)) for label, score in one] for one in found]
+        except (TypeError, ValueError) as error:
+            raise StudyError(f"black box {self.name} must give (label, score) pairs for each picture: {error}") from error
+        return [sorted(one, key=lambda answer: -answer.score) for one in answers]
+
+    def unanswered(self, files: Sequence[Path]) -> int:
+        return len(files)
+
+
+class Tesseract:
+    """The text recognition of the system's package ``tesseract-ocr``: one character a picture, digits alone.
+
+    Pictures are enlarged, and read in one call a batch.
+    """
+
+    def __init__(self, command: str = "tesseract"):
+        self.command = shutil.which(command) or ""
+        if not self.command:
+            raise StudyError(f"black box {command}: no such command; install it (apt install tesseract-ocr) or name another")
+        shown = subprocess.run([self.command, "--version"], capture_output=True, text=True).stdout
+        self.name, self.version = "tesseract", shown.split("\n")[0].removeprefix("tesseract ").strip()
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        with tempfile.TemporaryDirectory() as place:
+            pages = []
+            for k, file in enumerate(files):
+                picture = Image.open(file).convert("L")
+                size = (ENLARGED * picture.width, ENLARGED * picture.height)
+                pages.append(Path(place) / f"{k}.png")
+                picture.resize(size, Image.Resampling.BICUBIC).save(pages[-1])
+            listed = Path(place) / "pages.txt"
+            listed.write_text("".join(f"{page}\n" for page in pages))
+            options = ["--psm", "10", "--dpi", "300", "-c", "tessedit_char_whitelist=0123456789", "tsv"]
+            done = subprocess.run(
+                [self.command, str(listed), "stdout", *options], capture_output=True, text=True,
+                env=os.environ | {"OMP_THREAD_LIMIT": "1"},
+            )  # fmt: skip
+        if done.returncode:
+            raise StudyError(f"{self.command} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+        answers: list[list[Answer]] = [[] for _ in files]
+        for row in csv.DictReader(io.StringIO(done.stdout), delimiter="\t", quoting=csv.QUOTE_NONE):
+            text = (row.get("text") or "").strip()
+            if text:  # of several characters the first
+                answers[int(row["page_num"]) - 1].append(Answer(text[0], float(row["conf"])))
+        return [sorted(found, key=lambda answer: -answer.score) for found in answers]
+
+    def unanswered(self, files: Sequence[Path]) -> int:
+        return len(files)
+
+
+# what a service's JSON file may hold, with the defaults
+SERVICE = {
+    "url": "",  # its address; the pictures go there and nowhere else
+    "key_env": "",  # the environment's variable that holds the key
+    "header": "Authorization",  # where the key goes
+    "prefix": "Bearer ",  # before it
+    "picture": "image",  # field of the request: the PNG file in base64
+    "fields": {},  # other fields of the request
+    "answers": "predictions",  # the answer's field with the list of labels; a.b is b inside of a
+    "label": "label",
+    "score": "score",  # fields of one of them
+    "labels": {},  # the service's labels in the study's classes, {"zero": "0"}; those left out keep their name
+    "timeout": 30,  # seconds
+    "retries": 4,  # of an error, after 1, 2, 4, ... seconds or what the service asks for
+    "per_second": 2,  # most calls a second
+    "max_calls": 1000,  # of a session, retries included; no call beyond it
+}
+
+
+class Service:
+    """An HTTP service that answers JSON with JSON. Answers are kept on disk, so that a rerun costs nothing.
+
+    Args:
+        file: a JSON file with ``url`` and whatever else of ``SERVICE`` is not its default.
+        cache: folder of the answers; default ``runs/blackbox/<name>``.
+
+    Raises:
+        StudyError: an unusable file, or a key that the environment lacks.
+    """
+
+    def __init__(self, file: Path, cache: Path | None = None):
+        settings = read_settings(file)
+        self.settings, self.name, self.calls = settings, file.stem, 0
+        asks = {name: settings[name] for name in ("url", "picture", "fields", "answers", "label", "score")}
+        self.version = hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()[:8]
+        self.cache = cache or root() / "runs" / "blackbox" / f"{self.name}-{self.version}"
+        self._next = 0.0
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        return [self._answer(file) for file in files]
+
+    def unanswered(self, files: Sequence[Path]) -> int:
+        return len({place for file in files if not (place := self._place(file)).is_file()})
+
+    def _place(self, file: Path) -> Path:
+        return self.cache / f"{hashlib.sha256(file.read_bytes()).hexdigest()}.json"
+
+    def _answer(self, file: Path) -> list[Answer]:
+        place = self._place(file)
+        if not place.is_file():
+            write_json(place, {"answers": self._ask(file)})
+        named = self.settings["labels"]
+        return [Answer(named.get(label, label), score) for label, score in read_json(place)["answers"]]
+
+    def _ask(self, file: Path) -> list[list]:
+        """One call, with its retries: (label, score) pairs, best first."""
+        try:
+            import urllib3
+        except ImportError as error:
+            raise StudyError("a service needs urllib3; pip install -e '.[transfer]'") from error
+        settings, headers = self.settings, {"Content-Type": "application/json"}
+        if settings["key_env"]:
+            headers[settings["header"]] = settings["prefix"] + os.environ[settings["key_env"]]
+        left = settings["max_calls"] - self.calls
+        if left <= 0:
+            raise StudyError(
+                f"{self.name}: its {settings['max_calls']} calls are used up (max_calls); the answers so far are kept in "
+                f"{self.cache}, and the same command goes on from there"
+            )
+        body = json.dumps(settings["fields"] | {settings["picture"]: b64encode(file.read_bytes()).decode()})
+        time.sleep(max(0.0, self._next - time.monotonic()))
+        self._next = time.monotonic() + 1 / settings["per_second"]
+        retries = urllib3.Retry(
+            total=min(settings["retries"], left - 1), backoff_factor=1, allowed_methods=None, raise_on_status=False,
+            status_forcelist=(408, 425, 429, 500, 502, 503, 504), redirect=False,
+        )  # fmt: skip
+        try:
+            answer = urllib3.request(
+                "POST", settings["url"], body=body, headers=headers, timeout=settings["timeout"], retries=retries,
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            self.calls += retries.total + 1
+            raise StudyError(f"{self.name}: {settings['url']} does not answer ({type(error).__name__})") from error
+        self.calls += 1 + len(answer.retries.history)
+        if answer.status != 200:
+            shown = answer.data[:200].decode(errors="replace")
+            raise StudyError(f"{self.name}: {settings['url']} answers with status {answer.status}: {shown}")
+        return self._read(answer.data)
+
+    def _read(self, data: bytes) -> list[list]:
+        settings = self.settings
+        try:
+            found = json.loads(data)
+            for name in filter(None, settings["answers"].split(".")):
+                found = found[name]
+            pairs = [[str(one[settings["label"]]), float(one[settings["score"]])] for one in found]
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            shown = data[:200].decode(errors="replace")
+            raise StudyError(
+                f"{self.name}: its answer does not fit the fields answers, label and score "
+                f"({type(error).__name__}: {error}): {shown}"
+            ) from error
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def read_settings(file: Path) -> dict:
+    """A service's settings with the defaults filled in; StudyError for what cannot be used."""
+    if not file.is_file():
+        raise StudyError(f"{file}: no such file; write a JSON file with the field url (and others, see README) there")
+    try:
+        given = json.loads(file.read_text())
+    except ValueError as error:
+        raise StudyError(f"{file}: not JSON ({error})") from error
+    if not isinstance(given, dict) or not str(given.get("url", "")).startswith(("http://", "https://")):
+        raise StudyError(f"{file}: needs the field url, an address that begins with http:// or https://")
+    for name, value in given.items():
+        if name not in SERVICE:
+            raise StudyError(f"{file}: the field {name!r} is unknown; use {', '.join(SERVICE)}")
+        kind = (int, float) if isinstance(SERVICE[name], int) else type(SERVICE[name])
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise StudyError(f"{file}: {name}={value!r} is a {type(value).__name__}, not like {SERVICE[name]!r}")
+    settings = SERVICE | given
+    for name in ("timeout", "per_second", "max_calls"):
+        if settings[name] <= 0:
+            raise StudyError(f"{file}: {name}={settings[name]} must be above 0")
+    if settings["key_env"] and settings["key_env"] not in os.environ:
+        raise StudyError(f"{file}: the environment has no variable {settings['key_env']}, which key_env names for the key")
+    return settings
+
+
+def open_black_box(spec: str) -> BlackBox:
+    """``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``."""
+    kind, _, rest = spec.partition(":")
+    if kind == "tesseract" and not rest:
+        return Tesseract()
+    if kind == "service" and rest:
+        return Service(Path(rest).expanduser())
+    if kind == "function" and rest:
+        return Function(rest)
+    raise StudyError(f"black_box={spec!r} is unknown; use tesseract, service:FILE.json or function:MODULE:NAME")
+
+
+def is_black_box(spec: str) -> bool:
+    return spec.partition(":")[0] in ("tesseract", "service", "function")
+
+
+class Asked(nn.Module):
+    """A black box where a recogniser is expected: pictures (N, 3, H, W) in [0, 1] to scores (N, K + 1).
+
+    A picture goes to it as a PNG file. The last column is "none of the classes": what it cannot name, or names otherwise, is
+    read wrongly. ``unknown`` counts the labels that are no class.
+
+    Args:
+        box: the black box.
+        classes: the K names.
+        counting: answer nothing and count in ``to_ask`` how many calls the pictures would cost.
+    """
+
+    def __init__(self, box: BlackBox, classes: Sequence[str], counting: bool = False):
+        super().__init__()
+        self.box, self.classes, self.counting = box, {name: k for k, name in enumerate(classes)}, counting
+        self.name, self.weights, self.unknown, self.to_ask = box.name, box.version, {}, 0
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        none = len(self.classes)
+        scores = torch.zeros(len(pictures), none + 1)
+        with tempfile.TemporaryDirectory() as place:
+            files = [Path(place) / f"{k}.png" for k in range(len(pictures))]
+            for picture, file in zip(pictures, files, strict=True):
+                Image.fromarray(to_uint8(picture.cpu())).save(file)
+            if self.counting:
+                self.to_ask += self.box.unanswered(files)
+                return scores
+            for row, answers in zip(scores, self.box.predict(files), strict=True):
+                label = answers[0].label if answers else ""
+                if answers and label not in self.classes:
+                    self.unknown[label] = self.unknown.get(label, 0) + 1
+                row[self.classes.get(label, none)] = 1
+        return scores

@@ -1,0 +1,276 @@
+"""Does the gain transfer in the other directions that the paper names? Every cell beside plain's, and beside home.
+
+``make_table`` compares what a direction's readers said (:mod:`rastudy.transfer.directions`) with what they said of plain on the same
+pictures, and with the same run's gain at home: ``results/<preset>/transfer_<direction>.csv``, ``results/transfer_summary.csv``.
+``rastudy transfer`` rebuilds them all from the committed predictions.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rastudy import registry
+from rastudy.analysis import statistics as stats
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired_cells
+from rastudy.analysis.grid import product
+from rastudy.analysis.tables import load_table as load_study_table
+from rastudy.analysis.tables import main_cells, rounded, without_variants
+from rastudy.data import scenes
+from rastudy.errors import StudyError, one_of
+from rastudy.evaluation import average_precision as detection
+from rastudy.evaluation.predictions import read_table
+from rastudy.paths import results_folder, root, write_csv
+from rastudy.presets import PRESETS
+from rastudy.transfer.directions import DIRECTIONS, SOURCES, Variant, sweep_command, variants
+
+FLOOR = 50.0  # percent: who reads clean pictures worse than this decides nothing
+REFERENCE = ("reference", "reference_low", "reference_high")
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+SHARE = ("share", "share_low", "share_high")
+LITTLE = 0.2  # of the reference: a gain below it has not been transferred
+COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *REFERENCE, *DIFFERENCE, *SHARE, "p",
+           "p_holm", "plain", "clean", "verdict", *COUNTS)  # fmt: skip
+
+
+def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
+    """A row per variant, cell and reader, and one for their mean (of those above the floor).
+
+    ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
+    ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
+    RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they are of one metric;
+    paired where the pictures are the same. ``share``: of the reference that is kept, where the reference lies above 0; of an
+    average precision the share of the way from plain to clean pictures.
+    """
+    home, of_source = load_cells(preset, "test"), {}
+    for variant in variants(preset, direction, black_box):
+        folder = results_folder(preset) / "transfer" / direction / variant.name
+        cells = load_cells(preset, "test", folder) if variant.dataset else home
+        if variant.dataset and not cells:
+            raise StudyError(f"{folder}: nothing has been read; run {sweep_command(preset, direction)}")
+        wanted = {run.config.run_id for run in product(preset, **variant.axes)}
+        cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
+        for name, cell, plain in paired_cells(cells):
+            if name != "plain":
+                continue
+            if variant.dataset == "scenes":
+                rows = list(_detection_rows(cell, plain, cells))
+                of_source.update((cell.key, r) for r in rows if (r["reader"], r["metric"]) == (cell.key[4], "ap50"))
+            else:
+                at_home = _gain_at_home(cell, home, first_source=direction == "multi_source")
+                rows = _cell_rows(variant, cell, plain, _clean_of(cells), at_home)
+            for row in rows:
+                if cell.key in of_source:
+                    source = of_source[cell.key]
+                    row |= dict(zip(REFERENCE, (source[name] for name in ESTIMATE), strict=True))
+                elif variant.dataset == "scenes":
+                    row |= dict(zip(REFERENCE, _unseen_at_home(cell, home), strict=True))
+                row |= cell.base() | cell.counts() | {"direction": direction, "variant": variant.name}
+                yield row | {"verdict": verdict(row)}
+
+
+def _clean_of(cells: dict[tuple, Cell]) -> Cell | None:
+    return next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
+
+
+def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: Callable | None) -> Iterator[dict]:
+    """The rows of one cell that classifiers read."""
+    gain = (cell.hits - plain.hits).mean(0)  # R N
+    places = [r for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers]
+    names = {r: cell.targets[r] for r in places}
+    bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}
+    able = [r for r in places if bounds.get(r, 100.0) >= FLOOR]
+    groups = {name: [r] for r, name in names.items()} | {"mean": able or places}
+    values = np.stack([gain[rows].mean(0) for rows in groups.values()], 1)  # N, reader
+    estimates = stats.mean_intervals(values, cell.groups, differences=True)
+    p_values = stats.paired_p(values / 100, cell.groups)
+    for k, (reader, rows) in enumerate(groups.items()):
+        bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
+        row = dict(zip(ESTIMATE, estimates[k], strict=True)) | {
+            "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
+        }  # fmt: skip
+        if at_home is not None:
+            reference, groups_at_home, same = at_home(cell, [cell.targets[r] for r in rows])
+            row |= _beside(values[:, k], cell.groups, reference, groups_at_home, same)
+        yield row
+
+
+def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterator[dict]:
+    """The rows of one cell that detectors read: each of them and their mean, by every metric; resampled are pictures."""
+    clean = _clean_of(cells)
+    for metric in detection.RECALLS:
+        mine, theirs, bound = (
+            np.stack([_precisions(one, name)[metric] for name in cell.targets]) for one in (cell, plain, clean)
+        )  # detector, whole set and resamples
+        groups = {name: [k] for k, name in enumerate(cell.targets)} | {"mean": list(range(len(cell.targets)))}
+        for reader, rows in groups.items():
+            gain = (mine - theirs)[rows].mean(0)
+            below = np.mean(gain[1:] <= 0)
+            yield dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
+                "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
+                **_share(gain[0], gain[1:], (bound - theirs)[rows].mean(0)[0], (bound - theirs)[rows].mean(0)[1:]),
+                "p": min(1.0, 2 * max(min(below, np.mean(gain[1:] >= 0)), 1 / len(gain))),
+            }  # fmt: skip
+
+
+@lru_cache(maxsize=64)  # plain's and the clean pictures' are asked for again by every cell
+def _precisions(cell: Cell, detector: str) -> dict[str, np.ndarray]:
+    """A detector's average precision by metric, the mean over seeds: of all pictures, then of each resample."""
+    values: dict[str, list[np.ndarray]] = {metric: [] for metric in detection.RECALLS}
+    for run in cell.runs.values():
+        _, truth = scenes.render(cell.split, len(run.arrays["label"]))
+        parts = (run.arrays[f"{detector}.{part}"] for part in detection.Found._fields)
+        matched = detection.match(detection.Found(*(part.astype(np.float64) for part in parts)), truth)
+        for metric, found in values.items():
+            whole = detection.average_precision(matched, metric)
+            found.append(np.append(whole, detection.average_precision(matched, metric, detection.draws(len(truth)))))
+    return {metric: np.mean(found, 0) for metric, found in values.items()}
+
+
+def _unseen_at_home(cell: Cell, home: dict[tuple, Cell]) -> stats.Estimate:
+    """The gain of top-1 of unseen R's at home, with its interval; undefined where the run was not read there."""
+    at_home = _gain_at_home(cell, home, first_source=False)
+    if at_home is None:
+        return stats.Estimate(np.nan, np.nan, np.nan)
+    gain, groups, _ = at_home(cell, [])
+    return stats.mean_intervals(gain[:, None], groups, differences=True)[0]
+
+
+def _gain_at_home(cell: Cell, home: dict[tuple, Cell], first_source: bool) -> Callable | None:
+    """How to get the reference of a cell: (readers' names) to gain per picture at home; None where there is none."""
+    key = cell.key
+    if first_source:
+        key = tuple(SOURCES[0] if name == "source_arch" else value for name, value in zip(CELL, key, strict=True))
+    there = home.get(key)
+    plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
+    if plain is None:
+        return None
+    common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs]
+    if not common:
+        return None
+    gain = there.seeds(common).hits.mean(0) - plain.seeds(common).hits.mean(0)  # R N
+    sources = there.settings["source_arch"].split(",")
+    unseen = [r for r, name in enumerate(there.targets) if name in registry.main_recognisers() and name not in sources] or [0]
+
+    def of(cell: Cell, readers: list[str]) -> tuple[np.ndarray, stats.Groups, bool]:
+        places = [there.targets.index(name) for name in readers if name in there.targets]
+        same = next(iter(cell.runs.values())).about["data"] == next(iter(there.runs.values())).about["data"]
+        return gain[places if places and len(places) == len(readers) else unseen].mean(0), there.groups, same
+
+    return of
+
+
+def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_home: stats.Groups, same: bool) -> dict:
+    """The reference and the difference to it with intervals: paired on the same pictures, else of independent samples."""
+    (estimate,) = stats.mean_intervals(reference[:, None], at_home, differences=True)
+    if same:
+        (difference,) = stats.mean_intervals((values - reference)[:, None], groups, differences=True)
+        mine, theirs = groups.bootstrap(np.stack([values, reference], 1)).T
+    else:
+        mine, theirs = groups.bootstrap(values[:, None])[:, 0], at_home.bootstrap(reference[:, None])[::-1, 0]
+        difference = (values.mean() - reference.mean(), *stats.percentile(mine - theirs))
+    found = dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
+    return found | (_share(values.mean(), mine, reference.mean(), theirs) if estimate.low > 0 else {})
+
+
+def _share(value: float, resampled: np.ndarray, whole: float, resampled_whole: np.ndarray) -> dict:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return dict(zip(SHARE, (value / whole, *stats.percentile(resampled / resampled_whole)), strict=True))
+
+
+def verdict(row: dict) -> str:
+    """What a row says of the paper's claim that the gain transfers.
+
+    ``transfers``: the interval lies above 0; ``does not``: below ``LITTLE`` of the reference. ``undecided (floor)``: the reader
+    cannot read clean pictures either; ``nothing to transfer``: the run is not known to gain at home.
+    """
+    if row["clean"] < FLOOR:
+        return "undecided (floor)"
+    if row["low"] > 0:
+        return "transfers"
+    if not row.get("reference_low", np.nan) > 0:
+        return "nothing to transfer"
+    return "does not" if row["high"] < LITTLE * row["reference"] else "undecided"
+
+
+def architecture_rows(preset: str) -> Iterator[dict]:
+    """The main study's own direction, unseen architectures beside the source R, as rows of the summary."""
+    gains, kept = (main_cells(load_study_table(preset, name), preset).query("mode == 'ra'") for name in ("gains", "kept"))
+    accuracy = without_variants(load_study_table(preset, "accuracy")).query("metric == 'top1' and split == 'test'")
+    for _, unseen in gains[gains["role"] == "mean_unseen"].iterrows():
+        (_, source), (_, share) = (
+            next(rows[(rows[list(CELL)] == unseen[list(CELL)]).all(axis=1)].iterrows())
+            for rows in (gains[gains["role"] == "source"], kept)
+        )
+        same = accuracy.query("task == @unseen.task and strength == @unseen.strength and target_arch != @unseen.source_arch")
+        level = main_cells(same, preset).groupby("mode")["value"].mean()
+        row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, "p", *COUNTS)}
+        row |= dict(zip(REFERENCE + SHARE, (*source[list(ESTIMATE)], *share[list(ESTIMATE)]), strict=True))
+        row |= {"direction": "architectures", "variant": "unseen", "reader": "mean", "metric": "top1"}
+        row |= {"plain": level["plain"], "clean": level.get("clean", np.nan)}
+        yield row | {"verdict": verdict(row)}
+
+
+def table_file(preset: str, direction: str) -> Path:
+    return results_folder(preset) / f"transfer_{direction}.csv"
+
+
+def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
+    """Write a direction's table, and the summary of all directions of all presets."""
+    path = _write_table(preset, direction, black_box)
+    make_summary()
+    return path
+
+
+def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
+    rows = list(gain_rows(preset, direction, black_box))
+    if not rows:
+        raise StudyError(
+            f"{preset} has no RA run that {direction} could compare with plain; run {sweep_command(preset, direction)}"
+        )
+    others = [row for row in rows if row["reader"] != "mean"]  # the means, one a cell, stand alone
+    for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
+        row["p_holm"] = p
+    write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
+    return table_file(preset, direction)
+
+
+def make_summary() -> None:
+    """Write RA's mean gain in every direction that was tried, of every study, architectures among them."""
+    rows = []
+    for preset in PRESETS:
+        if preset == "smoke":
+            continue
+        if (results_folder(preset) / "gains.csv").is_file():
+            rows += map(rounded, architecture_rows(preset))
+        for name in DIRECTIONS:
+            if table_file(preset, name).is_file():
+                rows += load_table(preset, name).query("reader == 'mean' and mode == 'ra'").to_dict("records")
+    if rows:
+        blank = pd.DataFrame(rows, columns=list(COLUMNS)).astype(object)
+        write_csv(root() / "results" / "transfer_summary.csv", blank.where(blank.notna(), "").to_dict("records"), COLUMNS)
+
+
+def load_table(preset: str, direction: str) -> pd.DataFrame:
+    """A direction's table; StudyError where it is missing or has another schema."""
+    one_of("direction", direction, DIRECTIONS)
+    return read_table(table_file(preset, direction), COLUMNS, sweep_command(preset, direction), source_arch=str)
+
+
+def load_summary() -> pd.DataFrame:
+    """RA's mean gain in every direction that was tried, of every study."""
+    remedy = "rastudy sweep --direction upload"
+    return read_table(root() / "results" / "transfer_summary.csv", COLUMNS, remedy, source_arch=str)
+
+
+def transfer_command(args: argparse.Namespace) -> None:
+    for name in args.direction:
+        one_of("direction", name, DIRECTIONS)
+    for preset in args.preset or [name for name in PRESETS if name != "smoke"]:
+        read = results_folder(preset) / "transfer"  # of black boxes Tesseract's alone: others are the user's own
+        for direction in (name for name in args.direction or DIRECTIONS if (read / name).is_dir()):
+            print(_write_table(preset, direction).relative_to(root()))
+    make_summary()

@@ -1,0 +1,127 @@
+"""PASCAL VOC: torchvision's COCO detectors read what a classification's P gives.
+
+``rastudy voc --processor F --data FOLDER``, where FOLDER holds ``VOCdevkit/VOC2007``.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from rastudy import registry
+from rastudy.analysis import statistics as stats
+from rastudy.config import Config
+from rastudy.data.degradations import degrade
+from rastudy.data.loaders import Batch, to_float
+from rastudy.data.scenes import Boxes
+from rastudy.errors import StudyError
+from rastudy.evaluation.average_precision import RECALLS, average_precision, detect, draws, match
+from rastudy.evaluation.evaluate import config_of
+from rastudy.models.classifiers import torchvision_state
+from rastudy.models.processors import build_processor
+from rastudy.paths import write_csv
+from rastudy.training.run_store import load_weights
+
+# VOC's classes by COCO's names, where they differ
+VOC_NAMES = {"airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "dining table": "diningtable",
+             "potted plant": "pottedplant", "tv": "tvmonitor"}  # fmt: skip
+VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+               "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # fmt: skip
+
+
+class CocoDetector(nn.Module):
+    """A torchvision detector with its COCO weights, its answers mapped to VOC's twenty classes; others are left out."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        choices = torchvision.models.get_model_weights(name)
+        weights = getattr(choices, "COCO_V1", None)
+        if weights is None:
+            raise StudyError(f"torchvision has no COCO_V1 weights for {name}; it has {list(choices.__members__)}")
+        state = torchvision_state(weights, name)
+        self.name = name
+        self.net = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+        self.net.load_state_dict(state)
+        named = [VOC_NAMES.get(one, one) for one in weights.meta["categories"]]
+        self.register_buffer("to_voc", torch.tensor([VOC_CLASSES.index(one) if one in VOC_CLASSES else -1 for one in named]))
+        self.requires_grad_(False).eval()
+
+    def forward(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        answers = []
+        for one in self.net(list(pictures)):
+            labels = self.to_voc[one["labels"]]
+            answers.append({k: v[labels >= 0] for k, v in (one | {"labels": labels}).items()})
+        return answers
+
+
+def voc_pictures(folder: Path, split: str) -> tuple[torchvision.datasets.VOCDetection, list[Boxes], list[np.ndarray]]:
+    """VOC's pictures of a split, what is in them, and which boxes are difficult; ``folder`` holds ``VOCdevkit/VOC2007``.
+
+    Boxes are given from 0 on, as pixels' corners.
+    """
+    try:
+        data = torchvision.datasets.VOCDetection(str(folder), year="2007", image_set=split)
+    except (RuntimeError, OSError) as error:
+        raise StudyError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/{split}.txt here ({error})") from error
+    truth, difficult = [], []
+    for place in range(len(data)):
+        objects = data.parse_voc_xml(_root_of(data.annotations[place]))["annotation"].get("object", [])
+        corners = [[float(one["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
+        boxes = np.array(corners, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32)  # VOC counts pixels from 1
+        labels = [one["name"] for one in objects]
+        unknown = sorted(set(labels) - set(VOC_CLASSES))
+        if unknown:
+            raise StudyError(f"{data.annotations[place]}: {unknown[0]!r} is none of VOC's classes")
+        truth.append(Boxes(boxes, np.array([VOC_CLASSES.index(label) for label in labels], np.int64)))
+        difficult.append(np.array([one.get("difficult", "0") == "1" for one in objects], bool))
+    return data, truth, difficult
+
+
+def _root_of(path: str) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise StudyError(f"{path}: not a readable annotation ({error})") from error
+
+
+def voc_batches(data: Sequence, config: Config) -> Iterator[Batch]:
+    """Picture by picture, cut at the right and below so that its sides divide by 4; noise is seeded by its place."""
+    for place in range(len(data)):
+        gt = np.array(data[place][0].convert("RGB"))
+        gt = np.array(gt[: gt.shape[0] // 4 * 4, : gt.shape[1] // 4 * 4])
+        lq = degrade(gt, config.task, config.strength, place)[None]
+        yield Batch(lq, to_float(torch.from_numpy(gt[None])), torch.tensor([0]), torch.tensor([place]))
+
+
+def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, processor: nn.Module | None) -> Iterator[dict]:
+    """Average precision of COCO's detectors on VOC's pictures as P gives them; a row per detector and metric."""
+    data, truth, difficult = voc_pictures(folder, split)
+    detectors = [CocoDetector(name).to(config.torch_device()) for name in names]
+    found = detect(config, voc_batches(data, config), detectors, processor)
+    for name, one in found.items():
+        matched = match(one, truth, difficult)
+        for metric in RECALLS:
+            value = average_precision(matched, metric)[0]
+            low, high = stats.percentile(average_precision(matched, metric, draws(len(truth))))
+            yield {"mode": config.mode, "detector": name, "metric": metric, "value": value, "low": low, "high": high,
+                   "n_images": len(truth)}  # fmt: skip
+
+
+def voc_command(args: argparse.Namespace) -> None:
+    config = config_of(args.processor)
+    processor = load_weights(args.processor, build_processor(config.processor, config.factor, config.channels, config.blocks))
+    processor.eval().to(config.torch_device())
+    rows = []
+    for run in (*(replace(config, mode=mode) for mode in registry.modes("baseline")), config):
+        rows += read_voc(run, args.data, args.detector, args.split, processor)
+    for row in rows:
+        value, low, high = (row[name] for name in ("value", "low", "high"))
+        print(f"{row['mode']:18s} {row['detector']:28s} {row['metric']:9s} {value:6.2f} [{low:.2f}, {high:.2f}]")
+    if args.out:
+        write_csv(args.out, rows, tuple(rows[0]))
