@@ -29,7 +29,6 @@ from rastudy.evaluation.predictions import (
     Predictions,
     load_predictions,
     predictions_file,
-    rows_file,
     save_predictions,
     tidy_rows,
 )
@@ -38,18 +37,10 @@ from rastudy.models.processors import ResnetGenerator, apply_processor, build_pr
 from rastudy.paths import read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.registry import is_variant
-from rastudy.training.run_store import (
-    READ_BY,
-    code_versions,
-    load_models,
-    load_weights,
-    provenance,
-    read_metadata,
-    run_folder,
-    weights_file,
-    write_records,
-)
-from rastudy.training.train import check_classes, torchrun, train
+from rastudy.training.launch import torchrun
+from rastudy.training.run_store import READ_BY, code_versions, provenance, run_folder
+from rastudy.training.train import check_classes, train
+from rastudy.training.weights import load_models, load_weights, read_metadata, weights_file
 
 
 @torch.inference_mode()
@@ -107,7 +98,7 @@ def predict(
 
 
 def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -> Path:
-    """Evaluate a finished run on a split and write its predictions and its tidy CSV.
+    """Evaluate a finished run on a split and write its predictions.
 
     Does nothing where this checkout has done so before, with the same R's. Where other predictions of the run lie there
     (the committed ones, say), ``log`` is told how many of R's verdicts changed.
@@ -116,10 +107,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     """
     one_of("split", split, ("val", "test"))
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
-    table = rows_file(config, split)
-    if has_predictions(config, split):
-        if not table.is_file():
-            write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
+    if is_evaluated(config, split):
         log(f"{config.run_id}: evaluated on {split} already")
         return path
     if config.processes > 1 and not distributed.is_launched():
@@ -138,18 +126,12 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": pictures.digest,
              "name": pictures.name, "targets": versions, "provenance": provenance(config)}  # fmt: skip
     save_predictions(path, arrays, about)
-    write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
     write_json(marker, _marker(config, split, path, versions) | {"code": code_versions(READ_BY)})
     return path
 
 
 def is_evaluated(config: Config, split: str) -> bool:
-    """Whether this checkout has evaluated the run on ``split`` with the R's as they are, and its files are unchanged."""
-    return rows_file(config, split).is_file() and has_predictions(config, split)
-
-
-def has_predictions(config: Config, split: str) -> bool:
-    """As :func:`is_evaluated`, whether or not their CSV is there, too."""
+    """Whether this checkout has evaluated the run on ``split`` with the current R's, and its predictions are unchanged."""
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
     if not (marker.is_file() and path.is_file()):
         return False
@@ -228,8 +210,6 @@ def train_command(args: argparse.Namespace) -> None:
         train(config)
         for split in filter(None, splits.split(",")):
             evaluate(config, split.strip())
-        if distributed.rank() == 0:
-            write_records(config)
 
 
 def evaluate_command(args: argparse.Namespace) -> None:

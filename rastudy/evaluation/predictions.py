@@ -48,9 +48,9 @@ def predictions_file(config: Config, split: str) -> Path:
     return results_folder(config.preset) / "predictions" / f"{config.run_id}.{split}.npz"
 
 
-def rows_file(config: Config, split: str) -> Path:
-    """The CSV of a run's :func:`tidy_rows`."""
-    return results_folder(config.preset) / "runs" / f"{config.run_id}.{split}.csv"
+def results_file(preset: str) -> Path:
+    """The CSV of every run's :func:`tidy_rows`."""
+    return results_folder(preset) / "runs.csv"
 
 
 def save_predictions(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
@@ -95,13 +95,18 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
                 (f"psnr{suffix}_release", metrics.psnr_release(mse)),
             ]
             values += [(f"{name}{suffix}", arrays[f"{name}{suffix}"].mean()) for name in ("ssim", "ssim_release")]
-    rows = [base | {"target_arch": "-", "target_weights": "-", "metric": m, "value": float(v)} for m, v in values]
+    rows = [base | {"target_arch": "-", "target_weights": "-", "metric": m, "value": _ten_digits(v)} for m, v in values]
     hits = {"top1": predictions.hits(), "top5": predictions.hits(5), "top1_float": predictions.hits_float()}
     for metric, found in hits.items():
         for (arch, weights), hit in zip(about["targets"].items(), found, strict=True):
-            row = {"target_arch": arch, "target_weights": weights, "metric": metric, "value": 100 * float(hit.mean())}
+            row = {"target_arch": arch, "target_weights": weights, "metric": metric, "value": _ten_digits(100 * hit.mean())}
             rows.append(base | row)
     return rows
+
+
+def _ten_digits(value: float) -> float:
+    """Ten significant digits: the last bits of a sum depend on the CPU's vector length."""
+    return float(f"{value:.10g}")
 
 
 def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = KEY) -> pd.DataFrame:
@@ -136,12 +141,7 @@ def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd
 
 
 def load_results(preset: str) -> pd.DataFrame:
-    """Every tidy row of a preset, merged from its per-run CSVs; StudyError where there are none or two agree on a key."""
-    files = sorted((results_folder(preset) / "runs").glob("*.csv"))
-    if not files:
-        raise StudyError(f"results/{preset}/runs holds no CSV; run rastudy sweep --preset {preset}")
-    merged = pd.concat([load_csv(path) for path in files], ignore_index=True)
-    duplicates = merged[merged.duplicated(list(KEY), keep=False)]
-    if len(duplicates):
-        raise StudyError(f"results/{preset}/runs: rows of several files share a key: {dict(duplicates.iloc[0][list(KEY)])}")
-    return merged
+    """Every tidy row of a preset; StudyError where there are none or two agree on a key."""
+    if not results_file(preset).is_file():
+        raise StudyError(f"{results_file(preset)}: no such table; run rastudy sweep --preset {preset}")
+    return load_csv(results_file(preset))

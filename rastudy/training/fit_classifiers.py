@@ -28,8 +28,8 @@ from rastudy.models.small_nets import build_small
 from rastudy.paths import WEIGHTS, write_atomic
 from rastudy.registry import HALVES
 from rastudy.training.fit_detectors import fit_detectors
-from rastudy.training.run_store import load_models
 from rastudy.training.train import train as train_run
+from rastudy.training.weights import load_models
 
 # pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4), and architectures
 # that train for a multiple of the epochs: thin bottlenecks stay near chance for a third of the usual ones, and so do tokens on

@@ -1,29 +1,31 @@
-"""Run folders, weights and provenance.
+"""Run folders: what a run needs to resume, markers of what it has done, and the records that are committed of them.
 
-``runs/<preset>/<run_id>/`` (not committed) holds what a run needs to resume; ``results/<preset>/`` what it found.
+``runs/<preset>/<run_id>/`` (not committed) holds checkpoint, lock and markers; ``results/<preset>/records.json`` and
+``curves.csv`` are merged from the markers (:func:`merge_records`), so that no two processes write the same file.
 """
 
 import ast
+import csv
 import hashlib
-import json
 import platform
+import zipfile
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from rastudy.config import Config
+from rastudy.data.loaders import data_version
 from rastudy.errors import StudyError
-from rastudy.models.classifiers import load_state, sha256
-from rastudy.models.processors import ResnetGenerator, build_processor
-from rastudy.paths import PACKAGE, read_json, results_folder, root, write_atomic, write_json
+from rastudy.models.classifiers import sha256, weights_versions
+from rastudy.paths import PACKAGE, read_json, results_folder, root, write_atomic, write_csv, write_json
+from rastudy.training.steps import Models
+from rastudy.training.weights import weights_file, weights_files
 
-MARKERS = ("config", "trained", "val", "test")  # a run folder's small JSON files
+MARKERS = ("config", "trained", "val", "test")  # JSON files of a run folder
+CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 _BOTH = (
     "data.datasets", "data.degradations", "data.digits", "data.distributed", "data.image_files", "data.loaders", "data.scenes",
     "models.classifiers", "models.detectors", "models.processors", "models.small_nets",
@@ -33,23 +35,15 @@ TRAINED_BY = (*_BOTH, "training.losses", "training.steps", "training.train")
 READ_BY = (*_BOTH, "evaluation.evaluate", "evaluation.metrics")
 
 
+# --- run folders
+
+
 def run_folder(config: Config) -> Path:
     return root() / "runs" / config.preset / config.run_id
 
 
-def weights_file(config: Config, part: str = "processor") -> Path:
-    """Where a run's final P (or ``part='transformer'``: T) lies."""
-    return results_folder(config.preset) / "weights" / f"{config.run_id}.{part}.safetensors"
-
-
-def weights_files(config: Config) -> list[Path]:
-    """All that a finished run leaves: P's weights, and under ra_transformer T's."""
-    parts = ("processor", "transformer") if config.mode == "ra_transformer" else ("processor",)
-    return [weights_file(config, part) for part in parts]
-
-
 def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
-    """The run's folder, holding its config; refuses a folder that belongs to another configuration.
+    """The run's folder, with its config written; StudyError where the folder belongs to another configuration.
 
     ``inputs`` names the weights that the run starts from: with retrained R's or another pretraining it is another run.
     """
@@ -62,10 +56,138 @@ def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
 
 
 def other_settings(config: Config, inputs: Mapping[str, object]) -> str:
-    """In what a run's folder differs from the run as it would be now, in words; empty where it does not."""
+    """How a run folder's settings differ from the current ones, in words; empty where they do not."""
     mine, theirs = config.science() | dict(inputs), read_json(run_folder(config) / "config.json")
     differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
     return ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)
+
+
+def inputs_of(config: Config) -> dict:
+    """What a run starts from besides its settings: pictures, and the weights of its source R's and of its pretraining."""
+    inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
+    if config.of_photographs:  # from a folder of the user's
+        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
+    if config.pretraining is not None:
+        for name, path in zip(("pretrained", "pretrained_transformer"), weights_files(config.pretraining), strict=False):
+            inputs[name] = sha256(path)
+    return inputs
+
+
+def is_trained(config: Config) -> bool:
+    """Whether this checkout has trained the run with the current source R's, and its weights are what training produced."""
+    marker = run_folder(config) / "trained.json"
+    if not all(path.is_file() for path in (marker, *weights_files(config))):
+        return False
+    if config.pretraining is not None and not is_trained(config.pretraining):
+        return False
+    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
+
+
+def write_trained(config: Config, curve: list[dict]) -> None:
+    """The marker of a finished training: digest of P, versions of the code, training curve."""
+    marker = {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY), "curve": curve}
+    write_json(run_folder(config) / "trained.json", marker)
+
+
+def read_curve(config: Config) -> list[dict]:
+    """A finished run's training curve, rows of ``CURVE_COLUMNS``."""
+    return read_json(run_folder(config) / "trained.json")["curve"]
+
+
+# --- records: the markers of all runs of a preset, committed
+
+
+def records_file(preset: str) -> Path:
+    return results_folder(preset) / "records.json"
+
+
+def curves_file(preset: str) -> Path:
+    return results_folder(preset) / "curves.csv"
+
+
+def read_records(preset: str) -> dict[str, dict]:
+    """Run id to markers of every recorded run: digests of what it started from and of what it produced."""
+    return read_json(records_file(preset)) if records_file(preset).is_file() else {}
+
+
+def read_curves(preset: str) -> dict[str, list[dict]]:
+    """Run id to training curve of every recorded run."""
+    curves: dict[str, list[dict]] = {}
+    if curves_file(preset).is_file():
+        with curves_file(preset).open(newline="") as file:
+            for row in csv.DictReader(file):
+                point = {name: (int if name in ("step", "images") else float)(row[name]) for name in CURVE_COLUMNS}
+                curves.setdefault(row["run_id"], []).append(point)
+    return curves
+
+
+def merge_records(preset: str) -> None:
+    """Merge the markers of this checkout's finished runs into ``records.json`` and ``curves.csv``."""
+    records, curves = read_records(preset), read_curves(preset)
+    for folder in sorted((root() / "runs" / preset).glob("*/")):
+        found = {name: folder / f"{name}.json" for name in MARKERS}
+        markers = {name: read_json(path) for name, path in found.items() if path.is_file()}
+        if len(markers) > ("config" in markers):  # something is finished
+            if "trained" in markers:
+                curves[folder.name] = markers["trained"].pop("curve")
+            records[folder.name] = markers
+    if records:
+        write_json(records_file(preset), records)
+        rows = [{"run_id": run} | point for run in sorted(curves) for point in curves[run]]
+        write_csv(curves_file(preset), rows, ("run_id", *CURVE_COLUMNS))
+
+
+def restore_records(configs: Iterable[Config]) -> None:
+    """Give a fresh checkout the markers of recorded runs; what they say is then checked against the files as always."""
+    runs = {run.run_id: run for config in configs for run in config.chain}
+    recorded = {preset: _recorded(preset) for preset in {run.preset for run in runs.values()}}
+    for run in runs.values():
+        for name, content in recorded[run.preset].get(run.run_id, {}).items():
+            path = run_folder(run) / f"{name}.json"
+            if name in MARKERS and not path.is_file():
+                write_json(path, content)
+
+
+def _recorded(preset: str) -> dict[str, dict]:
+    curves, records = read_curves(preset), read_records(preset)
+    for run, markers in records.items():
+        if "trained" in markers:
+            markers["trained"]["curve"] = curves.get(run, [])
+    return records
+
+
+# --- checkpoints
+
+
+def save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -> None:
+    state = {
+        "epoch": epoch, "curve": curve, "processor": models.processor.state_dict(),
+        "transformer": models.transformer.state_dict() if models.transformer is not None else {},
+        "optimisers": [optimiser.state_dict() for optimiser in models.optimisers], "rng": torch.get_rng_state(),
+    }  # fmt: skip
+    write_atomic(path, lambda p: torch.save(state, p))
+
+
+def load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
+    """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
+            if damaged := parts.testzip():
+                raise StudyError(f"checksum of {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        models.processor.load_state_dict(state["processor"])
+        if models.transformer is not None:
+            models.transformer.load_state_dict(state["transformer"])
+        for optimiser, saved in zip(models.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        torch.set_rng_state(state["rng"])
+    except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
+    return state["epoch"], state["curve"]
+
+
+# --- provenance
 
 
 @lru_cache
@@ -84,82 +206,6 @@ def _code_hash(source: str) -> str:
         own = {k: v for k, v in own.items() if not isinstance(v, ast.AST)}
         sha.update(f"{type(node).__name__} {own}\n".encode())
     return sha.hexdigest()[:8]
-
-
-def record_file(config: Config) -> Path:
-    """Where a finished run's evidence chain is kept beside its results: hashes of what it started from and came to."""
-    return results_folder(config.preset) / "records" / f"{config.run_id}.json"
-
-
-def write_records(config: Config) -> None:
-    """Keep the run folder's markers, and those of what the run started from, beside the results."""
-    for run in config.chain:
-        markers = {name: run_folder(run) / f"{name}.json" for name in MARKERS}
-        write_json(record_file(run), {name: read_json(path) for name, path in markers.items() if path.is_file()})
-
-
-def restore_records(config: Config) -> None:
-    """Give a fresh checkout the markers of committed runs; what they say is then checked against the files as always."""
-    for run in config.chain:
-        if record_file(run).is_file():
-            for name, content in read_json(record_file(run)).items():
-                path = run_folder(run) / f"{name}.json"
-                if name in MARKERS and not path.is_file():
-                    write_json(path, content)
-
-
-def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
-    """Freshly initialised P, and T for ra_transformer. P's initial weights depend on the seed alone."""
-    # ASSUMPTION: PyTorch's own initialisation for every P and T. The release builds its networks the same way.
-    torch.manual_seed(config.seed)
-    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
-    transformer = None
-    if config.mode == "ra_transformer":
-        torch.manual_seed(config.seed + 1)
-        transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
-    device, layout = config.torch_device(), torch.channels_last
-    place = lambda net: net.to(device, memory_format=layout) if net is not None else None  # noqa: E731
-    return place(processor), place(transformer)
-
-
-def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> None:
-    """Save a state dict as safetensors, the run's settings in its metadata, and what else is given."""
-    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    write_atomic(path, lambda p: save_file(state, p, {"config": json.dumps(config.science(), sort_keys=True), **others}))
-
-
-def load_weights(path: Path, net: nn.Module) -> nn.Module:
-    """Load a state dict that :func:`save_weights` wrote; StudyError where that is missing, damaged, unfit or not finite."""
-    if not path.is_file():
-        raise StudyError(f"{path}: no such weights; train them with rastudy train, or restore the file from git")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
-    return load_state(net, state, path)
-
-
-def read_metadata(path: Path) -> dict:
-    """The settings in a weight file's metadata."""
-    if not path.is_file():
-        raise StudyError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["config"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise StudyError(f"{path}: not a weight file of this study ({type(error).__name__}: {error})") from error
-    if not isinstance(settings, dict):
-        raise StudyError(f"{path}: not a weight file of this study (its settings are no JSON object)")
-    return settings
-
-
-def load_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
-    """A finished run's P and T in eval mode, from its committed or just trained weights."""
-    processor, transformer = build_models(config)
-    load_weights(weights_file(config), processor).eval()
-    if transformer is not None:
-        load_weights(weights_file(config, "transformer"), transformer).eval()
-    return processor, transformer
 
 
 def provenance(config: Config) -> dict[str, str]:

@@ -1,47 +1,37 @@
 """Train one run: ``rastudy train --preset digits --task sr --mode ra``."""
 
-import csv
-import os
-import subprocess
-import sys
 import time
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 
-from rastudy.config import NOT_APPLICABLE, Config
+from rastudy.config import Config
 from rastudy.data import distributed
 from rastudy.data.datasets import PictureSet
-from rastudy.data.loaders import Batch, CropLoader, Loader, data_version, load_pictures, loader_of
+from rastudy.data.loaders import Batch, CropLoader, Loader, load_pictures, loader_of
 from rastudy.errors import StudyError
-from rastudy.models.classifiers import Classifier, sha256, weights_versions
+from rastudy.models.classifiers import Classifier
 from rastudy.models.detectors import load_source
-from rastudy.paths import read_json, results_folder, write_atomic, write_csv, write_json
+from rastudy.training.launch import torchrun
 from rastudy.training.run_store import (
-    TRAINED_BY,
-    build_models,
+    CURVE_COLUMNS,
     claim_folder,
-    code_versions,
-    load_weights,
-    other_settings,
+    inputs_of,
+    is_trained,
+    load_checkpoint,
+    read_curve,
     run_folder,
-    save_weights,
-    weights_file,
-    weights_files,
-)
+    save_checkpoint,
+    write_trained,
+)  # fmt: skip
 from rastudy.training.steps import Models, learning_rate, step_of
+from rastudy.training.weights import build_models, load_weights, save_weights, weights_file
 
-CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
-RESTARTS = 3  # of several processes, from the last checkpoint, after one of them has died
-# Else torchrun's one store serves every restart (torch 2.14), whose processes may find the dead ones' addresses there and wait.
-OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-NO_SOURCE = ("source_arch", NOT_APPLICABLE)  # of pretrainings: else the preset's would be taken
 CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
 
 
@@ -55,7 +45,7 @@ def make_models(config: Config) -> Models:
     start = config.pretraining
     if start is not None:
         load_weights(weights_file(start), processor)
-        if start.mode == "ra_transformer":
+        if transformer is not None and start.mode == config.mode:
             load_weights(weights_file(start, "transformer"), transformer)
     optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
     for source in sources:
@@ -68,7 +58,7 @@ def make_models(config: Config) -> Models:
 def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     """Train a run, and what it starts from, to the end; resumes from the last epoch, returns at once if done.
 
-    Writes P (and T) and the training curve under ``results/<preset>/``; checkpoints under ``runs/<preset>/<run_id>/``.
+    Writes P (and T) under ``results/<preset>/weights``, curve and checkpoints under ``runs/<preset>/<run_id>/``.
 
     Args:
         log: takes a line per epoch.
@@ -99,36 +89,6 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     return read_curve(config)
 
 
-def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> None:
-    """Run ``rastudy train`` for a config by ``config.processes`` processes of this machine, its lines going to ``log``.
-
-    A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
-    """
-    settings = flags_of(asdict(config))
-    launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy", "train"]
-    command = [sys.executable, "-m", "torch.distributed.run", *launcher, *settings, *arguments]
-    last = ""
-    env = os.environ | OWN_STORE
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
-        try:
-            for line in process.stdout:
-                log(last := line.rstrip())
-                if last.startswith("error: "):  # one that a restart would meet again
-                    raise StudyError(last.removeprefix("error: "))
-        except BaseException:  # an interruption ends them at once, too
-            process.terminate()
-            raise
-    if process.returncode:
-        raise StudyError(f"torchrun ended with status {process.returncode}: {last}")
-
-
-def flags_of(settings: Mapping[str, object]) -> list[str]:
-    """The command line of ``rastudy train`` for a run's settings."""
-    empty = {"", NOT_APPLICABLE}
-    values = {name: value for name, value in settings.items() if value not in empty or (name, value) == NO_SOURCE}
-    return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-
-
 def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
     """Train one run while no other run of the same settings does."""
     first = distributed.rank() == 0
@@ -148,7 +108,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     first, curve = 0, []
     if checkpoint.is_file():
         try:
-            first, curve = _load_checkpoint(checkpoint, models)
+            first, curve = load_checkpoint(checkpoint, models)
         except StudyError as error:
             log(f"{config.run_id}: {error}; starts over")
             models = make_models(config)  # of which a part may have been overwritten
@@ -159,7 +119,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
         epoch_started = time.perf_counter()
         curve += train_one_epoch(models, loader, epoch)
         if distributed.rank() == 0:
-            _save_checkpoint(checkpoint, models, epoch + 1, curve)
+            save_checkpoint(checkpoint, models, epoch + 1, curve)
         seconds = time.perf_counter() - started
         rate = len(pictures) / (time.perf_counter() - epoch_started)
         left = seconds / (epoch + 1 - first) * (config.epochs - epoch - 1)
@@ -172,42 +132,8 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     save_weights(weights_file(config), models.processor, config)
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
-    write_csv(curve_file(config), curve, CURVE_COLUMNS)
-    write_json(folder / "trained.json", {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY)})
+    write_trained(config, curve)
     checkpoint.unlink(missing_ok=True)
-
-
-def curve_file(config: Config) -> Path:
-    return results_folder(config.preset) / "curves" / f"{config.run_id}.csv"
-
-
-def read_curve(config: Config) -> list[dict]:
-    """A finished run's training curve, rows of ``CURVE_COLUMNS``."""
-    with curve_file(config).open(newline="") as file:
-        return [{k: (int if k in ("step", "images") else float)(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def inputs_of(config: Config) -> dict:
-    """What a run starts from besides its settings: the weights of its source R's and of its pretraining."""
-    inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
-    if config.of_photographs:  # whose folder is the user's own
-        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
-    start = config.pretraining
-    if start is not None:
-        inputs["pretrained"] = sha256(weights_file(start))
-        if start.mode == "ra_transformer":
-            inputs["pretrained_transformer"] = sha256(weights_file(start, "transformer"))
-    return inputs
-
-
-def is_trained(config: Config) -> bool:
-    """Whether this checkout has trained the run, with the source R's as they are, and its weights are what came out."""
-    marker = run_folder(config) / "trained.json"
-    if not all(path.is_file() for path in (marker, curve_file(config), *weights_files(config))):
-        return False
-    if config.pretraining is not None and not is_trained(config.pretraining):
-        return False
-    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
 
 
 def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
@@ -279,31 +205,3 @@ def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
             known = classifier(picture).shape[1]
         if known < len(pictures.classes):
             raise StudyError(f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {len(pictures.classes)}")
-
-
-def _save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -> None:
-    state = {
-        "epoch": epoch, "curve": curve, "processor": models.processor.state_dict(),
-        "transformer": models.transformer.state_dict() if models.transformer is not None else {},
-        "optimisers": [optimiser.state_dict() for optimiser in models.optimisers], "rng": torch.get_rng_state(),
-    }  # fmt: skip
-    write_atomic(path, lambda p: torch.save(state, p))
-
-
-def _load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
-    """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
-    try:
-        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
-            if damaged := parts.testzip():
-                raise StudyError(f"checksum of {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        models.processor.load_state_dict(state["processor"])
-        if models.transformer is not None:
-            models.transformer.load_state_dict(state["transformer"])
-        for optimiser, saved in zip(models.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        torch.set_rng_state(state["rng"])
-    except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
-    return state["epoch"], state["curve"]
