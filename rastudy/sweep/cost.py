@@ -1,35 +1,26 @@
 """What runs will cost, before they start: operations counted, memory and disk added up, seconds from a few timed steps."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rastudy import registry
 from rastudy.config import Config
 from rastudy.data.imagenet import find_photos, part_of
 from rastudy.data.loaders import EVALUATION_BATCH, Batch
 from rastudy.data.photo_cache import FilePhotos, expected_bytes
 from rastudy.models.classifiers import without_weights
 from rastudy.models.detectors import load_source
-from rastudy.registry import half_of
-from rastudy.training.run_store import build_models
 from rastudy.training.steps import Models, step_of
+from rastudy.training.weights import build_models
 
-TIMED_PIXELS = 200_000  # of a timed step; seconds and memory are proportional to pictures
-WHOLE = {
-    "digits": 8000,
-    "cifar10": 49_000,
-    "folder": 50_000,
-    "scenes": 4000,
-    "imagenet": 1_281_167,
-}  # training pictures where a preset takes all
-WHOLE_TEST = {"digits": 2500, "cifar10": 10_000, "folder": 10_000, "scenes": 500, "imagenet": 50_000}
+TIMED_PIXELS = 100_000  # of a timed step; seconds and memory are proportional to pictures
 
 
 @dataclass(frozen=True)
@@ -51,28 +42,31 @@ def cost_of_run(config: Config, splits: Iterable[str]) -> Cost:
     """Training (with the pretraining, where it is the run's own) and evaluation of one run."""
     total = Cost(0, 0)
     if not config.is_baseline:
-        own = config.chain if config.mode in ("plain", "ra_transformer") else [config]  # others find their start trained
+        own = config.chain if config.mode == "plain" or registry.MODES[config.mode].has_transformer else [config]
         for run in own:
-            if run.mode != "plain" or config.mode == "plain":
+            if run.mode != "plain" or config.mode == "plain":  # the others find plain's pretraining done
                 total += step(_essence(run)) * (run.epochs * _training_pictures(run))
-    whole, half = half_of(config.dataset)
-    sizes = {"val": config.val_images, "test": config.test_images or WHOLE_TEST[whole]}
-    if splits:
-        total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
-    return total * 0.5 if half else total
+    sizes = {"val": config.val_images, "test": _test_pictures(config)}
+    total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
+    return total * 0.5 if registry.half_of(config.dataset)[1] else total
 
 
 def _training_pictures(config: Config) -> int:
     if config.train_images:
         return config.train_images
-    if config.of_photographs and config.data_dir and Path(config.data_dir).expanduser().is_dir():
+    data = registry.dataset_of(config.dataset)
+    if data.photographs and config.data_dir and Path(config.data_dir).expanduser().is_dir():
         folder, to_split = part_of(config.data_dir, "train")
         return len(find_photos(folder, labelled=False).files) - config.val_images - to_split * config.test_images
-    return WHOLE[half_of(config.dataset)[0]] - (config.val_images if config.of_photographs else 0)
+    return data.train - (config.val_images if data.photographs else 0)
+
+
+def _test_pictures(config: Config) -> int:
+    return config.test_images or registry.dataset_of(config.dataset).test
 
 
 def _essence(config: Config) -> Config:
-    """The run without what its cost does not depend on, so that equal steps are measured once."""
+    """The run with every field reset that does not change its cost, so that equal steps are measured once."""
     changes = {"seed": 0, "ra_weight": 1.0, "labels": "correct", "target_archs": config.targets[0], "epochs": 1, "lr": 1.0}
     return replace(config, **changes, pretrain_epochs=0, pretrain_crop=0, data_dir="")
 
@@ -82,15 +76,8 @@ def step(config: Config) -> Cost:
     """A training step, per picture."""
     torch.set_num_threads(config.threads)
     processor, transformer = build_models(config)
-    device = config.torch_device()
     models = Models(config, processor, transformer, [_classifier(name, config) for name in config.sources])
-    batch = _batch(config, config.crop or config.image_size, config.batch_size, device)
-
-    def once() -> None:
-        step_of(config.mode)(models, batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
+    batch = _batch(config, config.crop or config.image_size, config.batch_size)
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -98,83 +85,91 @@ def step(config: Config) -> Cost:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        once()
+        cost = _measured(lambda: step_of(config.mode)(models, batch), len(batch.index))
     weights = sum(p.nbytes for net in (processor, transformer, *models.sources) if net is not None for p in net.parameters())
-    with FlopCounterMode(display=False) as counter:
-        once()
-    seconds = min(_seconds(once) for _ in range(2))
-    n = len(batch.index)
-    return Cost(counter.get_total_flops() / n, seconds / n, max(0, sum(kept.values()) - weights) / n)
+    return replace(cost, activations=max(0, sum(kept.values()) - weights) / len(batch.index))
+
+
+def reading(config: Config, target_archs: str) -> Cost:
+    """P (and T) once and every target R twice (P's picture in 8 bits and its floats), per picture; R once of baselines."""
+    targets = [_forward(_reader(config), name.strip()) for name in target_archs.split(",")]
+    if config.is_baseline:
+        return sum(targets, Cost(0, 0))
+    nets = [_forward(config, "")] + [_forward(config, "T")] * registry.MODES[config.mode].has_transformer
+    return sum(nets + 2 * targets, Cost(0, 0))
+
+
+def _reader(config: Config) -> Config:
+    """The same for all runs whose pictures have one size: an R's cost does not depend on who made the picture."""
+    return replace(config, mode="clean", task="dn", strength=0.1, precision="fp32")
 
 
 @cache
-def reading(config: Config, target_archs: str) -> Cost:
-    """P (and T) once and every target R twice, on P's picture in 8 bits and on its floats; per picture."""
-    device = config.torch_device()
-    batch = _batch(config, config.image_size, EVALUATION_BATCH, device)
-    nets = [net.eval() for net in build_models(config) if net is not None] if not config.is_baseline else []
-    targets = [_classifier(name.strip(), config) for name in target_archs.split(",")]
+def _forward(config: Config, name: str) -> Cost:
+    """One pass of a target R by its name, of P (an empty name) or of T ("T"), per picture."""
+    torch.set_num_threads(config.threads)
+    batch = _batch(config, config.image_size, EVALUATION_BATCH)
+    if config.is_baseline:
+        net, picture = _classifier(name, config), batch.gt
+    else:
+        processor, transformer = build_models(config)
+        net, picture = (transformer, batch.gt) if name else (processor, batch.lq)
+        net.eval()
+    with torch.inference_mode():
+        return _measured(lambda: net(picture), len(batch.index))
+
+
+def _measured(work: Callable[[], object], n: int) -> Cost:
+    """Cost per picture of some work on ``n`` of them: operations of a first run, seconds of a second one."""
 
     def once() -> None:
-        picture = batch.lq if nets else batch.gt
-        for net in nets:
-            picture = net(picture)
-        for target in targets * (2 if nets else 1):
-            target(picture)
-        if device.type == "cuda":
+        work()
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    with torch.inference_mode():
+    with FlopCounterMode(display=False) as counter:
         once()
-        with FlopCounterMode(display=False) as counter:
-            once()
-        seconds = _seconds(once)
-    n = len(batch.index)
-    return Cost(counter.get_total_flops() / n, seconds / n)
-
-
-def _seconds(work) -> float:
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    once()
+    return Cost(counter.get_total_flops() / n, (time.perf_counter() - started) / n)
 
 
-def _batch(config: Config, side: int, most: int, device: torch.device) -> Batch:
+def _batch(config: Config, side: int, most: int) -> Batch:
+    device = config.torch_device()
     n = most if device.type == "cuda" else max(2, min(most, TIMED_PIXELS // side**2))
     gt = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
-    index = torch.arange(n)
     lq = nn.functional.avg_pool2d(gt, config.factor)
-    return Batch(
-        *(x.to(device, memory_format=torch.channels_last) for x in (lq, gt)), *(x.to(device) for x in (index % 2, index))
-    )
+    lq, gt = (x.to(device, memory_format=torch.channels_last) for x in (lq, gt))
+    index = torch.arange(n, device=device)
+    return Batch(lq, gt, index % 2, index)
 
 
 @cache
 def _classifier(name: str, config: Config) -> nn.Module:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        return load_source(name, config).to(config.torch_device())
-    return without_weights(name).to(config.torch_device())
+    net = without_weights(name) if registry.is_torchvision(name) else load_source(name, config)
+    return net.to(config.torch_device())
 
 
 def memory_of(config: Config) -> float:
     """Bytes of a training step: activations of the batch, and weights, gradients and Adam's two moments of P and T."""
-    own = sum(p.nbytes for net in build_models(config) if net is not None for p in net.parameters())
-    return step(_essence(config)).activations * config.batch_size / config.processes + 4 * own
+    return step(_essence(config)).activations * config.batch_size / config.processes + 4 * _trained_bytes(config)
+
+
+def _trained_bytes(config: Config) -> int:
+    return sum(p.nbytes for net in build_models(config) if net is not None for p in net.parameters())
 
 
 def disk_of(configs: Iterable[Config]) -> float:
     """Bytes that the runs leave: P, T, a checkpoint each while they run, predictions; and the cache of photographs."""
     total, caches = 0.0, {}
     for config in configs:
-        n = config.val_images + (config.test_images or WHOLE_TEST[half_of(config.dataset)[0]])
-        total += n * (12 * len(config.targets) + 20)
+        total += (config.val_images + _test_pictures(config)) * (12 * len(config.targets) + 20)
         if not config.is_baseline:
-            total += 4 * sum(p.nbytes for net in build_models(config) if net is not None for p in net.parameters())
+            total += 4 * _trained_bytes(config)
         if config.of_photographs and config.cache_dir != "none" and Path(config.data_dir).expanduser().is_dir():
-            for split in ("train", "test"):
-                folder, _ = part_of(config.data_dir, split)
-                if folder.is_dir() and folder not in caches:
+            for folder in {part_of(config.data_dir, split)[0] for split in ("train", "test")} - caches.keys():
+                if folder.is_dir():
                     photos = FilePhotos(folder, find_photos(folder, labelled=False).files, config.resize)
                     caches[folder] = expected_bytes(photos) * len(photos)
     return total + sum(caches.values())

@@ -1,6 +1,7 @@
 """What of a study is done, and what the rest waits for: ``rastudy sweep --status``."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,14 @@ from rastudy.training.run_store import (
     READ_BY,
     TRAINED_BY,
     code_versions,
+    inputs_of,
+    is_trained,
     other_settings,
-    record_file,
+    read_records,
+    records_file,
     run_folder,
-    weights_files,
 )
-from rastudy.training.train import inputs_of, is_trained
+from rastudy.training.weights import weights_files
 
 STATES = {  # in the order in which they are shown
     "done": "trained and evaluated with the recognisers and the code as they are",
@@ -56,11 +59,11 @@ def state_of(cell: Cell) -> State:
     parts = [part for run in config.chain for part in weights_files(run)] if not config.is_baseline else []
     if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in cell.splits):
         return State("kept")
-    if not folder.is_dir() and record_file(config).is_file():
+    if not folder.is_dir() and config.run_id in _recorded(config.preset, _changed(records_file(config.preset))):
         return State("committed")
     for run in config.chain if parts else ():
         if not is_trained(run) and (run_folder(run) / "trained.json").is_file():
-            what = other_settings(run, inputs_of(run)) or "its weights or its curve are not what its training came to"
+            what = other_settings(run, inputs_of(run)) or "its weights are not what its training produced"
             return _stale(what, run)
     if any((run_folder(run) / "checkpoint.pt").is_file() for run in config.chain):
         return State("begun")
@@ -80,7 +83,7 @@ def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
     if not config.is_baseline:
         files |= {run_folder(run) / "trained.json": TRAINED_BY for run in config.chain}
     then_and_now = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())
-    return sorted({f"{name}.py" for then, now in then_and_now for name in then if then[name] != now.get(name)})
+    return sorted({f"{name.replace('.', '/')}.py" for then, now in then_and_now for name in then if then[name] != now.get(name)})
 
 
 def show_status(cells: list[Cell], log: Callable[[str], object] = print) -> None:
@@ -93,6 +96,16 @@ def show_status(cells: list[Cell], log: Callable[[str], object] = print) -> None
         for run, why in mine.items() if name not in ("done", "committed", "kept", "to do") else ():
             log(f"{'':17s}{run}{': ' * bool(why)}{why}")
     log(f"{'together':10s}{len(states):5d}")
+
+
+@lru_cache(maxsize=1)
+def _recorded(preset: str, _changed: int) -> frozenset[str]:
+    """Ids of the recorded runs, read once for as long as the file stays as it is."""
+    return frozenset(read_records(preset))
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _is_locked(folder: Path) -> bool:

@@ -1,7 +1,6 @@
-"""The grid through papermill: ``rastudy sweep --preset digits``.
+"""A study from end to end: the grid through papermill, then tables, boundaries and the reading notebooks.
 
-Runs every cell of the grid that is not finished, several one-thread kernels side by side; then rebuilds the tables
-and executes the reading notebooks. Safe to interrupt and to repeat.
+Runs every cell of the grid that is not finished, several one-thread kernels side by side. Safe to interrupt and to repeat.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -24,95 +23,42 @@ from rastudy.boundaries import tables as similarity
 from rastudy.config import Config, make_config, reader_of
 from rastudy.data.loaders import write_split
 from rastudy.errors import StudyError, one_of
-from rastudy.evaluation.predictions import load_results
+from rastudy.evaluation.metrics import psnr
+from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.paths import NOTEBOOKS, results_folder, root, write_csv
 from rastudy.presets import PRESETS, tasks_of
-from rastudy.registry import ALIASES
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
 from rastudy.report.results_page import refresh_readme
-from rastudy.sweep import cost as estimate
+from rastudy.sweep import cost
 from rastudy.sweep.status import show_status
-from rastudy.training.run_store import restore_records, run_folder, write_records
+from rastudy.training.run_store import merge_records, restore_records, run_folder
 from rastudy.transfer.directions import read, runs
 from rastudy.transfer.tables import table_file
 
-PUBLISHED = ("digits", "upload")  # of the notebook of transfer, what is committed executed: its defaults
+PUBLISHED = ("digits", "upload")  # preset and direction of the transfer notebook's committed, executed copy
 
 
-def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
-    """Execute notebook 01 for every cell that is not done, ``jobs`` at a time; returns what failed by run id."""
-    failures: dict[str, str] = {}
-    todo = [cell for cell in cells if not cell.is_done()]
-    log(f"{len(cells)} runs, {len(cells) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
-    started, total, spent = time.perf_counter(), sum(cell.cost for cell in todo), 0.0
-    first = [cell for cell in todo if cell.config.mode in (*registry.modes("baseline"), "plain")]
-    rest = sorted((cell for cell in todo if cell not in first), key=lambda cell: -cell.cost)
-    done = 0
-    for stage in (sorted(first, key=lambda cell: -cell.cost), rest):
-        if stage is rest and not failures:
-            check_gate(cells)
-        with kernel_pool(jobs) as pool:
-            futures: dict[Future, tuple[Cell, float]] = {}
-            queue = list(stage)
-            while queue or futures:
-                while queue and len(futures) < jobs:
-                    cell = queue.pop(0)
-                    output = run_folder(cell.config) / "01_train.ipynb"
-                    future = pool.submit(execute, NOTEBOOKS / "01_train.ipynb", output, cell.parameters)
-                    futures[future] = cell, time.perf_counter()
-                finished, _ = wait(futures, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    cell, begun = futures.pop(future)
-                    problem = future.result()
-                    if not problem and not cell.is_done():
-                        problem = "the notebook ended, but the run is not finished"
-                    if problem:
-                        failures[cell.config.run_id] = problem
-                    else:
-                        write_records(cell.config)
-                    done, spent = done + 1, spent + cell.cost
-                    now = time.perf_counter()
-                    left = (now - started) / spent * (total - spent) / 60
-                    state = "FAILED" if problem else "done"
-                    log(f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {now - begun:.0f} s, {left:.1f} min left")
-    return failures
+def sweep_command(args: argparse.Namespace) -> int:
+    cells = select(args)
+    if args.keep_committed:
+        restore_records(cell.config for cell in cells)
+    if args.list:
+        print("\n".join(cell.config.run_id for cell in in_order(cells)))
+    elif args.status:
+        show_status(cells)
+    elif args.dry_run:
+        dry_run(args, cells)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        failures = run_cells(cells, args.jobs, _say) if args.run else sweep(args, cells)
+        for name, problem in failures.items():
+            print(f"failed: {name}\n    {problem}", file=sys.stderr)
+        return int(bool(failures))
+    return 0
 
 
-def check_gate(cells: list[Cell]) -> None:
-    """Raise StudyError unless every plain P beats ``none`` by the preset's gate on validation."""
-    gate = PRESETS[cells[0].config.preset]["gate_db"]
-    plain = [cell.config for cell in cells if cell.config.mode == "plain"]
-    if gate is None or not plain:
-        return
-    table = load_results(plain[0].preset)
-    psnr = table[(table["metric"] == "psnr") & (table["split"] == "val")].set_index("run_id")["value"]
-    for config in plain:
-        none = make_config(config.preset, config.task, "none", strength=config.strength).run_id
-        if none in psnr and config.run_id in psnr and psnr[config.run_id] < psnr[none] + gate:
-            raise StudyError(
-                f"{config.run_id}: {psnr[config.run_id]:.2f} dB on validation does not beat no processing "
-                f"({psnr[none]:.2f} dB) by {gate} dB; train longer before any RA run"
-            )
-
-
-def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object] = print) -> None:
-    """The main table, the time of each part, and the paths of what was written."""
-    log("\n" + main_table(preset).to_string() + "\n")
-    for part, value in seconds.items():
-        log(f"{part:28s} {value / 60:6.1f} min")
-    folder = results_folder(preset).relative_to(root())
-    log(f"tables:     {', '.join(f'{folder}/{name}.csv' for name in TABLES)}")
-    log(f"evidence:   {folder}/runs, {folder}/predictions, {folder}/weights, {folder}/curves")
-    log(f"figures:    figures/{preset}")
-    log(f"notebooks:  {'notebooks' if preset == 'digits' else f'runs/{preset}/notebooks'}; runs' own: runs/{preset}")
-
-
-def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:
-    """Wall-clock figures have a file of their own, since no two runs agree on them."""
-    machine = f"{jobs} processes on {os.cpu_count()} cores ({platform.machine()})"
-    rows = [{"part": part, "minutes": round(value / 60, 1), "machine": machine} for part, value in seconds.items()]
-    write_csv(results_folder(preset) / "timings.csv", rows, ("part", "minutes", "machine"))
+# --- which runs
 
 
 def select(args: argparse.Namespace) -> list[Cell]:
@@ -122,22 +68,29 @@ def select(args: argparse.Namespace) -> list[Cell]:
         one_of("split", split, ("val", "test"))
     for task in args.task or ():
         one_of("task", task, tasks_of(args.preset))
-    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
-    axes = {"seeds": args.seed, "sources": args.source_arch, "weights": args.ra_weight, "processors": args.processor}
-    if args.direction:
-        found = [cell for name in args.direction for cell in runs(args.preset, name, args.data, args.black_box)]
-        return [cell for cell in merge(found) if not args.task or cell.config.task in args.task]
-    document = PRESETS[args.preset]
-    named = {"task": args.task, "mode": [ALIASES.get(mode, mode) for mode in args.mode or ()], "seed": args.seed,
-             "source_arch": args.source_arch, "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
-    named = {name: values for name, values in named.items() if values and values[0] not in (-1, "")}
-    if named and not args.full:
-        modes = args.mode or [*registry.modes("baseline"), *document["modes"]]
-        cells = merge(product(args.preset, args.task or (), modes, **axes, **overrides))
-    else:
-        cells = narrow(grid(args.preset, args.full, **overrides), named)
+    cells = _named(args)
     cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
-    return [cell for cell in cells if cell.splits]
+    cells = [cell for cell in cells if cell.splits or args.direction]
+    for run in args.run:
+        one_of("run", run, [cell.config.run_id for cell in cells])
+    return [cell for cell in cells if not args.run or cell.config.run_id in args.run]
+
+
+def _named(args: argparse.Namespace) -> list[Cell]:
+    if args.direction:
+        found = merge(cell for name in args.direction for cell in runs(args.preset, name, args.data, args.black_box))
+        return [cell for cell in found if not args.task or cell.config.task in args.task]
+    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
+    modes = [registry.ALIASES.get(mode, mode) for mode in args.mode or ()]
+    named = {"task": args.task, "mode": modes, "seed": args.seed, "source_arch": args.source_arch,
+             "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
+    named = {name: values for name, values in named.items() if values}
+    if args.full or not named:
+        return narrow(grid(args.preset, args.full, **overrides), named)
+    axes = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",), "weights": args.ra_weight or (-1.0,),
+            "processors": args.processor or ("",)}  # fmt: skip
+    modes = modes or [*registry.modes("baseline"), *PRESETS[args.preset]["modes"]]
+    return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
 
 
 def settings_from(pairs: list[str]) -> dict[str, object]:
@@ -153,57 +106,102 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
     return values
 
 
-def sweep_command(args: argparse.Namespace) -> int:
-    cells = select(args)
-    if args.keep_committed:
-        for cell in cells:
-            restore_records(cell.config)
-    if args.status:
-        show_status(cells)
-        return 0
-    if args.dry_run:
-        dry_run(cells, args.jobs)
-        if "black_box" in args.direction:
-            calls = read(args.preset, "black_box", args.data, black_box=args.black_box, counting=True)
-            print(f"{args.black_box}: {calls} calls, one a picture that it has not answered yet", file=sys.stderr)
-        return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    failures = sweep(args, cells)
-    for name, problem in failures.items():
-        print(f"failed: {name}\n    {problem}", file=sys.stderr)
-    return 1 if failures else 0
+def in_order(cells: list[Cell]) -> list[Cell]:
+    """The order of training: baselines and plain before the modes that start from plain, long runs first."""
+    return sorted(cells, key=lambda cell: (not _is_first(cell), -cell.cost))
 
 
-def dry_run(cells: list[Cell], jobs: int) -> None:
+def _is_first(cell: Cell) -> bool:
+    return cell.config.is_baseline or cell.config.mode == "plain"
+
+
+def dry_run(args: argparse.Namespace, cells: list[Cell]) -> None:
     """Say what would run, and what it costs: operations counted, seconds from a few timed steps on this machine."""
-    todo = [cell for cell in cells if not cell.is_done()]
-    total = estimate.Cost(0, 0)
+    todo, total = [], cost.Cost(0, 0)
     for cell in cells:
-        if cell not in todo:
-            print(f"done   {cell.config.run_id}  {'+'.join(cell.splits)}")
+        name, splits = cell.config.run_id, "+".join(cell.splits)
+        if cell.is_done():
+            print(f"done   {name}  {splits}")
             continue
-        cost = estimate.cost_of_run(cell.config, cell.splits)
-        total += cost
-        what = f"{cost.operations:.1e} operations, {cost.seconds / 60:.1f} min"
-        print(f"to do  {cell.config.run_id}  {'+'.join(cell.splits)}  {what}")
-    memory = max((estimate.memory_of(cell.config) for cell in todo if not cell.config.is_baseline), default=0)
+        todo.append(cell.config)
+        one = cost.cost_of_run(cell.config, cell.splits)
+        total += one
+        print(f"to do  {name}  {splits}  {one.operations:.1e} operations, {one.seconds / 60:.1f} min", flush=True)
+    memory = max((cost.memory_of(config) for config in todo if not config.is_baseline), default=0)
     hours = total.seconds / 3600
     print(
         f"{len(todo)} runs of {len(cells)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
-        f"{hours / jobs:.1f} with {jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a training step, "
-        f"{estimate.disk_of(cell.config for cell in todo) / 1e9:.2f} GB of disk",
+        f"{hours / args.jobs:.1f} with {args.jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a training "
+        f"step, {cost.disk_of(todo) / 1e9:.2f} GB of disk",
         file=sys.stderr,
     )
+    if "black_box" in args.direction:
+        calls = read(args.preset, "black_box", args.data, black_box=args.black_box, counting=True)
+        print(f"{args.black_box}: {calls} calls, one per picture that it has not answered yet", file=sys.stderr)
+
+
+# --- running them
+
+
+def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
+    """Execute notebook 01 for every cell that is not done, ``jobs`` at a time; returns what failed by run id."""
+    failures: dict[str, str] = {}
+    todo = in_order([cell for cell in cells if not cell.is_done()])
+    log(f"{len(cells)} runs, {len(cells) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
+    started, total, spent, done = time.perf_counter(), sum(cell.cost for cell in todo), 0.0, 0
+    for first in (True, False):
+        if not first and not failures:
+            check_gate(cells)
+        with kernel_pool(jobs) as pool:
+            futures = {pool.submit(_run_cell, cell): cell for cell in todo if _is_first(cell) == first}
+            for future in as_completed(futures):
+                cell, (problem, seconds) = futures[future], future.result()
+                if problem:
+                    failures[cell.config.run_id] = problem
+                done, spent = done + 1, spent + cell.cost
+                left = (time.perf_counter() - started) / spent * (total - spent) / 60
+                state = "FAILED" if problem else "done"
+                log(f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {seconds:.0f} s, {left:.1f} min left")
+    return failures
+
+
+def _run_cell(cell: Cell) -> tuple[str, float]:
+    """What failed (an empty string where nothing did), and seconds."""
+    started = time.perf_counter()
+    problem = execute(NOTEBOOKS / "01_train.ipynb", run_folder(cell.config) / "01_train.ipynb", cell.parameters)
+    if not problem and not cell.is_done():
+        problem = "the notebook ended, but the run is not finished"
+    return problem, time.perf_counter() - started
+
+
+def check_gate(cells: list[Cell]) -> None:
+    """Raise StudyError unless every plain P beats ``none`` by the preset's gate on validation."""
+    gate = PRESETS[cells[0].config.preset]["gate_db"]
+    for config in (cell.config for cell in cells if cell.config.mode == "plain" and gate is not None):
+        none = make_config(config.preset, config.task, "none", strength=config.strength)
+        files = [predictions_file(run, "val") for run in (none, config)]
+        if all(path.is_file() for path in files):
+            before, after = (psnr(load_predictions(path).arrays["mse"]).mean() for path in files)
+            if after < before + gate:
+                raise StudyError(
+                    f"{config.run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} dB; "
+                    "train longer before any RA run"
+                )
+
+
+# --- the whole study
 
 
 def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
     if cells and cells[0].config.of_photographs:
         write_split(cells[0].config)
-    seconds, fresh = {}, not any(cell.is_done() for cell in cells)
+    seconds: dict[str, float] = {}
+    fresh = not any(cell.is_done() for cell in cells)
     with timed(seconds, "training and evaluation"):
-        failures = run_cells(cells, args.jobs, log=_say)
+        failures = run_cells(cells, args.jobs, _say)
     if failures:
+        merge_records(args.preset)
         return failures
     with timed(seconds, "tables"):
         make_tables(args.preset)
@@ -214,22 +212,25 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     if args.direction:
         return transfers(args)
     if not args.no_notebooks:
-        config = cells[-1].config
-        if keys := boundaries.trained(args.preset):  # of the last task alone, or of all
-            with timed(seconds, "decision boundaries"):
-                where = {"data_dir": args.data, "cache_dir": config.cache_dir}
-                similarity.update(args.preset, keys if args.full else keys[-1:], args.full, args.jobs, log=_say, **where)
-        with timed(seconds, "notebooks and figures"):
-            shown = {"task": config.task, "cache_dir": config.cache_dir} if config.of_photographs else {}
-            failures = reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
-        if failures:
+        if failures := _read_notebooks(args, cells[-1].config, seconds):
             return failures
     if fresh and not args.full:
         write_timings(args.preset, seconds, args.jobs)
     if args.preset in STUDIES and root() == NOTEBOOKS.parent:
         refresh_readme()
-    summary(args.preset, seconds, log=_say)
+    summary(args.preset, seconds, _say)
     return {}
+
+
+def _read_notebooks(args: argparse.Namespace, config: Config, seconds: dict[str, float]) -> dict[str, str]:
+    """Measure the boundaries (of the last task alone, or with ``--full`` of all) and execute the reading notebooks."""
+    if keys := boundaries.trained(args.preset):
+        with timed(seconds, "decision boundaries"):
+            where = {"data_dir": args.data, "cache_dir": config.cache_dir}
+            similarity.update(args.preset, keys if args.full else keys[-1:], args.full, args.jobs, log=_say, **where)
+    with timed(seconds, "notebooks and figures"):
+        shown = {"task": config.task, "cache_dir": config.cache_dir} if config.of_photographs else {}
+        return reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
 
 
 def transfers(args: argparse.Namespace) -> dict[str, str]:
@@ -244,11 +245,30 @@ def transfers(args: argparse.Namespace) -> dict[str, str]:
             problem = pool.submit(execute, NOTEBOOKS / "05_transfer.ipynb", output, given).result()
         if problem:
             failures[direction] = problem
-        else:
-            _say(f"{direction}: {table_file(args.preset, direction).relative_to(root())}, {output.relative_to(root())}")
-            if (args.preset, direction) == PUBLISHED and root() == NOTEBOOKS.parent:
-                publish(output, NOTEBOOKS / "05_transfer.ipynb")
+            continue
+        _say(f"{direction}: {table_file(args.preset, direction).relative_to(root())}, {output.relative_to(root())}")
+        if (args.preset, direction) == PUBLISHED and root() == NOTEBOOKS.parent:
+            publish(output, NOTEBOOKS / "05_transfer.ipynb")
     return failures
+
+
+def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object] = print) -> None:
+    """The main table, the time of each part, and the paths of what was written."""
+    log("\n" + main_table(preset).to_string() + "\n")
+    for part, value in seconds.items():
+        log(f"{part:28s} {value / 60:6.1f} min")
+    folder = results_folder(preset).relative_to(root())
+    log(f"tables:     {', '.join(f'{folder}/{name}.csv' for name in ('runs', *TABLES))}")
+    log(f"evidence:   {folder}/predictions, {folder}/weights, {folder}/curves.csv, {folder}/records.json")
+    log(f"figures:    figures/{preset}")
+    log(f"notebooks:  {'notebooks' if preset == 'digits' else f'runs/{preset}/notebooks'}; runs' own: runs/{preset}")
+
+
+def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:
+    """Wall-clock times have a file of their own, since no two runs agree on them."""
+    machine = f"{jobs} processes on {os.cpu_count()} cores ({platform.machine()})"
+    rows = [{"part": part, "minutes": round(value / 60, 1), "machine": machine} for part, value in seconds.items()]
+    write_csv(results_folder(preset) / "timings.csv", rows, ("part", "minutes", "machine"))
 
 
 @contextmanager
