@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from rastudy import registry
+from rastudy.__main__ import main
 from rastudy.config import Config, make_config
 from rastudy.data import digits
 from rastudy.data import loaders as photos
@@ -25,8 +26,9 @@ from rastudy.evaluation.predictions import Predictions, load_predictions, tidy_r
 from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import apply_processor
 from rastudy.training.fit_classifiers import processed
-from rastudy.training.run_store import build_models, load_models, run_folder, save_weights, weights_file
+from rastudy.training.run_store import run_folder
 from rastudy.training.train import train
+from rastudy.training.weights import build_models, load_models, save_weights, weights_file
 
 TARGETS = ("resnet18_small", "vgg16_bn_small")
 
@@ -277,7 +279,8 @@ def test_evaluate_splits_shows_every_target(study_root):
 
 def test_degradation_table(study_root, monkeypatch):
     """Top-1 without processing at the preset's strength is that of the run ``none``; weaker noise costs less."""
-    monkeypatch.setattr(evaluate, "STRENGTH_CURVES", {"sr": (4,), "dn": (0.05, 0.3), "jpeg": (6,)})
+    for task, curve in {"sr": (4,), "dn": (0.05, 0.3), "jpeg": (6,)}.items():
+        monkeypatch.setitem(registry.TASKS, task, replace(registry.TASKS[task], curve=curve))
     table = evaluate.degradation_table("smoke", 60, target_archs=TARGETS[0])
     assert set(table["task"]) == {"sr", "dn", "jpeg"} and set(table["n_images"]) == {60}
     config = small("none", "dn")
@@ -352,10 +355,9 @@ def test_the_command_refuses_another_task(ground):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_command_asks_for_the_transformer(ground, monkeypatch, capsys):
+def test_the_command_asks_for_the_transformer(ground, capsys):
     """P of an ra_transformer run alone would give the figures of another mode."""
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--processor", str(ground["p"]), "--task", "sr"])
-    assert evaluate.main() == 2
+    assert main(["evaluate", "--processor", str(ground["p"]), "--task", "sr"]) == 2
     assert "give its T with --transformer" in capsys.readouterr().err
 
 

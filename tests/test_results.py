@@ -17,10 +17,11 @@ from rastudy.evaluation.predictions import (
     load_predictions,
     load_results,
     predictions_file,
+    results_file,
     save_predictions,
     tidy_rows,
 )
-from rastudy.paths import results_folder, write_csv
+from rastudy.paths import write_csv
 
 N = 45
 TARGETS = {"resnet18_small": "digits:aaaa", "vgg16_bn_small": "digits:bbbb", "densenet121_small": "digits:cccc"}
@@ -112,17 +113,14 @@ def test_same_content_gives_the_same_bytes(tmp_path):
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def write_run(config: Config, split: str = "test", name: str = ""):
-    path = results_folder(config.preset) / "runs" / f"{name or config.run_id}.{split}.csv"
-    write_csv(path, tidy_rows(hand_made(config, split)), COLUMNS)
+def write_runs(*runs: tuple[Config, str]) -> None:
+    write_csv(results_file("smoke"), [row for config, split in runs for row in tidy_rows(hand_made(config, split))], COLUMNS)
 
 
-def test_results_are_merged(study_root):
+def test_results_are_of_all_runs(study_root):
     """Every row of every run and split."""
     configs = [make_config("smoke", task, "plain") for task in ("sr", "dn")]
-    for config in configs:
-        for split in ("val", "test"):
-            write_run(config, split)
+    write_runs(*((config, split) for config in configs for split in ("val", "test")))
     table = load_results("smoke")
     assert len(table) == 2 * 2 * (4 + 3 * len(TARGETS))
     assert set(zip(table["run_id"], table["split"], strict=True)) == {
@@ -130,12 +128,12 @@ def test_results_are_merged(study_root):
     }
 
 
-def test_duplicate_keys_over_two_files_raise(study_root):
-    """A copied CSV is refused, and the message names a row."""
+def test_a_run_that_is_there_twice_raises(study_root):
+    """The message names a row."""
     config = make_config("smoke", "sr", "plain")
-    write_run(config)
+    write_runs((config, "test"))
     load_results("smoke")
-    write_run(config, name="copy")
+    write_runs((config, "test"), (config, "test"))
     with pytest.raises(StudyError, match=f"share a key.*{re.escape(config.run_id)}"):
         load_results("smoke")
 
@@ -154,8 +152,8 @@ def test_duplicate_keys_over_two_files_raise(study_root):
 def test_spoilt_tables_are_refused(study_root, spoil, message):
     """The message names the file."""
     config = make_config("smoke", "sr", "plain")
-    write_run(config)
-    path = next((results_folder("smoke") / "runs").iterdir())
+    write_runs((config, "test"))
+    path = results_file("smoke")
     spoil(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(StudyError, match=message) as caught:
         load_results("smoke")
