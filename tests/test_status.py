@@ -6,30 +6,31 @@ import nbformat
 import pytest
 from filelock import FileLock
 
+from rastudy.__main__ import main, parse
 from rastudy.analysis.grid import Cell
 from rastudy.evaluation.evaluate import evaluate, is_evaluated
 from rastudy.evaluation.predictions import predictions_file
 from rastudy.paths import read_json, write_json
 from rastudy.presets import PRESETS
-from rastudy.sweep import sweep
 from rastudy.sweep.status import STATES, show_status, state_of
-from rastudy.sweep.sweep import parse, select
+from rastudy.sweep.sweep import select
 from rastudy.training import run_store as runs
-from rastudy.training.run_store import code_versions, record_file, run_folder, weights_file, write_records
+from rastudy.training.run_store import code_versions, merge_records, read_records, run_folder
 from rastudy.training.train import train
+from rastudy.training.weights import weights_file
 
 
 @pytest.fixture
 def cell(study_root) -> Cell:
     """RA's run of the smoke study, read on validation, with nothing done yet."""
-    return select(parse(["--preset", "smoke", "--task", "jpeg", "--mode", "ra", "--split", "val"]))[0]
+    return select(parse(["sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "ra", "--split", "val"])[1])[0]
 
 
 @pytest.fixture
 def done(cell) -> Cell:
     train(cell.config, log=lambda _: None)
     evaluate(cell.config, "val", log=lambda _: None)
-    write_records(cell.config)
+    merge_records("smoke")
     return cell
 
 
@@ -65,12 +66,13 @@ def test_a_failed_run_names_its_error_and_its_notebook(cell):
 
 def test_code_that_matters_has_changed(done, monkeypatch):
     """The module is named; one that the evaluation alone uses counts, too."""
-    for module, marker in (("steps", "trained"), ("metrics", "val")):
+    for module, marker in (("training.steps", "trained"), ("evaluation.metrics", "val")):
         path = run_folder(done.config) / f"{marker}.json"
         before = read_json(path)
         write_json(path, before | {"code": before["code"] | {module: "0" * 8}})
         state = state_of(done)
-        assert state.name == "stale" and f"{module}.py" in state.why and str(run_folder(done.config).name) in state.why
+        file = module.replace(".", "/") + ".py"
+        assert state.name == "stale" and file in state.why and str(run_folder(done.config).name) in state.why
         assert is_evaluated(done.config, "val"), "said, not redone: whether it matters is the reader's to decide"
         write_json(path, before)
 
@@ -98,21 +100,11 @@ def test_predictions_have_changed(done):
 def test_a_fresh_checkout(done):
     """With the committed record it is committed; without its weights its figures are kept."""
     shutil.rmtree(run_folder(done.config).parent)
-    assert record_file(done.config).is_file() and state_of(done).name == "committed"
-    runs.restore_records(done.config)
+    assert done.config.run_id in read_records("smoke") and state_of(done).name == "committed"
+    runs.restore_records([done.config])
     assert state_of(done).name == "done"
     weights_file(done.config).unlink()
     assert state_of(done).name == "kept"
-
-
-def test_a_deleted_csv_is_written_anew(done):
-    """From the predictions, byte for byte, without reading a picture again."""
-    table = predictions_file(done.config, "val").parents[1] / "runs" / f"{done.config.run_id}.val.csv"
-    content, read = table.read_bytes(), predictions_file(done.config, "val").stat().st_mtime_ns
-    table.unlink()
-    assert not is_evaluated(done.config, "val")
-    evaluate(done.config, "val", log=lambda _: None)
-    assert table.read_bytes() == content and predictions_file(done.config, "val").stat().st_mtime_ns == read
 
 
 def test_code_is_what_counts(tmp_path):
@@ -139,7 +131,7 @@ def test_the_command(done, capsys):
     """Counts that add up, and not a file more or less."""
     files = lambda: {path: path.stat().st_mtime_ns for path in run_folder(done.config).rglob("*")}  # noqa: E731
     before = files()
-    assert sweep.main(["--preset", "smoke", "--status"]) == 0
+    assert main(["sweep", "--preset", "smoke", "--status"]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
     counts = {line[:10].strip(): int(line[10:15]) for line in lines if line[:10].strip() in STATES}
     assert counts == {"begun": 1, "to do": 17} and int(total.split()[1]) == 18  # it was not read on test
@@ -148,7 +140,7 @@ def test_the_command(done, capsys):
 
 def test_every_state_is_shown(monkeypatch, study_root):
     shown = []
-    cells = select(parse(["--preset", "smoke", "--task", "jpeg"]))
+    cells = select(parse(["sweep", "--preset", "smoke", "--task", "jpeg"])[1])
     assert PRESETS["smoke"] and len(cells) == 6
     show_status(cells, shown.append)
     assert shown == [f"{'to do':10s}{6:5d}  {STATES['to do']}", f"{'together':10s}{6:5d}"]

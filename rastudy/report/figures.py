@@ -17,11 +17,11 @@ from rastudy.analysis.comparisons import GAIN, UNSEEN
 from rastudy.analysis.controls import control_name
 from rastudy.analysis.style import note, rows_of
 from rastudy.analysis.tables import load_table, main_cells, paper_gains, without_variants
-from rastudy.config import Config, make_config
+from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, mode_name, reader_name, short_name, task_name
-from rastudy.training.train import curve_file
+from rastudy.training.run_store import read_curves
 
 LOWEST = -8  # of the trade-off's and the controls' axes: what lies below is told in words
 
@@ -273,16 +273,16 @@ def plot_controls(preset: str) -> Figure:
 
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
-    keys = degradations(preset)
+    keys, curves = degradations(preset), {run: pd.DataFrame(rows) for run, rows in read_curves(preset).items()}
     sns.set_theme(style="whitegrid", context="notebook")
     figure, axes = plt.subplots(1, len(keys), figsize=(1 + 4.4 * len(keys), 3.8), squeeze=False)
     for ax, (task, strength) in zip(axes[0], keys, strict=True):
         runs = [make_config(preset, task, mode, seed=seed, strength=strength) for mode in PRESETS[preset]["modes"]]
-        start = _curve(runs[0].pretraining)
+        start = curves.get(runs[0].pretraining.run_id) if runs[0].pretraining else None
         if start is not None:
             ax.plot(start["images"] / 1000, start["image_loss"], color=registry.MODES["none"].colour, lw=3, label="pretraining")
         for run in runs:
-            curve = _curve(run)
+            curve = curves.get(run.run_id)
             if curve is not None:
                 look = registry.MODES[run.mode]
                 style = {"ls": "--", "lw": 3} if run.mode == "plain" else {"lw": 1.3}
@@ -295,11 +295,6 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
     figure.text(0.5, -0.01, f"Means between the points, one run each (seed {seed}). RA with T trains P as plain does.",
                 ha="center", va="top", fontsize=9)  # fmt: skip
     return figure
-
-
-def _curve(run: Config | None) -> pd.DataFrame | None:
-    path = None if run is None else curve_file(run)
-    return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
 def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:

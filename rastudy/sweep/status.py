@@ -82,8 +82,9 @@ def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
     files = {run_folder(config) / f"{split}.json": READ_BY for split in splits}
     if not config.is_baseline:
         files |= {run_folder(run) / "trained.json": TRAINED_BY for run in config.chain}
-    then_and_now = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())
-    return sorted({f"{name.replace('.', '/')}.py" for then, now in then_and_now for name in then if then[name] != now.get(name)})
+    pairs = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())
+    changed = {name for then, now in pairs for name in then if then[name] != now.get(name)}
+    return sorted(f"{name.replace('.', '/')}.py" for name in changed)
 
 
 def show_status(cells: list[Cell], log: Callable[[str], object] = print) -> None:

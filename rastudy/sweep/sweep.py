@@ -131,8 +131,8 @@ def dry_run(args: argparse.Namespace, cells: list[Cell]) -> None:
     hours = total.seconds / 3600
     print(
         f"{len(todo)} runs of {len(cells)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
-        f"{hours / args.jobs:.1f} with {args.jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a training "
-        f"step, {cost.disk_of(todo) / 1e9:.2f} GB of disk",
+        f"{hours / args.jobs:.1f} with {args.jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a "
+        f"training step, {cost.disk_of(todo) / 1e9:.2f} GB of disk",
         file=sys.stderr,
     )
     if "black_box" in args.direction:
@@ -184,8 +184,8 @@ def check_gate(cells: list[Cell]) -> None:
             before, after = (psnr(load_predictions(path).arrays["mse"]).mean() for path in files)
             if after < before + gate:
                 raise StudyError(
-                    f"{config.run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} dB; "
-                    "train longer before any RA run"
+                    f"{config.run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} "
+                    "dB; train longer before any RA run"
                 )
 
 
