@@ -1,114 +1,46 @@
-# The study as one dependency graph, on one machine or on a cluster:
-#
+# The study as a dependency graph, on one machine or on a cluster (README.md has a recipe for Slurm):
 #   snakemake --cores 2 --config preset=smoke
 #   snakemake --executor slurm --jobs 50 --config preset=imagenet data=DIR
-#
-# Every CSV is a target: snakemake --cores 2 results/digits/gains.csv
-# Settings of --config: preset, full, data, device, directions; README.md has a recipe for Slurm.
+# Settings of --config: preset, full (1), data, device, and directions of transfer, separated by spaces.
 import sys
+from rastudy.__main__ import parse
+from rastudy.analysis.tables import TABLES
+from rastudy.boundaries.tables import TABLES as BOUNDARIES
+from rastudy.sweep.sweep import select
+from rastudy.transfer.directions import DIRECTIONS
 
-from rastudy.sweep.workflow import Study
+preset, directions = config.pop("preset", "digits"), config.pop("directions", "").split()
+flags = ["--preset", preset] + ["--full"] * int(config.pop("full", 0))
+flags += [word for name in list(config) for word in (f"--{name}", str(config[name]))]
+cells = {cell.config.run_id: cell for cell in select(parse(["sweep", *flags])[1])}
+assert set(directions) <= set(DIRECTIONS), f"unknown direction in {directions}; use {list(DIRECTIONS)}"
+stamp, csv = f"runs/{preset}/notebooks/stamp.json", lambda names: [f"results/{preset}/{name}.csv" for name in names]
+evidence = lambda runs: [f"results/{preset}/predictions/{run}.{split}.npz" for run in runs for split in cells[run].splits]
 
-study = Study(**config)
-
-
-wildcard_constraints:
-    run="[^/]+?",
-    split="val|test",
-    direction="[a-z_]+",
-
-
-localrules:
-    all,
-    csvs,
-    tables,
-
+def plain_of(wildcards):  # whose pretraining the other modes share
+    start = lambda run: cells[run].config.pretraining and cells[run].config.chain[0].run_id
+    plain = [run for run in cells if cells[run].config.mode == "plain" and start(run) == start(wildcards.run)]
+    return [] if wildcards.run in plain else evidence(plain[:1])
 
 rule all:
-    input:
-        study.csvs,
-        study.notebooks,
+    input: evidence(cells), csv([*TABLES, *BOUNDARIES]), csv(f"transfer_{name}" for name in directions), stamp
 
-
-rule csvs:  # and no notebooks
-    input:
-        study.csvs,
-
-
-rule train:
-    output:
-        study.curve("{run}"),
-    input:
-        lambda w: study.starts_from(w.run),
-    params:
-        command=lambda w: study.train(w.run),
-        code=study.code,  # a change trains anew
-    resources:
-        mem_mb=lambda w: study.megabytes(w.run),
-    shell:
-        "{sys.executable} {params.command} {study.place}"
-
-
-rule evaluate:
-    output:
-        f"results/{study.preset}/runs/{{run}}.{{split}}.csv",
-    input:
-        lambda w: [study.curve(w.run)] if w.run in study.trained else [],
-    params:
-        command=lambda w: study.evaluate(w.run, w.split),
-    resources:
-        mem_mb=lambda w: study.megabytes(w.run),
-    shell:
-        "{sys.executable} {params.command} {study.place}"
-
+rule run:
+    output: f"results/{preset}/predictions/{{run}}.{{split}}.npz"
+    input: plain_of
+    shell: "{sys.executable:q} -m rastudy sweep {flags:q} --run {wildcards.run:q} --split {wildcards.split} --jobs 1"
 
 rule tables:
-    output:
-        study.tables,
-    input:
-        study.of_runs(study.cells),
-    params:
-        command=study.make_tables(),
-    shell:
-        "{sys.executable} {params.command}"
-
-
-rule boundaries:
-    output:
-        study.boundaries,
-    input:
-        study.of_runs(study.cells, ["test"]),
-    params:
-        command=study.measure(),
-    resources:
-        mem_mb=4000,
-    shell:
-        "{sys.executable} {params.command} {study.place}"
-
-
-rule transfer:
-    output:
-        f"results/{study.preset}/transfer_{{direction}}.csv",
-    input:
-        lambda w: study.read_by(w.direction),
-    params:
-        command=lambda w: study.transfer(w.direction),
-    resources:
-        mem_mb=4000,
-    shell:
-        "{sys.executable} {params.command} {study.place}"
-
+    output: csv(TABLES)
+    input: evidence(cells)
+    shell: "{sys.executable:q} -m rastudy tables --preset {preset:q}"
 
 rule notebooks:
-    output:
-        study.notebooks,
-    input:
-        study.tables,
-        study.boundaries,
-        study.transfers,
-    params:
-        command=study.execute(),
-    resources:
-        mem_mb=4000,
-    shell:
-        "{sys.executable} {params.command} {study.place}"
+    output: csv(BOUNDARIES), stamp
+    input: csv(TABLES)
+    shell: "{sys.executable:q} -m rastudy sweep {flags:q} --keep-committed --jobs {threads}"
+
+rule transfer:
+    output: f"results/{preset}/transfer_{{direction}}.csv"
+    input: csv(TABLES)
+    shell: "{sys.executable:q} -m rastudy sweep {flags:q} --direction {wildcards.direction} --jobs {threads}"

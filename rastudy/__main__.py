@@ -112,7 +112,8 @@ def tables_options() -> list[Option]:
 
 
 def transfer_options() -> list[Option]:
-    return [preset([], "the studies", nargs="*"), option("--direction", says="which directions (default: all)", nargs="*", default=[])]
+    directions = option("--direction", says="which directions (default: all)", nargs="*", default=[])
+    return [preset([], "the studies", nargs="*"), directions]
 
 
 def boundaries_options() -> list[Option]:
@@ -202,7 +203,8 @@ def voc_options() -> list[Option]:
 
 def benchmark_options() -> list[Option]:
     return [
-        option("--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*", default=[]),
+        option("--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*",
+               default=[]),
         option("--rounds", says="rounds that are counted, 1 or more", type=int, default=5),
         option("--threads", says="threads, 1 or more", type=int, default=CORES),
     ]
@@ -214,7 +216,7 @@ def doctor_options() -> list[Option]:
 
 COMMANDS = {
     "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
-    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Have recognisers read what P gives.", evaluate_options),
+    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Have recognisers read P's output.", evaluate_options),
     "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", sweep_options),
     "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild tables from the predictions.", tables_options),
     "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the tables of transfer.", transfer_options),
@@ -245,15 +247,16 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} ({self.prog} --help tells more)\n")
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     """The command and its options; exits with status 2 where they are unusable."""
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {command.says}" for name, command in COMMANDS.items())
-    top = Parser("rastudy", formatter_class=argparse.RawDescriptionHelpFormatter, description=f"Recognition-aware image processing: a study that you can run.\n\n{listing}",
-                 epilog="rastudy COMMAND --help tells a command's options.")  # fmt: skip
+    about = f"Recognition-aware image processing: a study that you can run.\n\n{listing}"
+    top = Parser("rastudy COMMAND", formatter_class=argparse.RawDescriptionHelpFormatter, description=about,
+                 epilog="rastudy COMMAND --help shows a command's options.")  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         top.parse_args(["--help"])
     name = arguments[0]

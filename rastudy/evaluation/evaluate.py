@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,7 +198,8 @@ def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
     n = min(count, len(pictures))
     by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
     index = np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
-    kept = pictures.pictures.subset(index) if pictures.crop else pictures.pictures[index]
+    of = pictures.pictures
+    kept = of[index] if isinstance(of, np.ndarray) else of.subset(index)
     return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
 
 
@@ -234,7 +236,8 @@ def evaluate_files(
         raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
-        config = replace(config, data_dir=data, **({"val_images": 0, "test_images": 0} if config.of_photographs else {}))
+        whole: dict[str, Any] = {"val_images": 0, "test_images": 0} if config.of_photographs else {}
+        config = replace(config, data_dir=data, **whole)
     config = replace(config, target_archs=target_archs) if target_archs else config
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()

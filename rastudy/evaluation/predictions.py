@@ -56,7 +56,8 @@ def results_file(preset: str) -> Path:
 def save_predictions(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
     """Write an npz without pickles; the same content gives the same bytes."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, about=np.array(json.dumps(about, sort_keys=False)), **arrays)
+    content: dict[str, Any] = {"about": np.array(json.dumps(about, sort_keys=False))} | arrays
+    np.savez_compressed(buffer, **content)
     write_atomic(path, lambda p: p.write_bytes(buffer.getvalue()))
 
 

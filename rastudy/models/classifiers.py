@@ -39,6 +39,9 @@ class Classifier(nn.Module):
     Gradients still flow to the pictures.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, name: str, net: nn.Module, weights: str, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.name, self.weights = name, weights

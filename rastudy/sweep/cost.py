@@ -15,8 +15,8 @@ from rastudy.config import Config
 from rastudy.data.imagenet import find_photos, part_of
 from rastudy.data.loaders import EVALUATION_BATCH, Batch
 from rastudy.data.photo_cache import FilePhotos, expected_bytes
-from rastudy.models.classifiers import without_weights
-from rastudy.models.detectors import load_source
+from rastudy.models.classifiers import Classifier, without_weights
+from rastudy.models.detectors import Detector, load_source
 from rastudy.training.steps import Models, step_of
 from rastudy.training.weights import build_models
 
@@ -67,8 +67,9 @@ def _test_pictures(config: Config) -> int:
 
 def _essence(config: Config) -> Config:
     """The run with every field reset that does not change its cost, so that equal steps are measured once."""
-    changes = {"seed": 0, "ra_weight": 1.0, "labels": "correct", "target_archs": config.targets[0], "epochs": 1, "lr": 1.0}
-    return replace(config, **changes, pretrain_epochs=0, pretrain_crop=0, data_dir="")
+    target = config.targets[0]
+    return replace(config, seed=0, ra_weight=1.0, labels="correct", target_archs=target, epochs=1, lr=1.0, pretrain_epochs=0,
+                   pretrain_crop=0, data_dir="")  # fmt: skip
 
 
 @cache
@@ -109,6 +110,7 @@ def _forward(config: Config, name: str) -> Cost:
     """One pass of a target R by its name, of P (an empty name) or of T ("T"), per picture."""
     torch.set_num_threads(config.threads)
     batch = _batch(config, config.image_size, EVALUATION_BATCH)
+    net: nn.Module
     if config.is_baseline:
         net, picture = _classifier(name, config), batch.gt
     else:
@@ -145,7 +147,7 @@ def _batch(config: Config, side: int, most: int) -> Batch:
 
 
 @cache
-def _classifier(name: str, config: Config) -> nn.Module:
+def _classifier(name: str, config: Config) -> Classifier | Detector:
     """The R; of torchvision's the architecture without weights, which costs the same and downloads nothing."""
     net = without_weights(name) if registry.is_torchvision(name) else load_source(name, config)
     return net.to(config.torch_device())
@@ -162,7 +164,8 @@ def _trained_bytes(config: Config) -> int:
 
 def disk_of(configs: Iterable[Config]) -> float:
     """Bytes that the runs leave: P, T, a checkpoint each while they run, predictions; and the cache of photographs."""
-    total, caches = 0.0, {}
+    total = 0.0
+    caches: dict[Path, float] = {}
     for config in configs:
         total += (config.val_images + _test_pictures(config)) * (12 * len(config.targets) + 20)
         if not config.is_baseline:

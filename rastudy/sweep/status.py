@@ -79,7 +79,7 @@ def _stale(why: str, run: Config) -> State:
 
 def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
     """The modules whose code is not what a finished run was made with, as far as its markers tell."""
-    files = {run_folder(config) / f"{split}.json": READ_BY for split in splits}
+    files: dict[Path, tuple[str, ...]] = {run_folder(config) / f"{split}.json": READ_BY for split in splits}
     if not config.is_baseline:
         files |= {run_folder(run) / "trained.json": TRAINED_BY for run in config.chain}
     pairs = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())

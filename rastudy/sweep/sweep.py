@@ -14,6 +14,7 @@ from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rastudy import registry
 from rastudy.analysis.grid import Cell, grid, merge, narrow, product
@@ -33,7 +34,8 @@ from rastudy.report.results_page import refresh_readme
 from rastudy.sweep import cost
 from rastudy.sweep.status import show_status
 from rastudy.training.run_store import merge_records, restore_records, run_folder
-from rastudy.transfer.directions import read, runs
+from rastudy.transfer.directions import runs
+from rastudy.transfer.read import read_direction
 from rastudy.transfer.tables import table_file
 
 PUBLISHED = ("digits", "upload")  # preset and direction of the transfer notebook's committed, executed copy
@@ -95,7 +97,8 @@ def _named(args: argparse.Namespace) -> list[Cell]:
 
 def settings_from(pairs: list[str]) -> dict[str, object]:
     """``NAME=VALUE`` as the config's types; StudyError for anything else."""
-    kinds, values = {field.name: field.type for field in fields(Config)}, {}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    values = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
         one_of("--set", name, sorted(kinds))
@@ -136,7 +139,7 @@ def dry_run(args: argparse.Namespace, cells: list[Cell]) -> None:
         file=sys.stderr,
     )
     if "black_box" in args.direction:
-        calls = read(args.preset, "black_box", args.data, black_box=args.black_box, counting=True)
+        calls = read_direction(args.preset, "black_box", args.data, black_box=args.black_box, counting=True)
         print(f"{args.black_box}: {calls} calls, one per picture that it has not answered yet", file=sys.stderr)
 
 
@@ -237,7 +240,7 @@ def transfers(args: argparse.Namespace) -> dict[str, str]:
     """Read every direction, several processes side by side, and execute its notebook; returns what failed."""
     failures = {}
     for direction in args.direction:
-        read(args.preset, direction, args.data, args.jobs, args.black_box, log=_say)
+        read_direction(args.preset, direction, args.data, args.jobs, args.black_box, log=_say)
         output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
         given = {"preset": args.preset, "direction": direction, "black_box": args.black_box}
         given |= {"data_dir": str(Path(args.data).absolute())} if args.data else {}

@@ -10,6 +10,8 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +38,7 @@ from rastudy.training.weights import load_models
 # the few digits. Tokens learn at half of the rate, in full precision (bf16 is slower on matrices as small as theirs)
 LONGER = {"resnet50_small": 2, "resnet101_small": 2}
 OF_TOKENS = ("vit_small", "mixer_small")
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "train_images": 16000,
         "epochs": 10,
@@ -154,7 +156,8 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
     processor = None if config.is_baseline else load_models(config)[0]
     pixels = np.empty_like(pictures.pictures)
     for batch in batches:
-        pixels[batch.index] = np.stack([to_uint8(picture) for picture in apply_processor(processor, batch.lq, batch.gt, config)])
+        restored = apply_processor(processor, batch.lq, batch.gt, config)
+        pixels[batch.index] = np.stack([to_uint8(picture) for picture in restored])
     return replace(pictures, pictures=pixels)
 
 
@@ -168,7 +171,7 @@ def recognisers_command(args: argparse.Namespace) -> None:
     if args.adapt_to:
         one_of("adapt-to", args.adapt_to, ("none", "plain"))
         if args.seed or args.untrained:
-            raise StudyError("--adapt-to trains the first recognisers on; leave out --seed and --untrained")
+            raise StudyError("--adapt-to fine-tunes the recognisers of seed 0; leave out --seed and --untrained")
     recipe = RECIPES[args.preset]
     torch.set_num_threads(1)
     suffix, folder, redraw = "_untrained" * args.untrained, WEIGHTS / args.preset, None
@@ -193,5 +196,5 @@ def recognisers_command(args: argparse.Namespace) -> None:
         if args.adapt_to:
             metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
         state = {k: v.contiguous() for k, v in state.items()}
-        write_atomic(folder / f"{name}.safetensors", lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
+        write_atomic(folder / f"{name}.safetensors", partial(save_file, state, metadata=metadata))
         write_hashes(folder)

@@ -3,6 +3,8 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +16,7 @@ from rastudy.models.classifiers import write_hashes
 from rastudy.models.detectors import DETECTORS, detection_loss, first_label_of
 from rastudy.paths import WEIGHTS, write_atomic
 
-TRAINING = {"scenes": 4000, "epochs": 12, "lr": 2e-3}
+TRAINING: dict[str, Any] = {"scenes": 4000, "epochs": 12, "lr": 2e-3}
 BATCH_SIZE, WEIGHT_DECAY = 16, 0.05
 
 
@@ -51,8 +53,8 @@ def fit_detectors(names: Sequence[str]) -> None:
         state = {k: v.contiguous() for k, v in train_detector(name, TRAINING).items()}
         metadata = {"arch": name, "dataset": "scenes", "classes": "".join(digits.CLASSES)}
         metadata |= {k: str(v) for k, v in TRAINING.items()} | {
-            "digest": hashlib.sha256(scenes.render("train", TRAINING["scenes"])[0]).hexdigest()[:16]
+            "digest": hashlib.sha256(scenes.render("train", TRAINING["scenes"])[0].tobytes()).hexdigest()[:16]
         }
         path = WEIGHTS / "scenes" / f"{name}.safetensors"
-        write_atomic(path, lambda p, state=state, metadata=metadata: save_file(state, p, metadata))
+        write_atomic(path, partial(save_file, state, metadata=metadata))
         write_hashes(path.parent)

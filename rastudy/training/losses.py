@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rastudy.models.classifiers import Classifier
+from rastudy.models.detectors import Detector
 
 
 def image_loss(restored: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
@@ -16,7 +17,7 @@ def image_loss(restored: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(restored.float(), gt)
 
 
-def recognition_loss(sources: Sequence[Classifier], restored: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def recognition_loss(sources: Sequence[Classifier | Detector], restored: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """R's own loss on the restored pictures (a classifier's cross-entropy); the mean over the source R's."""
     # ASSUMPTION: Several sources share equally. The release trains with one R.
     losses = [source.loss(restored, label) for source in sources]

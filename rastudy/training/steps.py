@@ -1,7 +1,7 @@
 """What one training step does in each mode, and at which learning rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from rastudy import registry
 from rastudy.config import Config
 from rastudy.data.loaders import Batch
 from rastudy.models.classifiers import Classifier
+from rastudy.models.detectors import Detector
 from rastudy.training.losses import (
     clean_features,
     image_loss,
@@ -28,8 +29,8 @@ class Models:
     config: Config
     processor: nn.Module
     transformer: nn.Module | None
-    sources: list[Classifier]
-    optimisers: list[torch.optim.Optimizer] = field(default_factory=list)
+    sources: Sequence[Classifier | Detector]
+    optimisers: Sequence[torch.optim.Optimizer] = field(default_factory=list)
     share: float = 1.0  # of the batch that this process has: losses are means over its part, and their gradients are summed
 
     def autocast(self) -> torch.autocast:

@@ -1,7 +1,7 @@
 """Train one run: ``rastudy train --preset digits --task sr --mode ra``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from torch import nn
 
 from rastudy.config import Config
 from rastudy.data import distributed
@@ -105,7 +106,8 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     pictures = relabel(pictures, config.labels, config.seed)
     loader = loader_of(pictures, config)
     checkpoint = folder / "checkpoint.pt"
-    first, curve = 0, []
+    first = 0
+    curve: list[dict] = []
     if checkpoint.is_file():
         try:
             first, curve = load_checkpoint(checkpoint, models)
@@ -145,7 +147,8 @@ def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> 
     if models.transformer is not None:
         models.transformer.train()
     parameters = [p for optimiser in models.optimisers for group in optimiser.param_groups for p in group["params"]]
-    curve, images, sums = [], 0, torch.zeros(2, dtype=torch.float64)
+    curve: list[dict] = []
+    images, sums = 0, torch.zeros(2, dtype=torch.float64)
     for k, batch in enumerate(loader.epoch(config.seed, config.pretrain_epochs + epoch)):
         step = epoch * len(loader) + k
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
@@ -197,7 +200,7 @@ def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
     return pictures if labels == "correct" else replace(pictures, labels=wrong[labels]())
 
 
-def check_classes(classifiers: list[Classifier], pictures: PictureSet) -> None:
+def check_classes(classifiers: Sequence[nn.Module], pictures: PictureSet) -> None:
     """Raise StudyError where an R has fewer classes than the pictures."""
     for classifier in (one for one in classifiers if isinstance(one, Classifier)):
         with torch.inference_mode():

@@ -33,12 +33,12 @@ def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
     device, layout = config.torch_device(), torch.channels_last
     torch.manual_seed(config.seed)
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
-    processor.to(device, memory_format=layout)
+    processor.to(device).to(memory_format=layout)
     if not MODES[config.mode].has_transformer:
         return processor, None
     torch.manual_seed(config.seed + 1)
     transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
-    return processor, transformer.to(device, memory_format=layout)
+    return processor, transformer.to(device).to(memory_format=layout)
 
 
 def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> None:
