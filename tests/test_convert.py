@@ -15,7 +15,7 @@ from torch import nn
 from rastudy.errors import StudyError
 from rastudy.models.processors import ResnetGenerator, SRDenseNet, SRResNet
 from rastudy.tools.release_weights import _Storage, _Tensor, convert, read_release_file, to_ours
-from rastudy.training.run_store import load_weights, read_metadata
+from rastudy.training.weights import load_weights, read_metadata
 
 
 class _Sum(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rastudy.__main__ import main
 from rastudy.paths import write_json
 from rastudy.tools import doctor
 
@@ -16,15 +17,14 @@ def levels(findings) -> set[str]:
     return {finding.level for finding in findings}
 
 
-def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
-    monkeypatch.setattr("sys.argv", ["doctor", *arguments])
-    status = doctor.main()
+def run(capsys, *arguments: str) -> tuple[int, str]:
+    status = main(["doctor", *arguments])
     return status, capsys.readouterr().out
 
 
-def test_this_machine_runs_the_study(monkeypatch, capsys):
+def test_this_machine_runs_the_study(capsys):
     """Everything that is not optional is there; every finding that is not ok has its next step below it."""
-    status, output = run(monkeypatch, capsys)
+    status, output = run(capsys)
     assert status == 0 and "make study runs here" in output
     assert re.search(r"^ok +packages: .*torch \d", output, re.MULTILINE) and "digits: embedded" in output
     lines = output.splitlines()
@@ -69,7 +69,7 @@ def test_another_pythons_kernel(monkeypatch):
 def test_changed_results_and_weights(study_root, monkeypatch):
     """Are named, with what restores them."""
     folder = study_root / "results" / "digits"
-    write_json(folder / "records" / "run.json", {"test": {"predictions": "0" * 64}})
+    write_json(folder / "records.json", {"run": {"test": {"predictions": "0" * 64}}})
     (finding,) = doctor.results()
     assert finding.level == "absent" and "0 of 1" in finding.what and "run.test.npz" in finding.step
     weights = study_root / "weights"
@@ -88,7 +88,7 @@ def test_missing_published_weights_have_address_and_place(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "missing", "cifar10", "photographs", "neither"])
-def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys, kind):
+def test_a_folder_of_pictures(tmp_path, capsys, kind):
     """Is told apart, counted, and refused with the loader's own next step."""
 
     def put(*places: str) -> None:
@@ -110,5 +110,5 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys, kind):
                    "neither": ("wrong", "no data set")}[kind]  # fmt: skip
     assert (finding.level, said in finding.what) == (level, True) and bool(finding.step) == (level != "ok")
     if kind == "missing":
-        status, output = run(monkeypatch, capsys, "--data", place)
+        status, output = run(capsys, "--data", place)
         assert status == 1 and "1 to be mended" in output and Path(place).name in output

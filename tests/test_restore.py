@@ -16,7 +16,9 @@ import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
+from rastudy.__main__ import main
 from rastudy.config import make_config
+from rastudy.data.datasets import CIFAR10
 from rastudy.data.degradations import to_tensor, to_uint8
 from rastudy.errors import StudyError
 from rastudy.models.processors import build_processor
@@ -24,7 +26,7 @@ from rastudy.restore import restore
 from rastudy.restore.image_io import open_picture, prepare, save_picture
 from rastudy.restore.restore import Models, load, plan, restore_files, restore_picture
 from rastudy.restore.tiles import _windows, geometry, restore_pixels
-from rastudy.training.run_store import save_weights, weights_file
+from rastudy.training.weights import save_weights, weights_file
 
 ROOT = Path(__file__).parents[1]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -404,23 +406,22 @@ def test_damaged_files(tmp_path, models, content):
 # --- the command
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["restore", *map(str, words)])
-    return restore.main()
+def command(*words: object) -> int:
+    return main(["restore", *map(str, words)])
 
 
-def test_the_command(tmp_path, flower, monkeypatch, capsys):
+def test_the_command(tmp_path, flower, capsys):
     """With committed weights; what R's say comes on stdout, the progress on stderr."""
     source = saved(flower, tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"")
     out = tmp_path / "out"
     words = ("--preset", "cifar10", "--task", "jpeg", "-o", out)
-    assert command(monkeypatch, source, *words, "--classify", "resnet18_small", "vgg16_bn_small") == 0
+    assert command(source, *words, "--classify", "resnet18_small", "vgg16_bn_small") == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 2 and "a.png  ResNet-18: " in said.out and " %) -> " in said.out and "[1/1]" in said.err
-    assert command(monkeypatch, source, tmp_path / "bad.png", *words) == 1
+    assert command(source, tmp_path / "bad.png", *words) == 1
     assert "1 of the pictures could not be restored" in capsys.readouterr().err
-    assert command(monkeypatch, tmp_path / "bad.png", *words) == 2
+    assert command(tmp_path / "bad.png", *words) == 2
 
 
 @pytest.mark.parametrize(
@@ -435,9 +436,9 @@ def test_the_command(tmp_path, flower, monkeypatch, capsys):
         (("--task", "jpeg", "--device", "tpu9"), "device='tpu9' is not available"),
     ],
 )
-def test_misuse_ends_in_one_message(tmp_path, flower, monkeypatch, capsys, words, message):
+def test_misuse_ends_in_one_message(tmp_path, flower, capsys, words, message):
     source = saved(flower, tmp_path / "a.png")
-    assert command(monkeypatch, source, *words, "-o", tmp_path / "out") == 2
+    assert command(source, *words, "-o", tmp_path / "out") == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -475,7 +476,7 @@ def test_pictures_of_any_size_and_mode_are_read(size, mode):
     config = make_config("cifar10", "jpeg")
     picture = Image.new(mode, size)
     ((name, probability),) = restore.verdicts(picture, config, restore.available_readers(config, ["resnet18_small"]))
-    assert name in restore.CIFAR10 and 0 < probability <= 1
+    assert name in CIFAR10 and 0 < probability <= 1
 
 
 @pytest.mark.full

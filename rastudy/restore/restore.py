@@ -52,7 +52,7 @@ from rastudy.restore.image_io import (
     save_picture,
 )
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
-from rastudy.training.run_store import load_weights, weights_file
+from rastudy.training.weights import load_weights, weights_file
 
 PRESET = "imagenet_lite"  # its P's have learned from photographs of 224 pixels, the others' from pictures of 32
 

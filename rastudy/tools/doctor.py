@@ -23,8 +23,9 @@ from rastudy.data.datasets import load_split
 from rastudy.data.imagenet import find_photos
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import needs_download, pinned_hashes, sha256, torchvision_address
-from rastudy.paths import WEIGHTS, read_json, results_folder, root
+from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS
+from rastudy.training.run_store import read_records
 
 NEEDED_BY = {  # an extra: the part of the study that wants it
     "imagenet": "presets of photographs and notebook 00",
@@ -141,11 +142,11 @@ def results() -> Iterator[Finding]:
     for preset in PRESETS:
         folder = results_folder(preset)
         hashes: dict[Path, str] = {}
-        for path in (folder / "records").glob("*.json"):
-            record, weights = read_json(path), folder / "weights" / f"{path.stem}.processor.safetensors"
+        for run, record in read_records(preset).items():
+            weights = folder / "weights" / f"{run}.processor.safetensors"
             if "trained" in record and weights.is_file():  # later seeds' are not committed
                 hashes[weights] = record["trained"]["sha256"]
-            hashes |= {folder / "predictions" / f"{path.stem}.{split}.npz": record[split]["predictions"]
+            hashes |= {folder / "predictions" / f"{run}.{split}.npz": record[split]["predictions"]
                        for split in ("val", "test") if split in record}  # fmt: skip
         bad = sorted(str(path.relative_to(root())) for path, digest in hashes.items()
                      if not path.is_file() or sha256(path) != digest)  # fmt: skip

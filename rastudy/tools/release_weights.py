@@ -24,7 +24,7 @@ from rastudy.errors import StudyError, one_of
 from rastudy.models.classifiers import sha256
 from rastudy.models.processors import ResnetGenerator, build_processor
 from rastudy.registry import TASKS
-from rastudy.training.run_store import save_weights
+from rastudy.training.weights import save_weights
 
 DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "LongStorage": torch.int64,
