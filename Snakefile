@@ -4,16 +4,13 @@
 # Settings of --config: preset, full (1), data, device, and directions of transfer, separated by spaces.
 import sys
 from rastudy.__main__ import parse
-from rastudy.analysis.tables import TABLES
-from rastudy.boundaries.tables import TABLES as BOUNDARIES
-from rastudy.sweep.sweep import select
-from rastudy.transfer.directions import DIRECTIONS
+from rastudy.grid import select
+from rastudy.paths import TABLES
 
 preset, directions = config.pop("preset", "digits"), config.pop("directions", "").split()
 flags = ["--preset", preset] + ["--full"] * int(config.pop("full", 0))
 flags += [word for name in list(config) for word in (f"--{name}", str(config[name]))]
 cells = {cell.config.run_id: cell for cell in select(parse(["sweep", *flags])[1])}
-assert set(directions) <= set(DIRECTIONS), f"unknown direction in {directions}; use {list(DIRECTIONS)}"
 stamp, csv = f"runs/{preset}/notebooks/stamp.json", lambda names: [f"results/{preset}/{name}.csv" for name in names]
 evidence = lambda runs: [f"results/{preset}/predictions/{run}.{split}.npz" for run in runs for split in cells[run].splits]
 
@@ -23,7 +20,7 @@ def plain_of(wildcards):  # whose pretraining the other modes share
     return [] if wildcards.run in plain else evidence(plain[:1])
 
 rule all:
-    input: evidence(cells), csv([*TABLES, *BOUNDARIES]), csv(f"transfer_{name}" for name in directions), stamp
+    input: evidence(cells), csv([*TABLES["study"], *TABLES["boundaries"]]), csv(f"transfer_{name}" for name in directions), stamp
 
 rule run:
     output: f"results/{preset}/predictions/{{run}}.{{split}}.npz"
@@ -31,16 +28,16 @@ rule run:
     shell: "{sys.executable:q} -m rastudy sweep {flags:q} --run {wildcards.run:q} --split {wildcards.split} --jobs 1"
 
 rule tables:
-    output: csv(TABLES)
+    output: csv(TABLES["study"])
     input: evidence(cells)
     shell: "{sys.executable:q} -m rastudy tables --preset {preset:q}"
 
 rule notebooks:
-    output: csv(BOUNDARIES), stamp
-    input: csv(TABLES)
+    output: csv(TABLES["boundaries"]), stamp
+    input: csv(TABLES["study"])
     shell: "{sys.executable:q} -m rastudy sweep {flags:q} --keep-committed --jobs {threads}"
 
 rule transfer:
     output: f"results/{preset}/transfer_{{direction}}.csv"
-    input: csv(TABLES)
+    input: csv(TABLES["study"])
     shell: "{sys.executable:q} -m rastudy sweep {flags:q} --direction {wildcards.direction} --jobs {threads}"

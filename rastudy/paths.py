@@ -14,6 +14,11 @@ PACKAGE = Path(__file__).parent
 CHECKOUT = PACKAGE.parent
 WEIGHTS = PACKAGE / "weights"  # of the study's own recognisers
 NOTEBOOKS = CHECKOUT / "notebooks"
+TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of results/README.md
+    "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "tradeoff", "clean_check",
+              "paper_vs_ours"),
+    "boundaries": tuple(f"boundary_{name}" for name in ("distances", "pairs", "planes", "path", "added", "points", "explains")),
+}  # fmt: skip
 
 
 def root() -> Path:

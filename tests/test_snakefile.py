@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from rastudy.analysis.tables import TABLES
-from rastudy.boundaries.tables import TABLES as BOUNDARIES
+from rastudy.analysis import tables
+from rastudy.boundaries import tables as boundary_tables
+from rastudy.paths import TABLES
 
 pytest.importorskip("snakemake")
 ROOT = Path(__file__).parents[1]
-# one task and two modes of the smoke study: its jobs take a minute
+# one task, two modes and one split of the smoke study: its jobs take half a minute
 SMALL = """
 from rastudy.presets import PRESETS
 PRESETS["smoke"]["modes"] = ("plain", "ra")
 PRESETS["smoke"]["degradations"] = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
+PRESETS["smoke"]["splits"] = ("test",)
 """
 
+SMOKE = ("preset=smoke",)
 
-def snakemake(root: Path, *arguments: str, change: str = "", settings: tuple = ("preset=smoke",)) -> subprocess.CompletedProcess:
+
+def snakemake(root: Path, *arguments: str, change: str = "", settings: tuple = SMOKE) -> subprocess.CompletedProcess:
     """Run snakemake in a root on the small study, its presets changed."""
     (root / "small.smk").write_text(f"{SMALL}{change}\ninclude: {str(ROOT / 'Snakefile')!r}\n")
     command = [sys.executable, "-m", "snakemake", "-s", str(root / "small.smk"), "-d", str(root), "--cores", "2", *arguments]
@@ -32,7 +36,7 @@ def snakemake(root: Path, *arguments: str, change: str = "", settings: tuple = (
     return subprocess.run([*command, "--config", *settings], env=environment, cwd=root, capture_output=True, text=True)
 
 
-def planned(root: Path, *arguments: str, change: str = "", settings: tuple = ("preset=smoke",)) -> dict[str, int]:
+def planned(root: Path, *arguments: str, change: str = "", settings: tuple = SMOKE) -> dict[str, int]:
     """Rule to the number of its jobs that a run would execute now."""
     done = snakemake(root, *(arguments or ["all"]), "--dry-run", "--quiet", "rules", change=change, settings=settings)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -50,16 +54,16 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_everything_is_planned_from_nothing(tmp_path):
-    """4 runs on 2 splits each, and one job for each of the rest."""
-    assert planned(tmp_path) == {"run": 8, "tables": 1, "notebooks": 1}
+    """A job a run and split, and one for each of the rest."""
+    assert planned(tmp_path) == {"run": 4, "tables": 1, "notebooks": 1}
     assert planned(tmp_path, settings=("preset=smoke", "directions=upload families"))["transfer"] == 2
     assert not (tmp_path / "results").exists() and not (tmp_path / "runs").exists()
 
 
 def test_what_a_finished_study_wants(finished):
     """Nothing; a deleted table is rebuilt alone, a deleted prediction with the tables."""
-    tables = [f"results/smoke/{name}.csv" for name in TABLES]
-    assert all((finished / table).is_file() for table in tables) and not planned(finished, *tables)
+    wanted = [f"results/smoke/{name}.csv" for name in TABLES["study"]]
+    assert all((finished / table).is_file() for table in wanted) and not planned(finished, *wanted)
     folder = finished / "results" / "smoke"
     (path,) = (folder / "predictions").glob("jpeg6-ra-*.test.npz")
     path.rename(finished / "aside")
@@ -67,19 +71,23 @@ def test_what_a_finished_study_wants(finished):
     (finished / "aside").rename(path)
     before = (folder / "gains.csv").read_bytes()
     (folder / "gains.csv").unlink()
-    assert planned(finished, *tables) == {"tables": 1}
-    assert snakemake(finished, *tables).returncode == 0
-    assert (folder / "gains.csv").read_bytes() == before and not planned(finished, *tables)
-    assert planned(finished) == {"notebooks": 1} and len(BOUNDARIES) > 3  # every CSV is wanted by the default target
+    assert planned(finished, *wanted) == {"tables": 1}
+    assert snakemake(finished, *wanted).returncode == 0
+    assert (folder / "gains.csv").read_bytes() == before and not planned(finished, *wanted)
+    assert planned(finished) == {"notebooks": 1}
 
 
 def test_after_a_changed_setting(finished):
     """RA's weight: its run, not plain's and not the pretraining."""
     change = 'PRESETS["smoke"]["degradations"]["jpeg", 6.0]["ra_weights"]["ra"] = 0.004'
-    assert planned(finished, "results/smoke/gains.csv", change=change) == {"run": 2, "tables": 1}
+    assert planned(finished, "results/smoke/gains.csv", change=change) == {"run": 1, "tables": 1}
 
 
-@pytest.mark.parametrize("setting", ["presset=smoke", "preset=smok", "directions=uplod"])
+def test_every_table_is_a_target():
+    assert TABLES == {"study": tuple(tables.TABLES), "boundaries": tuple(boundary_tables.TABLES)}
+
+
+@pytest.mark.parametrize("setting", ["presset=smoke", "preset=smok"])
 def test_typos_are_named(tmp_path, setting):
     done = snakemake(tmp_path, "--dry-run", settings=(setting,))
     assert done.returncode and ("unknown" in done.stdout + done.stderr)

@@ -7,9 +7,9 @@ import pytest
 from filelock import FileLock
 
 from rastudy.__main__ import main, parse
-from rastudy.analysis.grid import Cell
 from rastudy.evaluation.evaluate import evaluate, is_evaluated
 from rastudy.evaluation.predictions import predictions_file
+from rastudy.grid import Run
 from rastudy.paths import read_json, write_json
 from rastudy.presets import PRESETS
 from rastudy.sweep.status import STATES, show_status, state_of
@@ -21,13 +21,13 @@ from rastudy.training.weights import weights_file
 
 
 @pytest.fixture
-def cell(study_root) -> Cell:
+def cell(study_root) -> Run:
     """RA's run of the smoke study, read on validation, with nothing done yet."""
     return select(parse(["sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "ra", "--split", "val"])[1])[0]
 
 
 @pytest.fixture
-def done(cell) -> Cell:
+def done(cell) -> Run:
     train(cell.config, log=lambda _: None)
     evaluate(cell.config, "val", log=lambda _: None)
     merge_records("smoke")

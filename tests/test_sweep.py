@@ -20,7 +20,6 @@ from PIL import Image
 
 from rastudy import __main__ as command_line
 from rastudy import registry
-from rastudy.analysis.grid import Cell, grid, merge, product
 from rastudy.analysis.tables import TABLES, load_table, main_table
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
@@ -32,6 +31,7 @@ from rastudy.evaluation.predictions import (
     predictions_file,
     save_predictions,
 )
+from rastudy.grid import Run, grid, merge, product
 from rastudy.presets import PRESETS, degradations, settings_of
 from rastudy.report import notebooks
 from rastudy.report.notebooks import READING
@@ -198,7 +198,7 @@ def test_the_sweep_of_transfer(in_finished):
     assert len(before) == (3 * 5 + 1) * 6
     again = command(in_finished, "--preset", "smoke", "--direction", "upload")
     assert (
-        "0 files of predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
+        "0 predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
     )
 
 
@@ -364,7 +364,7 @@ def test_a_failing_run_is_named(in_finished):
 
 def test_runs_are_named_where_every_one_failed(main, monkeypatch, capsys):
     """Without any predictions, too, the failures are what is reported."""
-    monkeypatch.setattr(sweep, "run_cells", lambda *args, **kwargs: {"sr4-ra-x": "StudyError: its reason"})
+    monkeypatch.setattr(sweep, "run_all", lambda *args, **kwargs: {"sr4-ra-x": "StudyError: its reason"})
     assert main(["--preset", "smoke", "--task", "sr", "--mode", "ra"]) == 1
     error = capsys.readouterr().err
     assert "sr4-ra-x" in error and "its reason" in error
@@ -374,7 +374,7 @@ def test_a_notebook_that_only_ended_is_a_failure(main, study_root, monkeypatch):
     """A run counts as done when its files are there, not when its notebook ended."""
     monkeypatch.setattr(sweep, "execute", lambda *args: "")
     cells = [cell for cell in grid("smoke") if cell.config.mode == "none"][:1]
-    failures = sweep.run_cells(cells, 1, log=lambda line: None)
+    failures = sweep.run_all(cells, 1, log=lambda line: None)
     assert list(failures) == [cells[0].config.run_id] and "not finished" in failures[cells[0].config.run_id]
 
 
@@ -476,12 +476,12 @@ def test_full_adds_seeds_sources_and_processors():
 
 def test_the_dry_run_foretells_the_hours():
     """A run costs what it trains for and what is read; RA finds its pretraining done."""
-    plain, ra, none = (Cell(make_config("digits", "sr", mode), ("val", "test")) for mode in ("plain", "ra", "none"))
+    plain, ra, none = (Run(make_config("digits", "sr", mode), ("val", "test")) for mode in ("plain", "ra", "none"))
     assert none.cost < ra.cost and none.cost < plain.cost
-    assert Cell(plain.config, ("val",)).cost < plain.cost
-    longer = Cell(make_config("digits", "sr", "ra", epochs=2 * ra.config.epochs), ra.splits)
+    assert Run(plain.config, ("val",)).cost < plain.cost
+    longer = Run(make_config("digits", "sr", "ra", epochs=2 * ra.config.epochs), ra.splits)
     assert longer.cost - none.cost == pytest.approx(2 * (ra.cost - none.cost))
-    from_scratch = Cell(make_config("digits", "sr", "plain", pretrain_epochs=0, epochs=5), plain.splits)
+    from_scratch = Run(make_config("digits", "sr", "plain", pretrain_epochs=0, epochs=5), plain.splits)
     assert plain.config.pretrain_epochs + plain.config.epochs == 5 and from_scratch.cost == pytest.approx(plain.cost)
 
 
@@ -501,7 +501,7 @@ def test_controls_are_axes():
 
 def test_a_run_asked_for_twice_is_evaluated_on_all_its_splits():
     config = make_config("smoke", "sr", "ra")
-    (cell,) = merge([Cell(config, ("val",)), Cell(config, ("test",)), Cell(config, ("val",))])
+    (cell,) = merge([Run(config, ("val",)), Run(config, ("test",)), Run(config, ("val",))])
     assert cell.splits == ("val", "test")
 
 
@@ -511,7 +511,7 @@ def test_a_run_asked_for_twice_is_evaluated_on_all_its_splits():
 @pytest.mark.parametrize("gain, opens", [(0.6, True), (0.4, False), (-1.0, False)])
 def test_the_gate(study_root, gain, opens):
     """Plain must beat no processing by 0.5 dB on validation; test figures have no say."""
-    cells = [Cell(make_config("digits", "sr", mode), ("val", "test")) for mode in ("none", "plain", "ra")]
+    cells = [Run(make_config("digits", "sr", mode), ("val", "test")) for mode in ("none", "plain", "ra")]
     for cell, psnr in zip(cells[:2], (20.0, 20.0 + gain), strict=True):
         for split in ("val", "test"):
             db = psnr if split == "val" else 20.0

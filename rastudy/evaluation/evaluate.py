@@ -33,13 +33,14 @@ from rastudy.evaluation.predictions import (
     save_predictions,
     tidy_rows,
 )
+from rastudy.grid import Run
 from rastudy.models.classifiers import Classifier, load_classifier, sha256, weights_versions
 from rastudy.models.processors import ResnetGenerator, apply_processor, build_processor
 from rastudy.paths import read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.registry import is_variant
 from rastudy.training.launch import torchrun
-from rastudy.training.run_store import READ_BY, code_versions, provenance, run_folder
+from rastudy.training.run_store import READ_BY, code_versions, is_trained, provenance, run_folder
 from rastudy.training.train import check_classes, train
 from rastudy.training.weights import load_models, load_weights, read_metadata, weights_file
 
@@ -144,6 +145,12 @@ def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) ->
     """What an evaluation rests on."""
     of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.of_photographs else {}
     return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **of}
+
+
+def is_done(run: Run) -> bool:
+    """Whether this checkout has trained the run and evaluated it on its splits."""
+    trained = run.config.is_baseline or is_trained(run.config)
+    return trained and all(is_evaluated(run.config, split) for split in run.splits)
 
 
 def weights_of(config: Config) -> dict[str, str]:

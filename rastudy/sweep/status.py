@@ -8,10 +8,10 @@ from typing import NamedTuple
 import nbformat
 from filelock import FileLock, Timeout
 
-from rastudy.analysis.grid import Cell
 from rastudy.config import Config
-from rastudy.evaluation.evaluate import is_evaluated
+from rastudy.evaluation.evaluate import is_done, is_evaluated
 from rastudy.evaluation.predictions import predictions_file
+from rastudy.grid import Run
 from rastudy.paths import read_json, root
 from rastudy.training.run_store import (
     READ_BY,
@@ -45,29 +45,28 @@ class State(NamedTuple):
     why: str = ""
 
 
-def state_of(cell: Cell) -> State:
+def state_of(run: Run) -> State:
     """How far a run of the grid is; reads, and changes nothing."""
-    config, folder = cell.config, run_folder(cell.config)
-    if cell.is_done():
-        changed = changed_code(config, cell.splits)
+    config, folder = run.config, run_folder(run.config)
+    if is_done(run):
+        changed = changed_code(config, run.splits)
         return _stale(f"{', '.join(changed)} changed since", config) if changed else State("done")
     if _is_locked(folder):
         return State("running")
     failed = folder / "01_train.failed.ipynb"
     if failed.is_file():
         return State("failed", f"{_error_of(failed)}; see {_shown(failed)}")
-    parts = [part for run in config.chain for part in weights_files(run)] if not config.is_baseline else []
-    if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in cell.splits):
+    parts = [part for one in config.chain for part in weights_files(one)] if not config.is_baseline else []
+    if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in run.splits):
         return State("kept")
     if not folder.is_dir() and config.run_id in _recorded(config.preset, _changed(records_file(config.preset))):
         return State("committed")
-    for run in config.chain if parts else ():
-        if not is_trained(run) and (run_folder(run) / "trained.json").is_file():
-            what = other_settings(run, inputs_of(run)) or "its weights are not what its training produced"
-            return _stale(what, run)
-    if any((run_folder(run) / "checkpoint.pt").is_file() for run in config.chain):
+    for one in config.chain if parts else ():
+        if not is_trained(one) and (run_folder(one) / "trained.json").is_file():
+            return _stale(other_settings(one, inputs_of(one)) or "its weights are not what its training produced", one)
+    if any((run_folder(one) / "checkpoint.pt").is_file() for one in config.chain):
         return State("begun")
-    unread = [split for split in cell.splits if not is_evaluated(config, split)]
+    unread = [split for split in run.splits if not is_evaluated(config, split)]
     if any((folder / f"{split}.json").is_file() for split in unread):
         return State("stale", "was read by other recognisers, or its files were changed; the sweep reads it anew")
     return State("begun", f"not evaluated on {', '.join(unread)}") if parts and is_trained(config) else State("to do")
@@ -87,9 +86,9 @@ def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
     return sorted(f"{name.replace('.', '/')}.py" for name in changed)
 
 
-def show_status(cells: list[Cell], log: Callable[[str], object] = print) -> None:
+def show_status(runs: list[Run], log: Callable[[str], object] = print) -> None:
     """Every state with its number of runs, and below it those that want a look."""
-    states = {cell.config.run_id: state_of(cell) for cell in cells}
+    states = {run.config.run_id: state_of(run) for run in runs}
     for name, meaning in STATES.items():
         mine = {run: state.why for run, state in states.items() if state.name == name}
         if mine:

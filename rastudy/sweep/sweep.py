@@ -1,6 +1,6 @@
 """A study from end to end: the grid through papermill, then tables, boundaries and the reading notebooks.
 
-Runs every cell of the grid that is not finished, several one-thread kernels side by side. Safe to interrupt and to repeat.
+Runs every run of the grid that is not finished, several one-thread kernels side by side. Safe to interrupt and to repeat.
 """
 
 import argparse
@@ -12,22 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from rastudy import registry
-from rastudy.analysis.grid import Cell, grid, merge, narrow, product
 from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
-from rastudy.config import Config, make_config, reader_of
+from rastudy.config import Config, make_config
 from rastudy.data.loaders import write_split
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError
+from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
+from rastudy.grid import Run, in_order, is_first, select
 from rastudy.paths import NOTEBOOKS, results_folder, root, write_csv
-from rastudy.presets import PRESETS, tasks_of
+from rastudy.presets import PRESETS
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
 from rastudy.report.results_page import refresh_readme
@@ -42,98 +40,44 @@ PUBLISHED = ("digits", "upload")  # preset and direction of the transfer noteboo
 
 
 def sweep_command(args: argparse.Namespace) -> int:
-    cells = select(args)
+    of_directions = [run for name in args.direction for run in runs(args.preset, name, args.data, args.black_box)]
+    asked = select(args, of_directions)
     if args.keep_committed:
-        restore_records(cell.config for cell in cells)
+        restore_records(run.config for run in asked)
     if args.list:
-        print("\n".join(cell.config.run_id for cell in in_order(cells)))
+        print("\n".join(run.config.run_id for run in in_order(asked)))
     elif args.status:
-        show_status(cells)
+        show_status(asked)
     elif args.dry_run:
-        dry_run(args, cells)
+        dry_run(args, asked)
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        failures = run_cells(cells, args.jobs, _say) if args.run else sweep(args, cells)
+        failures = run_all(asked, args.jobs, _say) if args.run else sweep(args, asked)
         for name, problem in failures.items():
             print(f"failed: {name}\n    {problem}", file=sys.stderr)
         return int(bool(failures))
     return 0
 
 
-# --- which runs
+# --- running them
 
 
-def select(args: argparse.Namespace) -> list[Cell]:
-    """The cells that the command line asks for: a product of what it names, or with ``--full`` that part of the full grid."""
-    one_of("preset", args.preset, PRESETS)
-    for split in args.split:
-        one_of("split", split, ("val", "test"))
-    for task in args.task or ():
-        one_of("task", task, tasks_of(args.preset))
-    cells = _named(args)
-    cells = [Cell(cell.config, tuple(split for split in cell.splits if split in args.split)) for cell in cells]
-    cells = [cell for cell in cells if cell.splits or args.direction]
-    for run in args.run:
-        one_of("run", run, [cell.config.run_id for cell in cells])
-    return [cell for cell in cells if not args.run or cell.config.run_id in args.run]
-
-
-def _named(args: argparse.Namespace) -> list[Cell]:
-    if args.direction:
-        found = merge(cell for name in args.direction for cell in runs(args.preset, name, args.data, args.black_box))
-        return [cell for cell in found if not args.task or cell.config.task in args.task]
-    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
-    modes = [registry.ALIASES.get(mode, mode) for mode in args.mode or ()]
-    named = {"task": args.task, "mode": modes, "seed": args.seed, "source_arch": args.source_arch,
-             "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
-    named = {name: values for name, values in named.items() if values}
-    if args.full or not named:
-        return narrow(grid(args.preset, args.full, **overrides), named)
-    axes = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",), "weights": args.ra_weight or (-1.0,),
-            "processors": args.processor or ("",)}  # fmt: skip
-    modes = modes or [*registry.modes("baseline"), *PRESETS[args.preset]["modes"]]
-    return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
-
-
-def settings_from(pairs: list[str]) -> dict[str, object]:
-    """``NAME=VALUE`` as the config's types; StudyError for anything else."""
-    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config)}
-    values = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        one_of("--set", name, sorted(kinds))
-        try:
-            values[name] = reader_of(name)(text)
-        except ValueError as error:
-            raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
-    return values
-
-
-def in_order(cells: list[Cell]) -> list[Cell]:
-    """The order of training: baselines and plain before the modes that start from plain, long runs first."""
-    return sorted(cells, key=lambda cell: (not _is_first(cell), -cell.cost))
-
-
-def _is_first(cell: Cell) -> bool:
-    return cell.config.is_baseline or cell.config.mode == "plain"
-
-
-def dry_run(args: argparse.Namespace, cells: list[Cell]) -> None:
+def dry_run(args: argparse.Namespace, asked: list[Run]) -> None:
     """Say what would run, and what it costs: operations counted, seconds from a few timed steps on this machine."""
     todo, total = [], cost.Cost(0, 0)
-    for cell in cells:
-        name, splits = cell.config.run_id, "+".join(cell.splits)
-        if cell.is_done():
+    for run in asked:
+        name, splits = run.config.run_id, "+".join(run.splits)
+        if is_done(run):
             print(f"done   {name}  {splits}")
             continue
-        todo.append(cell.config)
-        one = cost.cost_of_run(cell.config, cell.splits)
+        todo.append(run.config)
+        one = cost.cost_of_run(run.config, run.splits)
         total += one
         print(f"to do  {name}  {splits}  {one.operations:.1e} operations, {one.seconds / 60:.1f} min", flush=True)
     memory = max((cost.memory_of(config) for config in todo if not config.is_baseline), default=0)
     hours = total.seconds / 3600
     print(
-        f"{len(todo)} runs of {len(cells)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
+        f"{len(todo)} runs of {len(asked)}, {total.operations:.1e} operations; about {hours:.1f} hours of one process here, "
         f"{hours / args.jobs:.1f} with {args.jobs} side by side; up to {memory / 1e9:.1f} GB of memory a process for a "
         f"training step, {cost.disk_of(todo) / 1e9:.2f} GB of disk",
         file=sys.stderr,
@@ -143,44 +87,41 @@ def dry_run(args: argparse.Namespace, cells: list[Cell]) -> None:
         print(f"{args.black_box}: {calls} calls, one per picture that it has not answered yet", file=sys.stderr)
 
 
-# --- running them
-
-
-def run_cells(cells: list[Cell], jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
-    """Execute notebook 01 for every cell that is not done, ``jobs`` at a time; returns what failed by run id."""
+def run_all(asked: list[Run], jobs: int, log: Callable[[str], object] = print) -> dict[str, str]:
+    """Execute notebook 01 for every run that is not done, ``jobs`` at a time; returns what failed by run id."""
     failures: dict[str, str] = {}
-    todo = in_order([cell for cell in cells if not cell.is_done()])
-    log(f"{len(cells)} runs, {len(cells) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
-    started, total, spent, done = time.perf_counter(), sum(cell.cost for cell in todo), 0.0, 0
+    todo = in_order([run for run in asked if not is_done(run)])
+    log(f"{len(asked)} runs, {len(asked) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
+    started, total, spent, done = time.perf_counter(), sum(run.cost for run in todo), 0.0, 0
     for first in (True, False):
         if not first and not failures:
-            check_gate(cells)
+            check_gate(asked)
         with kernel_pool(jobs) as pool:
-            futures = {pool.submit(_run_cell, cell): cell for cell in todo if _is_first(cell) == first}
+            futures = {pool.submit(_run_one, run): run for run in todo if is_first(run) == first}
             for future in as_completed(futures):
-                cell, (problem, seconds) = futures[future], future.result()
+                run, (problem, seconds) = futures[future], future.result()
                 if problem:
-                    failures[cell.config.run_id] = problem
-                done, spent = done + 1, spent + cell.cost
+                    failures[run.config.run_id] = problem
+                done, spent = done + 1, spent + run.cost
                 left = (time.perf_counter() - started) / spent * (total - spent) / 60
                 state = "FAILED" if problem else "done"
-                log(f"[{done}/{len(todo)}] {cell.config.run_id} {state} in {seconds:.0f} s, {left:.1f} min left")
+                log(f"[{done}/{len(todo)}] {run.config.run_id} {state} in {seconds:.0f} s, {left:.1f} min left")
     return failures
 
 
-def _run_cell(cell: Cell) -> tuple[str, float]:
+def _run_one(run: Run) -> tuple[str, float]:
     """What failed (an empty string where nothing did), and seconds."""
     started = time.perf_counter()
-    problem = execute(NOTEBOOKS / "01_train.ipynb", run_folder(cell.config) / "01_train.ipynb", cell.parameters)
-    if not problem and not cell.is_done():
+    problem = execute(NOTEBOOKS / "01_train.ipynb", run_folder(run.config) / "01_train.ipynb", run.parameters)
+    if not problem and not is_done(run):
         problem = "the notebook ended, but the run is not finished"
     return problem, time.perf_counter() - started
 
 
-def check_gate(cells: list[Cell]) -> None:
+def check_gate(asked: list[Run]) -> None:
     """Raise StudyError unless every plain P beats ``none`` by the preset's gate on validation."""
-    gate = PRESETS[cells[0].config.preset]["gate_db"]
-    for config in (cell.config for cell in cells if cell.config.mode == "plain" and gate is not None):
+    gate = PRESETS[asked[0].config.preset]["gate_db"]
+    for config in (run.config for run in asked if run.config.mode == "plain" and gate is not None):
         none = make_config(config.preset, config.task, "none", strength=config.strength)
         files = [predictions_file(run, "val") for run in (none, config)]
         if all(path.is_file() for path in files):
@@ -195,14 +136,14 @@ def check_gate(cells: list[Cell]) -> None:
 # --- the whole study
 
 
-def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
-    """Run the cells, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
-    if cells and cells[0].config.of_photographs:
-        write_split(cells[0].config)
+def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
+    """Run the asked, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
+    if asked and asked[0].config.of_photographs:
+        write_split(asked[0].config)
     seconds: dict[str, float] = {}
-    fresh = not any(cell.is_done() for cell in cells)
+    fresh = not any(is_done(run) for run in asked)
     with timed(seconds, "training and evaluation"):
-        failures = run_cells(cells, args.jobs, _say)
+        failures = run_all(asked, args.jobs, _say)
     if failures:
         merge_records(args.preset)
         return failures
@@ -215,7 +156,7 @@ def sweep(args: argparse.Namespace, cells: list[Cell]) -> dict[str, str]:
     if args.direction:
         return transfers(args)
     if not args.no_notebooks:
-        if failures := _read_notebooks(args, cells[-1].config, seconds):
+        if failures := _read_notebooks(args, asked[-1].config, seconds):
             return failures
     if fresh and not args.full:
         write_timings(args.preset, seconds, args.jobs)
