@@ -14,7 +14,7 @@ from torch import nn
 
 from rastudy.errors import StudyError
 from rastudy.models.processors import ResnetGenerator, SRDenseNet, SRResNet
-from rastudy.tools.release_weights import _Storage, _Tensor, convert, read_release_file, to_ours
+from rastudy.tools.release_weights import convert, read_release_file, to_ours
 from rastudy.training.weights import load_weights, read_metadata
 
 
@@ -208,7 +208,7 @@ def test_getattr_tricks_are_refused(tmp_path):
     for module, name in (("torch.nn.modules.module", "warnings.sys.exit"), ("builtins", "getattr"), ("networks", "os.system")):
         content = b"\x80\x04c" + f"{module}\n{name}\n.".encode()
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-            archive.writestr("x/data.pkl", content)
+            archive.writestr("x/data.pkl", content), archive.writestr("x/version", "3")
         with pytest.raises(StudyError, match="nothing was executed"):
             read_release_file(tmp_path / "x.pth")
 
@@ -249,12 +249,43 @@ class _Backend:
         return self.make, ()
 
 
-def test_tensors_beyond_their_storage(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("offset", "size", "stride"), [(1, (4,), (1,)), (0, (1000, 1000), (0, 0)), (-1, (1,), (1,))])
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_tensors_beyond_their_storage(tmp_path, zipped, offset, size, stride):
     """Neither past its end nor larger than it by a stride of nothing."""
-    for offset, size, stride in ((1, (4,), (1,)), (0, (1000, 1000), (0, 0)), (-1, (1,), (1,))):
-        storage = _Storage(torch.float32, "0", 4, torch.zeros(4))
-        with pytest.raises(StudyError, match="beyond its storage"):
-            _Tensor(storage, offset, size, stride).read()
+
+    class Beyond:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (torch.zeros(4).storage(), offset, size, stride, False, None)
+
+    torch.save(Beyond(), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(StudyError, match="beyond its storage"):
+        read_release_file(tmp_path / "x.pth")
+
+
+def test_torchscript_is_not_run(tmp_path, monkeypatch):
+    """torch.load would hand such an archive to torch.jit.load, which runs its code."""
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("torch.jit.load was called"))
+    torch.save(_Srresnet(0), tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(StudyError, match="TorchScript.*nothing was executed"):
+        read_release_file(tmp_path / "x.pth")
+
+
+def test_sources_in_a_file_write_no_patches(tmp_path, monkeypatch):
+    """Beside the older format's classes their sources lie; torch.load would write a patch where such a class asks for it."""
+    monkeypatch.chdir(tmp_path)
+    asks = {"dump_patches": True, "__module__": "rastudy.tools.release_weights", "__qualname__": "_Inert", "__name__": "harm"}
+    text = lambda words: b"X" + len(words).to_bytes(4, "little") + words.encode()  # noqa: E731
+    changed = b"cnetworks\nX\n" + pickle.dumps((None, asks), 2)[2:-1] + b"b"
+    module = b"\x80\x02(" + text("module") + changed + text("x.py") + text("another source") + b"tQ."
+    head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+    Path("x.pth").write_bytes(head + module + pickle.dumps([], 2))
+    with pytest.raises(StudyError, match="holds type where a whole module belongs"):
+        read_release_file(Path("x.pth"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 
 def test_names_and_shapes_are_checked(tmp_path, release):
@@ -263,7 +294,7 @@ def test_names_and_shapes_are_checked(tmp_path, release):
         to_ours(state | {"block9.weight": torch.zeros(1)})
     with pytest.raises(StudyError, match="head.0.bias"):
         to_ours({name: value for name, value in state.items() if name != "block1.0.bias"})
-    with pytest.raises(StudyError, match=r"head.0.bias has shape \(3,\), not \(64,\)"):
+    with pytest.raises(StudyError, match=r"head.0.bias: .* shape torch.Size\(\[3\]\) .* torch.Size\(\[64\]\)"):
         to_ours(state | {"block1.0.bias": torch.zeros(3)})
     with pytest.raises(StudyError, match="none of the release's networks"):
         to_ours({"conv.weight": torch.zeros(1)})

@@ -1,8 +1,8 @@
-"""The authors' weights to ours: ``rastudy convert FILE --task sr --mode ra --out NAME``.
+"""Convert the authors' weights: ``rastudy convert FILE --task sr --mode ra --out NAME``.
 
-The release saves whole pickled modules (``nn.DataParallel`` around P or T), in torch.save's older or newer format. Loading such
-a file as it is meant to be loaded executes what it says. Here its pickle is read by an unpickler that knows tensors, containers
-and names, makes inert objects of the network classes, and refuses everything else; nothing of the file is executed.
+The release saves whole pickled modules (``nn.DataParallel`` around P or T). Loading such a file in the usual way executes
+whatever it contains. Here ``torch.load`` is given an unpickler that knows tensors and containers, replaces network classes by
+inert objects and refuses everything else, so nothing in the file is executed.
 """
 
 import argparse
@@ -10,11 +10,11 @@ import io
 import math
 import pickle
 import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -26,75 +26,55 @@ from rastudy.models.processors import ResnetGenerator, build_processor
 from rastudy.registry import TASKS
 from rastudy.training.weights import save_weights
 
-DTYPES = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "LongStorage": torch.int64,
-    "IntStorage": torch.int32, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+# packages whose classes become inert objects; model_sr and networks are the release's own
+NETWORKS = ("torch.nn.modules.", "torch.nn.parallel.", "model_sr", "networks")
+
+
+@dataclass(frozen=True)
+class ReleaseNetwork:
+    """One of the release's networks: a parameter that only it has, its published size, its layers' names and ours."""
+
+    mark: str
+    channels: int
+    blocks: int
+    layers: dict[str, str]
+
+
+RESIDUAL = ("conv1", "bn1", "prelu", "conv2", "bn2")
+RELEASE_NETWORKS = {  # model_sr.py, networks.py
+    "srresnet": ReleaseNetwork("block1.0.weight", 64, 5, {
+        "block1.0": "head.0", "block1.1": "head.1", "block7.0": "blocks.5", "block7.1": "blocks.6",
+        **{f"block{k + 2}.{name}": f"blocks.{k}.body.{i}" for k in range(5) for i, name in enumerate(RESIDUAL)},
+        **{f"block8.{k}.conv": f"tail.{3 * k}" for k in range(2)},
+        **{f"block8.{k}.prelu": f"tail.{3 * k + 2}" for k in range(2)},
+        **{f"block8.{k}": f"tail.{3 * k}" for k in range(3)},  # the last convolution
+    }),
+    "srdensenet": ReleaseNetwork("Bottleneck.weight", 16, 8, {
+        "conv1": "head.0", "Bottleneck": "tail.0", "convt1": "tail.1", "convt2": "tail.2", "conv2": "tail.3",
+        **{f"denseblock.{i}.block.{j}.conv": f"dense.{8 * i + j}.conv" for i in range(8) for j in range(8)},
+    }),
+    "resnet_generator": ReleaseNetwork("model.1.weight", 64, 6, {
+        **{f"model.{k}": f"body.{k}" for k in range(25)},
+        **{f"model.{k}.conv_block.{i}": f"body.{k}.body.{i}" for k in range(10, 16) for i in range(7)},
+    }),
 }  # fmt: skip
-NETWORKS = ("torch.nn.modules.", "torch.nn.parallel.", "model_sr", "networks")  # whose classes become inert objects
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-SIZES = {"srresnet": (64, 5), "srdensenet": (16, 8), "resnet_generator": (64, 6)}  # channels and blocks, as released
-# the release's names to ours, by its network (model_sr.py, networks.py)
-NAMES: dict[str, list[tuple[str, str]]] = {
-    "srresnet": [
-        (r"block1\.", "head."),
-        (r"block([2-6])\.conv1\.", lambda m: f"blocks.{int(m[1]) - 2}.body.0."),
-        (r"block([2-6])\.bn1\.", lambda m: f"blocks.{int(m[1]) - 2}.body.1."),
-        (r"block([2-6])\.prelu\.", lambda m: f"blocks.{int(m[1]) - 2}.body.2."),
-        (r"block([2-6])\.conv2\.", lambda m: f"blocks.{int(m[1]) - 2}.body.3."),
-        (r"block([2-6])\.bn2\.", lambda m: f"blocks.{int(m[1]) - 2}.body.4."),
-        (r"block7\.([01])\.", lambda m: f"blocks.{int(m[1]) + 5}."),
-        (r"block8\.(\d+)\.conv\.", lambda m: f"tail.{3 * int(m[1])}."),
-        (r"block8\.(\d+)\.prelu\.", lambda m: f"tail.{3 * int(m[1]) + 2}."),
-        (r"block8\.(\d+)\.", lambda m: f"tail.{3 * int(m[1])}."),
-    ],
-    "srdensenet": [
-        (r"conv1\.", "head.0."),
-        (r"denseblock\.(\d+)\.block\.(\d+)\.conv\.", lambda m: f"dense.{8 * int(m[1]) + int(m[2])}.conv."),
-        (r"Bottleneck\.", "tail.0."),
-        (r"convt([12])\.", lambda m: f"tail.{m[1]}."),
-        (r"conv2\.", "tail.3."),
-    ],
-    "resnet_generator": [(r"model\.(\d+)\.conv_block\.", r"body.\1.body."), (r"model\.", "body.")],
-}  # fmt: skip
 
 
-@dataclass
-class _Storage:
-    dtype: torch.dtype
-    key: str
-    numel: int
-    content: torch.Tensor | None = None
-
-
-@dataclass
-class _Tensor:
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def read(self) -> torch.Tensor:
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        whole = len(self.storage.content)
-        if self.offset < 0 or any(x < 0 for x in (*self.size, *self.stride)) or last >= whole or math.prod(self.size) > whole:
-            raise StudyError("a tensor reaches beyond its storage")
-        return self.storage.content.as_strided(self.size, self.stride, self.offset).clone()
+# --- reading a file
 
 
 class _Inert:
-    """Stands for an object of a network class: it has attributes and does nothing."""
+    """Stands in for an object of a network class: it has attributes and does nothing."""
 
 
-class _Reader(pickle.Unpickler):
+class _Unpickler(pickle.Unpickler):
     """Knows tensors, containers and network classes by name; refuses anything else."""
 
-    def __init__(self, file: io.BufferedIOBase, storages: dict[str, _Storage]):
-        super().__init__(file, encoding="utf-8")
-        self.storages = storages
-        self.inert = type("Inert", (_Inert,), {})  # this file's own: a pickle may set attributes of a class, too
-
-    def find_class(self, module: str, name: str) -> Callable:
-        known: dict[tuple[str, str], Callable] = {
+    def __init__(self, file: BinaryIO, **options: Any):  # options: as torch.load passes them to pickle's
+        super().__init__(file, **options)
+        inert = type("Inert", (_Inert,), {})  # a class of this file's own: a pickle can set attributes of classes, too
+        self.inert = inert
+        self.known: dict[tuple[str, str], Callable] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
@@ -105,44 +85,60 @@ class _Reader(pickle.Unpickler):
             ("builtins", "set"): set,
             ("__builtin__", "set"): set,
         }  # fmt: skip
-        if (module, name) in known:
-            return known[module, name]
-        if module == "torch" and name in DTYPES:
-            return lambda dtype=DTYPES[name]: dtype
+
+    def find_class(self, module: str, name: str) -> Callable:
+        if (module, name) in self.known:
+            return self.known[module, name]
         if any(module == n.rstrip(".") or module.startswith(n) for n in NETWORKS) and "." not in name:
             return self.inert
         raise StudyError(f"the file asks for {module}.{name}, which is no part of a saved network; nothing was executed")
 
-    def persistent_load(self, saved: tuple) -> object:
-        kind, *rest = saved
-        if kind == "module":  # the older format keeps a class with its source: the class alone
-            return rest[0]
-        if kind != "storage":
-            raise StudyError(f"the file holds {kind!r}, which is no part of a saved network")
-        dtype, key, _place, numel = rest[0](), str(rest[1]), rest[2], int(rest[3])
-        if len(rest) > 4 and rest[4] is not None:
-            raise StudyError("a storage is a view of another; torch has not written that since 2017")
-        return self.storages.setdefault(key, _Storage(dtype, key, numel))
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Have the ``persistent_load`` that torch sets leave out classes' sources, of which it would write patch files."""
+        if name == "persistent_load":
+            load = value
+            value = lambda saved: saved[1] if saved[0] == "module" else load(saved)  # noqa: E731
+        super().__setattr__(name, value)
 
 
-def _tensor(storage: object, offset: object, size: object, stride: object, *_others: object) -> _Tensor:
-    if not isinstance(storage, _Storage):
+class _RestrictedPickle:
+    """What ``torch.load`` uses in place of the module ``pickle``."""
+
+    Unpickler = _Unpickler
+
+    @staticmethod
+    def load(file: BinaryIO, **options: Any) -> object:
+        return _Unpickler(file, **options).load()
+
+
+def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_others: object) -> torch.Tensor:
+    """torch's ``_rebuild_tensor_v2``, which would enlarge a storage that is too small."""
+    if not isinstance(storage, torch.storage.TypedStorage):
         raise StudyError("a tensor without a storage")
-    return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
+    content = storage._untyped_storage
+    whole = content.nbytes() // storage.dtype.itemsize
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if offset < 0 or any(x < 0 for x in (*size, *stride)) or last >= whole or math.prod(size) > whole:
+        raise StudyError("a tensor reaches beyond its storage")
+    return torch.empty(0, dtype=storage.dtype).set_(content, offset, size, stride)
 
 
 def read_release_file(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a whole pickled module by name, as its ``state_dict`` would give them, ``module.`` taken off.
+    """The tensors of a whole pickled module by name, as its ``state_dict`` would give them, without ``module.``.
 
     Raises:
-        StudyError: no such file, another format, a class that is no network's, or tensors beyond their storages.
+        StudyError: no such file, another format, a class that belongs to no network, or tensors beyond their storages.
     """
     path = Path(path)
     if not path.is_file():
         raise StudyError(f"{path}: no such file; the release's README links the authors' weights")
+    content = path.read_bytes()
     try:
-        module = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        found = {re.sub(r"^(module\.)+", "", name): tensor.read() for name, tensor in _walk(module)}
+        if b"constants.pkl" in content:  # a TorchScript archive, which torch.load would hand to torch.jit.load
+            raise StudyError("holds TorchScript where a whole module belongs; nothing was executed")
+        # from memory: of a path, torch.load would also extract an old tar archive
+        module = torch.load(io.BytesIO(content), "cpu", _RestrictedPickle, weights_only=False, mmap=False)
+        found = {re.sub(r"^(module\.)+", "", name): tensor.clone() for name, tensor in _walk(module)}
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle raises many types
@@ -152,91 +148,56 @@ def read_release_file(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _read_zip(path: Path) -> object:
-    with zipfile.ZipFile(path) as archive:
-        (listing,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        storages: dict[str, _Storage] = {}
-        module = _Reader(io.BytesIO(archive.read(listing)), storages).load()
-        for storage in storages.values():
-            _fill(storage, archive.read(f"{listing.removesuffix('data.pkl')}data/{storage.key}"))
-    return module
-
-
-def _read_legacy(path: Path) -> object:
-    storages: dict[str, _Storage] = {}
-    with path.open("rb") as file:
-        magic, _protocol, about = (_Reader(file, {}).load() for _ in range(3))
-        if magic != LEGACY_MAGIC or not about.get("little_endian", True):
-            raise StudyError("not a file of torch.save, or one of a big-endian machine")
-        module = _Reader(file, storages).load()
-        for key in _Reader(file, {}).load():
-            storage = storages[str(key)]
-            numel = int.from_bytes(file.read(8), "little")
-            if numel != storage.numel:
-                raise StudyError(f"storage {key} has {numel} values where {storage.numel} were announced")
-            _fill(storage, file.read(numel * storage.dtype.itemsize))
-    return module
-
-
-def _fill(storage: _Storage, content: bytes) -> None:
-    if len(content) != storage.numel * storage.dtype.itemsize:
-        raise StudyError(f"storage {storage.key} is truncated")
-    storage.content = torch.frombuffer(bytearray(content), dtype=storage.dtype)
-
-
-def _walk(module: object, prefix: str = "") -> list[tuple[str, _Tensor]]:
+def _walk(module: object, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
     """Parameters and buffers of an inert module and of its children, as ``state_dict`` names them."""
     if not isinstance(module, _Inert):
-        raise StudyError(
-            f"holds {'a dict' if isinstance(module, dict) else type(module).__name__} where a whole module belongs"
-        )
+        kind = "a dict" if isinstance(module, dict) else type(module).__name__
+        raise StudyError(f"holds {kind} where a whole module belongs")
     attributes = vars(module)
     own = [*attributes.get("_parameters", {}).items(), *attributes.get("_buffers", {}).items()]
-    found = [(prefix + name, tensor) for name, tensor in own if isinstance(tensor, _Tensor)]
+    found = [(prefix + name, tensor) for name, tensor in own if isinstance(tensor, torch.Tensor)]
     for name, child in attributes.get("_modules", {}).items():
         found += _walk(child, f"{prefix}{name}.") if child is not None else []
     return found
 
 
+# --- the release's networks as ours
+
+
 def to_ours(state: dict[str, torch.Tensor]) -> tuple[str, int, nn.Module]:
-    """Which of the release's networks it is, its upscaling factor, and that network with the weights.
+    """The network that a state dict of the release belongs to, its upscaling factor, and our network with its weights.
 
     Raises:
-        StudyError: the names are none of its networks', or names or shapes differ from it.
+        StudyError: the names fit none of the release's networks, or names or shapes differ from it.
     """
-    marks = {"srresnet": "block1.0.weight", "srdensenet": "Bottleneck.weight", "resnet_generator": "model.1.weight"}
-    network = next((name for name, mark in marks.items() if mark in state), None)
+    network = next((name for name, one in RELEASE_NETWORKS.items() if one.mark in state), None)
     if network is None:
         raise StudyError(f"none of the release's networks has these names: {', '.join(list(state)[:4])}, ...")
     doublings = sum(bool(re.fullmatch(r"block8\.\d+\.conv\.weight", name)) for name in state)
     factor = {"srresnet": 2**doublings, "srdensenet": 4, "resnet_generator": 1}[network]
     if factor not in (1, 2, 4):
         raise StudyError(f"{network} enlarges by {factor}")
-    net = build_processor(network, factor, *SIZES[network])
-    ours, renamed = net.state_dict(), {}
+    release, renamed = RELEASE_NETWORKS[network], {}
     for name, tensor in state.items():
-        for pattern, replacement in NAMES[network]:
-            if re.match(pattern, name):
-                renamed[re.sub(f"^{pattern}", replacement, name, count=1)] = tensor
-                break
-        else:
+        layer, _, parameter = name.rpartition(".")
+        if layer not in release.layers:
             raise StudyError(f"{network} has no {name}")
-    for name in ours:  # files older than torch 0.4.1 do not count batches, and nothing reads the count
-        if name.endswith("num_batches_tracked"):
-            renamed.setdefault(name, torch.tensor(0))
-    if ours.keys() != renamed.keys():
-        raise StudyError(f"{network}: {', '.join(sorted(ours.keys() ^ renamed.keys())[:4])} are missing or unknown")
-    for name, tensor in ours.items():
-        if tensor.shape != renamed[name].shape:
-            raise StudyError(f"{network}: {name} has shape {tuple(renamed[name].shape)}, not {tuple(tensor.shape)}")
-    net.load_state_dict(renamed)
+        renamed[f"{release.layers[layer]}.{parameter}"] = tensor
+    net = build_processor(network, factor, release.channels, release.blocks)
+    try:
+        net.load_state_dict(renamed)
+    except RuntimeError as error:  # names every missing or unknown parameter, and every other shape
+        raise StudyError(f"{network}: {' '.join(str(error).split())}") from error
     return network, factor, net
 
 
 def convert(path: Path, out: Path, task: str, mode: str, part: str = "processor", **overrides: object) -> Path:
-    """Write a release's file as ``OUT.processor.safetensors`` (``part='transformer'``: T) that ``evaluate`` takes.
+    """Convert a file of the release to ``OUT.processor.safetensors`` (``part='transformer'``: T), which ``evaluate`` takes.
 
-    Returns the file written. ``overrides``: other settings of the run, ``ra_weight`` or ``source_arch``, say.
+    Returns the file written. ``overrides``: other settings of the run, such as ``ra_weight`` or ``source_arch``.
+
+    Raises:
+        StudyError: an unusable file (:func:`read_release_file`, :func:`to_ours`), or a network that does not fit task or part.
     """
     one_of("task", task, TASKS)
     one_of("part", part, ("processor", "transformer"))
@@ -247,10 +208,10 @@ def convert(path: Path, out: Path, task: str, mode: str, part: str = "processor"
     if part == "processor":
         if factor != config.factor:
             raise StudyError(f"{path}: enlarges by {factor}, task {task!r} needs {config.factor}")
-        channels, blocks = SIZES[network]
-        config = replace(config, processor=network, channels=channels, blocks=blocks)
+        release = RELEASE_NETWORKS[network]
+        config = replace(config, processor=network, channels=release.channels, blocks=release.blocks)
     target = out.with_name(f"{out.name}.{part}.safetensors")
-    save_weights(target, net, config, source=f"{path.name} sha256 {sha256(path)}")  # not a run of ours
+    save_weights(target, net, config, source=f"{path.name} sha256 {sha256(path)}")  # the settings do not make it a run of ours
     return target
 
 
