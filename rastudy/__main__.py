@@ -32,7 +32,7 @@ class Command(NamedTuple):
 def option(*names: str, says: str, **settings: Any) -> Option:
     """An option of argparse's; its default is added to its sentence."""
     default = settings.get("default")
-    if default not in (None, "", [], False) and "default" not in says:
+    if default not in (None, "", []) and "default" not in says:
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         says += f" (default: {shown})"
     return names, settings | {"help": says.replace("%", "%%")}
@@ -43,7 +43,8 @@ def flag(*names: str, says: str) -> Option:
 
 
 def preset(default: str | list[str] = "digits", says: str = "the study", **settings: Any) -> Option:
-    return option("--preset", says=f"{says}: {', '.join(PRESETS)}", default=default, **settings)
+    says += f": {', '.join(PRESETS)}" + " (default: all that have results)" * (not default)
+    return option("--preset", says=says, default=default, **settings)
 
 
 DATA = option("--data", says="folder of the pictures, where the data set needs one (default: none)", default="")
@@ -121,7 +122,7 @@ def boundaries_options() -> list[Option]:
         preset(["digits"], "the studies", nargs="*"),
         option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
         flag("--full", says="more pictures, other sources' RA, second trainings, other families of recognisers"),
-        option("--pictures", says="test pictures, 1 or more; 0: the preset's number", type=int, default=0),
+        option("--pictures", says="test pictures, 1 or more; 0 (the default): the preset's number", type=int, default=0),
         DATA, JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip
