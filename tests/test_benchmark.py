@@ -11,8 +11,8 @@ from rastudy.tools import benchmark
 
 def test_both_steps_do_the_same():
     """Equal losses and gradients up to rounding, in either layout."""
-    ours, theirs, fast, batch = benchmark.steps_to_compare(2, 64)
-    for one, other in zip(ours(fast), theirs(batch), strict=True):
+    ours, theirs, fast, batch = benchmark.models_to_compare(2, 64)
+    for one, other in zip(benchmark.take_step(ours, fast), benchmark.take_step(theirs, batch), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     gradients = dict(theirs.processor.named_parameters())
     for name, parameter in ours.processor.named_parameters():
@@ -22,7 +22,7 @@ def test_both_steps_do_the_same():
 
 
 @pytest.mark.parametrize(
-    ("part", "sizes"), [("input", (8,)), ("growth", (32,)), ("memory", (32, (4, 8))), ("boundaries", ((4, 8), 4))]
+    ("part", "sizes"), [("input", (8,)), ("growth", (32, (4, 8), (1,))), ("memory", (32, (4, 8))), ("boundaries", ((4, 8), 4))]
 )
 def test_parts_give_rows(part, sizes):
     rows = list(benchmark.PARTS[part](1, *sizes))
@@ -31,9 +31,10 @@ def test_parts_give_rows(part, sizes):
 
 def test_the_release_variant_has_its_parameters_gradients():
     """No other handicap than what the release has: R's parameters take gradients there, and not here."""
-    ours, theirs, fast, batch = benchmark.steps_to_compare(2, 64)
-    ours(fast), theirs(batch)
-    assert all(p.grad is not None for p in theirs.r.parameters())
+    ours, theirs, fast, batch = benchmark.models_to_compare(2, 64)
+    for models, pictures, taken in ((ours, fast, False), (theirs, batch, True)):
+        benchmark.take_step(models, pictures)
+        assert all((p.grad is not None) == taken for p in models.sources[0].parameters())
 
 
 def test_the_committed_figures_keep_the_bars():

@@ -1,7 +1,7 @@
-"""What this machine has and lacks for the study, each with the next step: ``rastudy doctor [--data DIR]``.
+"""Say what this machine has and lacks for the study, each with the next step: ``rastudy doctor [--data DIR]``.
 
-``ok`` is as it should be; ``absent`` is what some part of the study wants, named with that part; ``wrong`` keeps the study from
-running, and makes the exit status 1.
+``ok``: as it should be; ``absent``: an optional dependency, named with the part of the study that needs it; ``wrong``: the
+study cannot run, and the exit status is 1.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +27,13 @@ from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS
 from rastudy.training.run_store import read_records
 
-NEEDED_BY = {  # an extra: the part of the study that wants it
+NEEDED_BY = {  # an extra: the part of the study that needs it
     "imagenet": "presets of photographs and notebook 00",
     "transfer": "notebook 05, the raters' form and the sliders",
     "cluster": "the Snakefile",
     "test": "make test",
 }
-MEMORY, DISK = 4, 2  # GB that `make study` wants
+MEMORY, DISK = 4, 2  # GB that `make study` needs
 IMAGENET_ADDRESS = "https://www.image-net.org/download.php"
 
 
@@ -51,28 +51,21 @@ def checked(good: bool, what: str, step: str, otherwise: str = "absent") -> Find
 
 
 def packages() -> Iterator[Finding]:
-    """Python and what pyproject.toml asks for, by extra."""
-    python, wanted = platform.python_version(), importlib.metadata.metadata("rastudy")["Requires-Python"]
+    """Python and the packages that pyproject.toml lists, by extra."""
+    about = importlib.metadata.metadata("rastudy")
+    python, wanted = platform.python_version(), about["Requires-Python"]
     step = f"install Python {wanted}, remove .venv and run make study"
     yield checked(Requirement(f"python{wanted}").specifier.contains(python), f"Python {python}", step, "wrong")
-    by_extra: dict[str, list[Requirement]] = {"": []}
-    for requirement in map(Requirement, importlib.metadata.requires("rastudy") or ()):
-        if requirement.name != "rastudy":
-            by_extra.setdefault(_extra_of(requirement), []).append(requirement)
-    for extra, requirements in by_extra.items():
-        problems = [problem for requirement in requirements if (problem := _problem(requirement))]
-        what = f"extra {extra} (for {NEEDED_BY.get(extra, extra)})" if extra else "packages"
-        if problems or not extra:
-            what += ": " + ", ".join(problems or (f"{r.name} {importlib.metadata.version(r.name)}" for r in requirements))
-        step = f"{sys.executable} -m pip install -e '.{f'[{extra}]' * bool(extra)}'"
-        yield checked(not problems, what, step, "absent" if extra else "wrong")
-
-
-def _extra_of(requirement: Requirement) -> str:
-    extras = importlib.metadata.metadata("rastudy").get_all("Provides-Extra") or ()
-    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-        return ""
-    return next((extra for extra in extras if requirement.marker.evaluate({"extra": extra})), "")
+    listed = [one for one in map(Requirement, importlib.metadata.requires("rastudy") or ()) if one.name != "rastudy"]
+    needed = [one for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    problems = [problem for one in needed if (problem := _problem(one))]
+    versions = problems or [f"{one.name} {importlib.metadata.version(one.name)}" for one in needed]
+    yield checked(not problems, f"packages: {', '.join(versions)}", f"{sys.executable} -m pip install -e '.'", "wrong")
+    for extra in about.get_all("Provides-Extra") or ():
+        optional = [one for one in listed if one not in needed and one.marker.evaluate({"extra": extra})]
+        problems = [problem for one in optional if (problem := _problem(one))]
+        what = ": ".join([f"extra {extra} (for {NEEDED_BY.get(extra, extra)})", *filter(None, [", ".join(problems)])])
+        yield checked(not problems, what, f"{sys.executable} -m pip install -e '.[{extra}]'")
 
 
 def _problem(requirement: Requirement) -> str:
@@ -85,24 +78,24 @@ def _problem(requirement: Requirement) -> str:
 
 
 def machine() -> Iterator[Finding]:
-    """Device, cores, memory, room, and whether results can be written."""
+    """GPU, cores, memory, disk, and whether results can be written."""
     gpu = torch.cuda.is_available()
     what = "no GPU: digits run on the CPU in minutes, CIFAR-10 in hours; the preset imagenet needs one"
     if gpu:
         free, total = torch.cuda.mem_get_info()
         what = f"GPU {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
-    yield checked(gpu, what, "where there is one, install the torch that fits its driver (https://pytorch.org)")
+    yield checked(gpu, what, "if the machine has one, install the torch that fits its driver (https://pytorch.org)")
     memory, room = _free_memory(), shutil.disk_usage(root()).free / 1e9
     what = f"{os.cpu_count()} cores, {memory:.0f} GB of memory free"
-    yield checked(memory >= MEMORY, what, f"make study wants {MEMORY} GB; rastudy sweep --jobs 1 half of it")
-    yield checked(room >= DISK, f"{room:.0f} GB free at {root()}", f"make room: a study wants {DISK} GB", "wrong")
+    yield checked(memory >= MEMORY, what, f"make study needs {MEMORY} GB; rastudy sweep --jobs 1 half of it")
+    yield checked(room >= DISK, f"{room:.0f} GB free at {root()}", f"make room: a study needs {DISK} GB", "wrong")
     for folder in (root() / name for name in ("results", "figures", "runs")):
         if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
             yield Finding("wrong", f"{folder} cannot be written", "RASTUDY_ROOT=DIR writes elsewhere")
 
 
 def _free_memory() -> float:
-    """GB that a process can have now, as Linux tells them, else those of the machine."""
+    """GB that a process can have now, as Linux reports it; elsewhere the machine's."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) / 1e6
@@ -111,7 +104,7 @@ def _free_memory() -> float:
 
 
 def kernel() -> Iterator[Finding]:
-    """Do notebooks run with the Python that has the study?"""
+    """Whether notebooks run with the Python that has the study's packages."""
     try:
         own = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
     except NoSuchKernel:
@@ -122,45 +115,49 @@ def kernel() -> Iterator[Finding]:
     yield checked(same, f"notebooks run with {own if own.is_absolute() else sys.executable}", step, "wrong")
 
 
+def _changed(hashes: Mapping[Path, str]) -> list[Path]:
+    """The files, sorted, that are missing or have another SHA-256."""
+    return sorted(path for path, digest in hashes.items() if not path.is_file() or sha256(path) != digest)
+
+
 def recognisers() -> Iterator[Finding]:
-    """The small R's weights beside their pinned hashes, and the published ones."""
+    """The small recognisers' weights against their pinned hashes, and the published ones."""
     for folder in sorted(path.parent for path in WEIGHTS.glob("*/SHA256SUMS")):
-        pinned = pinned_hashes(folder)
-        bad = [name for name, digest in pinned.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+        pinned = {folder / name: digest for name, digest in pinned_hashes(folder).items()}
+        bad = _changed(pinned)
         what = f"recognisers of {folder.name}: {len(pinned) - len(bad)} of {len(pinned)} as pinned"
-        step = f"git checkout rastudy/weights/{folder.name} restores {', '.join(bad)}"
+        step = f"git checkout rastudy/weights/{folder.name} restores {', '.join(path.name for path in bad)}"
         yield checked(not bad, what, step, "wrong")
     names = PRESETS["imagenet"]["target_archs"].split(",")
     missing = [torchvision_address(name) for name in names if needs_download(name)]
     what = f"torchvision's weights (preset imagenet): {len(names) - len(missing)} of {len(names)}"
-    puts = "".join(f"\n            {url} at {file}" for url, file in missing)
-    yield checked(not missing, what, f"fetched where there is a network, else put{puts}")
+    places = "".join(f"\n            {url} at {file}" for url, file in missing)
+    yield checked(not missing, what, f"downloaded when needed; without a network, put{places}")
 
 
 def results() -> Iterator[Finding]:
-    """Committed predictions and weights beside the hashes that their records hold."""
+    """Committed predictions and weights against the hashes in their records."""
     for preset in PRESETS:
-        folder = results_folder(preset)
-        hashes: dict[Path, str] = {}
+        folder, hashes = results_folder(preset), {}
         for run, record in read_records(preset).items():
             weights = folder / "weights" / f"{run}.processor.safetensors"
             if "trained" in record and weights.is_file():  # later seeds' are not committed
                 hashes[weights] = record["trained"]["sha256"]
-            hashes |= {folder / "predictions" / f"{run}.{split}.npz": record[split]["predictions"]
-                       for split in ("val", "test") if split in record}  # fmt: skip
-        bad = sorted(str(path.relative_to(root())) for path, digest in hashes.items()
-                     if not path.is_file() or sha256(path) != digest)  # fmt: skip
+            for split in ("val", "test"):
+                if split in record:
+                    hashes[folder / "predictions" / f"{run}.{split}.npz"] = record[split]["predictions"]
         if hashes:
-            what = f"results of {preset}: {len(hashes) - len(bad)} of {len(hashes)} files are what their records say"
-            step = f"git checkout results/{preset} restores the committed ones, the sweep makes others anew; first {bad[:1]}"
+            bad = [str(path.relative_to(root())) for path in _changed(hashes)]
+            what = f"results of {preset}: {len(hashes) - len(bad)} of {len(hashes)} files are as recorded"
+            step = f"git checkout results/{preset} restores committed ones, rastudy sweep remakes others; first {bad[:1]}"
             yield checked(not bad, what, step)
 
 
 def data(folder: str) -> Iterator[Finding]:
-    """The embedded set, and what lies in a folder of the user's."""
+    """The embedded set, and what the user's folder holds."""
     yield Finding("ok", "digits: embedded, in scikit-learn's wheel")
     if not folder:
-        step = f"rastudy doctor --data DIR looks into one; {datasets.CIFAR10.url}, {IMAGENET_ADDRESS}"
+        step = f"rastudy doctor --data DIR checks a folder; {datasets.CIFAR10.url}, {IMAGENET_ADDRESS}"
         yield Finding("absent", "CIFAR-10 and ImageNet (for their presets): no folder was named", step)
         return
     place = Path(folder).expanduser()
@@ -177,7 +174,7 @@ def data(folder: str) -> Iterator[Finding]:
 
 
 def programs() -> Iterator[Finding]:
-    """Of the system."""
+    """Programs outside Python."""
     what = "tesseract (for the black box of notebook 05)"
     yield checked(shutil.which("tesseract") is not None, what, "install the system's package tesseract-ocr")
 
