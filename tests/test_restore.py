@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -256,7 +257,7 @@ def write_png16(path: Path, pixels: np.ndarray) -> Path:
 
 def test_sixteen_bit_colour_is_not_cut_silently(tmp_path, models, capsys):
     out = run(write_png16(tmp_path / "a.png", noise(20, 30, 3)), tmp_path / "b.png", models)
-    assert out.mode == "RGB" and "of its 16 bits a channel 8 are read" in capsys.readouterr().err
+    assert out.mode == "RGB" and "of its 16 bits per channel 8 are read" in capsys.readouterr().err
 
 
 def test_icc_profiles_stay_byte_for_byte(tmp_path, flower, models):
@@ -271,9 +272,9 @@ def test_colour_chunks_of_png_stay(tmp_path, flower, models, capsys):
     info.add(b"gAMA", struct.pack(">I", 100_000))
     source = saved(flower, tmp_path / "a.png", pnginfo=info)
     assert run(source, tmp_path / "b.png", models).info["gamma"] == 1.0
-    assert "colours" not in capsys.readouterr().err
+    assert "cannot hold" not in capsys.readouterr().err
     run(source, tmp_path / "b.jpg", models)
-    assert "JPEG cannot hold what PNG says of its colours (gAMA)" in capsys.readouterr().err
+    assert "JPEG cannot hold PNG's colour information (gAMA)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -344,10 +345,21 @@ def test_folders_keep_their_tree_and_bad_files_do_not_stop_them(tmp_path, flower
     assert restore_files([source], out, models) == [source / "bad.jpg"]
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == ["a.png", "sub/a.jpg"]
     said = capsys.readouterr().err
-    assert "[2/3]" in said and "left" in said and "done after" in said and "bad.jpg: not a readable" in said
+    assert all(f"[{k}/3] {source}" in said for k in (1, 2, 3)) and "bad.jpg: not a readable" in said
+    assert "\r" not in said  # a line per picture, no bar
     assert "1 files of other kinds are left alone" in said
     restore_files([source], out, models)  # a second time: what was restored is no input
     assert len([p for p in out.rglob("*.*")]) == 2
+
+
+def test_a_terminal_sees_the_time_left(tmp_path, flower, models, monkeypatch, capsys):
+    """A bar that moves within a picture, ends at the number of pixels, and counts a picture that failed."""
+    saved(flower, tmp_path / "a.png"), saved(flower, tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:300])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert restore_files([tmp_path], tmp_path / "out", models, tile=40) == [tmp_path / "b.png"]
+    said = capsys.readouterr().err
+    assert "[1/2] a.png:" in said and re.search(r"<\d\d:\d\d", said) and "100%" in said and "[2/2]" in said
 
 
 def test_what_cannot_be_planned(tmp_path, flower):

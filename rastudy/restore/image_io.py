@@ -1,7 +1,7 @@
-"""Files of pictures as people have them: decoded upright, written back as they were but for the pixels.
+"""Everyday picture files: decoded upright, and written with new pixels and the rest unchanged.
 
-What a file says of its colours (ICC profile, PNG's colour chunks), its EXIF tags and its resolution ride in ``info``; XMP and
-texts do not. What has to change is returned as notes, to be said.
+A picture's ``info`` carries the colour information (ICC profile, PNG's colour chunks), EXIF tags and resolution of its file,
+but not XMP and texts. What has to change is returned as notes for the user.
 """
 
 import io
@@ -15,17 +15,16 @@ from rastudy.errors import StudyError
 from rastudy.paths import write_atomic
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-MODES = ("L", "LA", "RGB", "RGBA", "I;16")  # of pixels, that P can be given and a file can hold
-OPTIONS = {  # lossless ones fast rather than small: at PIL's own settings coding takes as long as P
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")  # pixel formats that P can be given and a file can hold
+OPTIONS = {  # the lossless formats fast rather than small: with PIL's defaults coding takes as long as P
     "PNG": {"compress_level": 2},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "exact": True, "method": 0, "quality": 0},
 }
-LONGEST = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}  # side that a file can hold
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1}  # side in pixels
 COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")  # of PNG, beside the ICC profile
-# (mode, with a transparent colour): what it becomes, and how that is said
 _ALPHA, _PALETTE = "its transparent colour becomes an alpha channel", "its palette becomes RGB"
-CONVERTED = {
+CONVERTED = {  # (mode, whether a colour is transparent): the mode it becomes, and the note
     ("1", False): ("L", "black and white becomes 8-bit grey"),
     ("1", True): ("LA", "black and white becomes 8-bit grey with an alpha channel"),
     ("L", True): ("LA", _ALPHA),
@@ -34,14 +33,14 @@ CONVERTED = {
     ("P", True): ("RGBA", f"{_PALETTE} with an alpha channel"),
     ("PA", True): ("RGBA", f"{_PALETTE} with an alpha channel"),
 }
-KEPT = ("icc_profile", "exif", "dpi", "colour_chunks")  # of a picture's info
+KEPT = ("icc_profile", "exif", "dpi", "colour_chunks")  # in a picture's info
 
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """Decode a file and :func:`prepare` it; also returns what had to be changed, to be said.
+    """Decode a file and :func:`prepare` it; also returns notes on what had to be changed.
 
     Raises:
-        StudyError: no readable PNG, JPEG or WebP file, or an animation.
+        StudyError: not a readable PNG, JPEG or WebP file, or an animation.
     """
     try:
         chunks = _png_chunks(path)
@@ -59,12 +58,12 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
     if n > 1:  # cameras put a preview or a map of gains behind the photograph
         notes.append("of the several pictures in this file the first is restored")
     if chunks.get(b"IHDR", b"")[8:9] == b"\x10" and picture.mode != "I;16":
-        notes.append("of its 16 bits a channel 8 are read and written")
+        notes.append("of its 16 bits per channel 8 are read and written")
     return picture, notes
 
 
 def prepare(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture upright and in one of ``MODES``, and what was changed of its pixels' kind; StudyError where none fits."""
+    """The picture upright and in one of ``MODES``, and notes on what was changed; StudyError where no mode fits."""
     turned = ImageOps.exif_transpose(picture)
     if "Raw profile type exif" in turned.info:  # ImageMagick's way to put it into a PNG
         turned.info["exif"] = turned.getexif().tobytes()
@@ -76,15 +75,15 @@ def prepare(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     if turned.mode in ("I", "I;16B"):  # how some releases of PIL read 16-bit grey
         values = np.asarray(turned)
         if values.min() < 0 or values.max() > 65_535:
-            raise StudyError("has 32-bit pixels, whose range nobody knows; save it with 8 or 16 bits")
-        turned, info = Image.fromarray(values.astype(np.uint16)), turned.info
+            raise StudyError("has 32-bit pixels of unknown range; save it with 8 or 16 bits")
+        info, turned = turned.info, Image.fromarray(values.astype(np.uint16))
         turned.info = info
-    new = CONVERTED.get((turned.mode, transparent))
-    if new is not None:
-        return turned.convert(new[0]), [new[1]]
+    if (turned.mode, transparent) in CONVERTED:
+        mode, note = CONVERTED[turned.mode, transparent]
+        return turned.convert(mode), [note]
     if turned.mode not in MODES:
-        raise StudyError(f"has pixels of mode {turned.mode!r}, which no P knows; save it as RGB")
-    return turned, ["its transparent colour is lost, for 16-bit grey has no alpha here"] * transparent
+        raise StudyError(f"has pixels of mode {turned.mode!r}, which P cannot take; save it as RGB")
+    return turned, ["its transparent colour is lost: 16-bit grey has no alpha here"] * transparent
 
 
 def _cmyk_to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -96,11 +95,11 @@ def _cmyk_to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
             return rgb, ["CMYK becomes RGB, converted from its profile to sRGB"]
         except ImageCms.PyCMSError as error:
             return picture.convert("RGB"), [f"CMYK becomes RGB without its profile, which cannot be used ({error})"]
-    return picture.convert("RGB"), ["CMYK becomes RGB by the plain formula, for it has no profile"]
+    return picture.convert("RGB"), ["CMYK becomes RGB by the plain formula: it has no profile"]
 
 
 def exif_of_size(picture: Image.Image, size: tuple[int, int]) -> bytes:
-    """The picture's EXIF with the sides that it names set to ``size``; a thumbnail, of the old picture, goes."""
+    """The picture's EXIF with every tag that holds the size set to ``size``, without the old picture's thumbnail."""
     exif = picture.getexif()
     named = exif.get_ifd(ExifTags.IFD.Exif)
     for tags, names in ((named, ("ExifImageWidth", "ExifImageHeight")), (exif, ("ImageWidth", "ImageLength"))):
@@ -110,23 +109,32 @@ def exif_of_size(picture: Image.Image, size: tuple[int, int]) -> bytes:
 
 def open_file(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is welcome; PIL refuses what is absurd
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large, PIL raises an error
         return Image.open(path, formats=("PNG", "JPEG", "WEBP"))
 
 
+def pixels_of(path: Path) -> int:
+    """The number of pixels, from the header alone; 1 for a file that cannot be opened."""
+    try:
+        with open_file(path) as file:
+            return file.width * file.height
+    except Exception:  # PIL's readers raise many types
+        return 1
+
+
 def _png_chunks(path: Path) -> dict[bytes, bytes]:
-    """A PNG file's chunks before its pixels, empty for other files: PIL neither tells its depth nor writes all its colours."""
+    """A PNG file's chunks before its pixels: PIL neither tells the bit depth nor keeps all colour chunks. Others have none."""
     found: dict[bytes, bytes] = {}
     with path.open("rb") as file:
         if file.read(8) == b"\x89PNG\r\n\x1a\n":
             while (head := file.read(8))[4:] not in (b"IDAT", b"IEND", b""):
                 found[head[4:]] = file.read(int.from_bytes(head[:4]))
-                file.seek(4, io.SEEK_CUR)  # the checksum is PIL's business
+                file.seek(4, io.SEEK_CUR)  # the checksum, which PIL compares
     return found
 
 
 def check_target(picture: Image.Image, size: tuple[int, int], target: Path) -> list[str]:
-    """Raise StudyError where the file's format cannot hold such a picture of that size; returns what it does not keep."""
+    """Notes on what the target's format does not keep; StudyError where it cannot hold such a picture of that size."""
     kind = FORMATS[target.suffix.lower()]
     if max(size) > LONGEST[kind]:
         raise StudyError(f"{target}: {kind} holds sides of at most {LONGEST[kind]:,} pixels, not {max(size):,}; write a .png")
@@ -134,12 +142,12 @@ def check_target(picture: Image.Image, size: tuple[int, int], target: Path) -> l
         raise StudyError(f"{target}: JPEG holds no transparency; write a .png or .webp, or flatten the picture first")
     colours = picture.info.get("colour_chunks", {})
     lost = ", ".join(name.decode() for name in colours) if b"sRGB" not in colours and kind != "PNG" else ""
-    notes = [f"{kind} cannot hold what PNG says of its colours ({lost})"] if lost else []
+    notes = [f"{kind} cannot hold PNG's colour information ({lost})"] if lost else []
     return notes + ([f"{kind} holds 8 of its 16 bits"] if picture.mode == "I;16" and kind != "PNG" else [])
 
 
 def save_picture(picture: Image.Image, target: Path) -> None:
-    """Write a picture and what its info keeps, by the suffix; the file appears whole or not at all."""
+    """Write a picture and its info in the format of the suffix; the file appears whole or not at all, else StudyError."""
     kind = FORMATS[target.suffix.lower()]
     info = {name: picture.info[name] for name in ("icc_profile", "exif", "dpi") if picture.info.get(name)}
     if kind == "PNG":
@@ -149,10 +157,10 @@ def save_picture(picture: Image.Image, target: Path) -> None:
     try:
         pixels = picture if kind == "PNG" else eight_bit(picture)
         write_atomic(target, lambda path: pixels.save(path, kind, **OPTIONS[kind], **info))
-    except ValueError as error:  # a full disk (write_atomic's StudyError, whose cause says it), EXIF beyond what JPEG holds
+    except ValueError as error:  # a full disk (write_atomic's StudyError, whose cause tells it), or more EXIF than JPEG holds
         raise StudyError(f"{target}: cannot be written ({error.__cause__ or error}); make room, or write a .png") from error
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """The picture itself, or of 16-bit grey its 8 bits."""
+    """The picture itself; 16-bit grey is reduced to 8 bits."""
     return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8)) if picture.mode == "I;16" else picture

@@ -2,25 +2,24 @@
 
 ``rastudy restore INPUT... --task jpeg --mode ra -o OUT``
 
-INPUT are PNG, JPEG and WebP files, or folders of them. OUT is a file for one input file, else a folder, where the names stay.
-A picture keeps its size (sr: ``--strength`` times it), its kind of pixels and what its file says of its colours:
+INPUT are PNG, JPEG and WebP files, or folders of them. OUT is a file for one input file, otherwise a folder where files keep
+their names. A picture keeps its size (sr: ``--strength`` times it), its pixel format and the colour information in its file:
 
-- EXIF orientation is applied and its tag removed; the other EXIF tags stay, with the sides where they are named.
+- EXIF orientation is applied and its tag removed; the other EXIF tags stay, and those that name the size are updated.
 - Alpha stays as it is; sr enlarges it bicubically. P also restores the colours beneath transparent pixels.
-- Grey pictures stay grey: P sees three equal channels, and the luminance of what it gives is kept. 16-bit grey stays 16-bit.
-- ICC profiles (and PNG's colour chunks) go into the output as they are. P works on the values of the file without converting
-  them, as it did in training; so they mean after it what they meant before. CMYK alone is converted, to sRGB.
-- What cannot stay is said: CMYK and palettes become RGB, black and white becomes grey, of 16 bits in colour PIL reads 8.
-- JPEG is written with quality 95 without subsampling of colours (4:4:4), WebP lossless (lossy it halves the colours' sides).
+- Grey pictures stay grey: P sees three equal channels, and the luminance of its output is kept. 16-bit grey stays 16-bit.
+- ICC profiles (and PNG's colour chunks) are copied unchanged. P works on the values in the file without converting them, as in
+  training, so they mean the same afterwards. Only CMYK is converted, to sRGB.
+- Other changes are reported: CMYK and palettes become RGB, black and white becomes grey, 16-bit colour is read as 8-bit.
+- JPEG is written with quality 95 without chroma subsampling (4:4:4), WebP lossless (lossy WebP halves the chroma resolution).
 
 Animations are refused. An input is overwritten only where OUT is a file and names it; other files at OUT are replaced. Files
-appear whole or not at all. A picture of a folder that cannot be restored is reported, the others are restored, and the exit
+appear whole or not at all. A picture in a folder that cannot be restored is reported, the others are restored, and the exit
 status is 1.
 """
 
 import argparse
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import round_to_8_bits, to_tensor
@@ -37,28 +37,16 @@ from rastudy.data.image_files import centre_crop, shorter_side
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.classifiers import Classifier, load_classifier, needs_download
-from rastudy.models.processors import ResnetGenerator, build_processor
 from rastudy.presets import PRESETS
 from rastudy.registry import DATASETS, bounds_of, display_name, half_of, resolve
-from rastudy.restore.image_io import (
-    FORMATS,
-    KEPT,
-    MODES,
-    check_target,
-    eight_bit,
-    exif_of_size,
-    open_file,
-    open_picture,
-    save_picture,
-)
+from rastudy.restore import image_io
+from rastudy.restore.image_io import FORMATS, MODES, eight_bit
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
-from rastudy.training.weights import load_weights, weights_file
-
-PRESET = "imagenet_lite"  # its P's have learned from photographs of 224 pixels, the others' from pictures of 32
+from rastudy.training.weights import build_models, load_weights, weights_file
 
 
 class Models(NamedTuple):
-    """A trained run: its settings, P, and under ra_transformer T, both in eval mode."""
+    """A trained run: its settings, P, and T where the mode has one, both in eval mode."""
 
     config: Config
     processor: nn.Module
@@ -66,10 +54,12 @@ class Models(NamedTuple):
 
 
 def load(
-    preset: str = PRESET, task: str = "jpeg", mode: str = "ra", strength: float = -1.0, file: Path | None = None,
+    preset: str = "imagenet_lite", task: str = "jpeg", mode: str = "ra", strength: float = -1.0, file: Path | None = None,
     device: str = "auto",
 ) -> Models:  # fmt: skip
-    """A preset's committed (or trained) P, seed 0, or that of a weight file, whose T lies beside it.
+    """Load a preset's P of seed 0, committed or trained here, or the P in ``file`` with the T beside it.
+
+    The default preset's P's learned from photographs of 224 pixels, the others' from pictures of 32.
 
     Raises:
         StudyError: no such weights, damaged ones, or a file that was trained for another task.
@@ -83,12 +73,12 @@ def load(
         config = config_of(file, device)
         if config.task != task:
             raise StudyError(f"{file} was trained for task {config.task!r}, not {task!r}")
-    processor = load_weights(file, build_processor(config.processor, config.factor, config.channels, config.blocks))
-    transformer, beside = None, file.with_name(file.name.replace(".processor.", ".transformer."))
-    if config.mode == "ra_transformer" and beside != file:
-        transformer = load_weights(beside, ResnetGenerator(config.transformer_channels, config.transformer_blocks))
-    place = lambda net: net and net.to(config.torch_device(), memory_format=torch.channels_last).eval()  # noqa: E731
-    return Models(config, place(processor), place(transformer))
+    processor, transformer = build_models(config)
+    load_weights(file, processor).eval()
+    beside = file.with_name(file.name.replace(".processor.", ".transformer."))
+    if transformer is None or beside == file:
+        return Models(config, processor, None)
+    return Models(config, processor, load_weights(beside, transformer).eval())
 
 
 # --- one picture
@@ -97,25 +87,25 @@ def load(
 def restore_picture(
     picture: Image.Image, processor: nn.Module, tile: int = TILE, done: Callable[[int], object] = lambda n: None
 ) -> Image.Image:
-    """A picture as P restores it, of the same mode, with ICC profile, EXIF and resolution in its info.
+    """Restore a picture with P: the same mode, with ICC profile, EXIF and resolution in its info.
 
     Args:
-        picture: of one of ``MODES``; :func:`rastudy.restore.image_io.open_picture` gives such ones.
+        picture: of one of ``MODES``, as :func:`rastudy.restore.image_io.open_picture` gives it.
         processor, tile, done: see :func:`rastudy.restore.tiles.restore_pixels`.
 
     Raises:
         StudyError: another mode.
     """
     if picture.mode not in MODES:
-        raise StudyError(f"a picture of mode {picture.mode!r} fits no P; rastudy.restore.image_io.prepare makes it {', '.join(MODES)}")
+        raise StudyError(f"P cannot take mode {picture.mode!r}; rastudy.restore.image_io.prepare makes it {', '.join(MODES)}")
     alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
     colours = picture if alpha is None else picture.convert(picture.mode.removesuffix("A"))
     restored = Image.fromarray(restore_pixels(processor, np.asarray(colours), tile, done))
     if alpha is not None:
         restored.putalpha(alpha if alpha.size == restored.size else alpha.resize(restored.size, Image.Resampling.BICUBIC))
-    restored.info = {name: picture.info[name] for name in KEPT if name in picture.info}
+    restored.info = {name: picture.info[name] for name in image_io.KEPT if name in picture.info}
     if "exif" in restored.info and restored.size != picture.size:
-        restored.info["exif"] = exif_of_size(picture, restored.size)
+        restored.info["exif"] = image_io.exif_of_size(picture, restored.size)
     return restored
 
 
@@ -123,7 +113,7 @@ def restore_picture(
 
 
 def plan(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Which file is restored to which; StudyError where that is not clear or an input would be overwritten unasked."""
+    """Pairs of input and output files; StudyError where that is ambiguous or would overwrite an input unasked."""
     folders = [path for path in inputs if path.is_dir()]
     jobs = [
         (file, out / (file.relative_to(path) if path in folders else file.name))
@@ -135,19 +125,22 @@ def plan(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
         return [(inputs[0], out)]
     if out.is_file() or (out.suffix and not out.is_dir() and len(inputs) == 1 and not folders):
         raise StudyError(f"{out}: neither a folder nor a file that ends in one of {', '.join(FORMATS)}; name one of these")
-    targets = [target for _, target in jobs]
-    twice = [target for target, n in Counter(targets).items() if n > 1]
+    twice = [target for target, n in Counter(target for _, target in jobs).items() if n > 1]
     if twice:
         raise StudyError(f"{twice[0]}: two inputs have this name; restore them to different folders")
     sources = {source.resolve() for source, _ in jobs}
-    mine = next((target for target in targets if target.resolve() in sources), None)
+    mine = next((target for _, target in jobs if target.resolve() in sources), None)
     if mine:
         raise StudyError(f"{mine}: would overwrite an input; name another folder, or a single file to replace it")
     return jobs
 
 
 def files_of(path: Path, out: Path | None = None) -> list[Path]:
-    """The picture itself, or those of a folder, sorted, without hidden ones and those below ``out`` (restored before)."""
+    """The file itself, or a folder's pictures, sorted, without hidden ones and those below ``out`` (restored earlier).
+
+    Raises:
+        StudyError: no such place, no pictures there, or a file of another format.
+    """
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
             raise StudyError(f"{path}: suffix {path.suffix!r} is unknown; convert it to one of {', '.join(FORMATS)}")
@@ -168,89 +161,52 @@ def files_of(path: Path, out: Path | None = None) -> list[Path]:
 def restore_files(
     inputs: Sequence[Path], out: Path, models: Models, readers: Sequence[Classifier] = (), tile: int = TILE
 ) -> list[Path]:
-    """Restore files and folders; prints what ``readers`` say, and on stderr what was changed and the time left.
+    """Restore files and folders; prints what ``readers`` say, and on stderr a line per picture with what was changed.
+
+    On a terminal a bar on stderr shows the time left.
 
     Returns:
-        the files that could not be restored, of several; where there is but one, its StudyError is raised.
+        the files that could not be restored, of several; for a single one its StudyError is raised.
     """
     jobs, failed = plan(inputs, out), []
-    progress = Progress([_pixels(source) for source, _ in jobs])
-    for k, (source, target) in enumerate(jobs):
-        try:
-            progress.start(f"[{k + 1}/{len(jobs)}] {source}")
-            picture, notes = open_picture(source)
-            factor = geometry(models.processor).factor
-            notes += check_target(picture, (factor * picture.width, factor * picture.height), target)
-            restored = restore_picture(picture, models.processor, tile, progress.add)
-            save_picture(restored, target)
-            progress.finish(f"-> {target}, {restored.width} x {restored.height}")
-            for note in notes:
-                _say(f"  {source.name}: {note}")
-            for line in verdict_lines(picture, restored, models, readers):
-                print(f"{source.name}  {line}", flush=True)
-        except (StudyError, MemoryError) as error:
-            problem = str(error) or "not enough memory; close other programs"
-            problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
-            if len(jobs) == 1:
-                raise StudyError(problem) from error
-            progress.finish("failed")
-            _say(f"error: {problem}")
-            failed.append(source)
+    pixels = [image_io.pixels_of(source) for source, _ in jobs]
+    with tqdm(total=sum(pixels), unit="pixels", unit_scale=True, disable=None) as bar:  # None: off where stderr is no terminal
+        for k, (source, target) in enumerate(jobs):
+            bar.set_description(f"[{k + 1}/{len(jobs)}] {source.name}")
+            try:
+                picture, notes = image_io.open_picture(source)
+                factor = geometry(models.processor).factor
+                notes += image_io.check_target(picture, (factor * picture.width, factor * picture.height), target)
+                restored = restore_picture(picture, models.processor, tile, bar.update)
+                image_io.save_picture(restored, target)
+                lines = verdict_lines(picture, restored, models, readers)
+            except (StudyError, MemoryError) as error:
+                problem = str(error) or "not enough memory; close other programs"
+                problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
+                if len(jobs) == 1:
+                    raise StudyError(problem) from error
+                _say(f"[{k + 1}/{len(jobs)}] {source} failed\nerror: {problem}")
+                failed.append(source)
+            else:
+                _say(f"[{k + 1}/{len(jobs)}] {source} -> {target}, {restored.width} x {restored.height}")
+                for note in notes:
+                    _say(f"  {source.name}: {note}")
+                for line in lines:
+                    tqdm.write(f"{source.name}  {line}")
+            bar.update(sum(pixels[: k + 1]) - bar.n)  # counts a picture that failed, too
     return failed
 
 
-def _pixels(path: Path) -> int:
-    """From the header alone; 1 of a file that will be reported later."""
-    try:
-        with open_file(path) as file:
-            return file.width * file.height
-    except Exception:  # whatever PIL's readers raise
-        return 1
-
-
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr, above the bar."""
+    tqdm.write(text, file=sys.stderr)
 
 
-class Progress:
-    """A line per picture on stderr with the time left for all; on a terminal it moves within a picture, too."""
-
-    def __init__(self, pixels: Sequence[int]):
-        self.pixels, self.place, self.done, self.began = list(pixels), 0, 0, time.monotonic()
-        self.text, self.shown = "", 0.0
-
-    def start(self, text: str) -> None:
-        self.text = text
-        self.done = sum(self.pixels[: self.place])
-
-    def add(self, pixels: int) -> None:
-        self.done += pixels
-        if sys.stderr.isatty() and time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
-            print(f"\r\033[K{self.text}  {self.left()}", end="", file=sys.stderr, flush=True)
-
-    def finish(self, text: str) -> None:
-        self.place += 1
-        self.done = sum(self.pixels[: self.place])
-        _say(("\r\033[K" if sys.stderr.isatty() else "") + f"{self.text} {text}; {self.left()}")
-
-    def left(self) -> str:
-        """The time that the remaining pixels take at the pace so far."""
-        spent, total = time.monotonic() - self.began, sum(self.pixels)
-        if self.done >= total:
-            return f"done after {_duration(spent)}"
-        return f"{_duration(spent * (total - self.done) / max(self.done, 1))} left"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-# --- what R's say
+# --- what recognisers say
 
 
 def available_readers(config: Config, specs: Sequence[str] = ()) -> list[Classifier]:
-    """The R's that ``specs`` name, or of the preset's those that load without a download; says which do not and why.
+    """The recognisers that ``specs`` name, or those of the preset that load without a download; reports the others.
 
     Raises:
         StudyError: one that was named does not load, or none of the preset's does.
@@ -277,15 +233,15 @@ def available_readers(config: Config, specs: Sequence[str] = ()) -> list[Classif
 def verdicts(
     picture: Image.Image, config: Config, readers: Sequence[Classifier], transformer: nn.Module | None = None
 ) -> list[tuple[str, float]]:
-    """Each R's first class and its probability for a picture.
+    """Each recogniser's first class for a picture and its probability.
 
-    R sees it as the preset's pictures are: the shorter side at ``resize`` (256 of photographs, 32 of small presets), the middle
-    square; without alpha. Of a large picture it sees little of what P did.
+    The picture is prepared like the preset's pictures: the shorter side at ``resize`` (256 for photographs, 32 for small
+    presets), the middle square, without alpha. Of a large picture that is a small part of what P restored.
     """
     rgb = eight_bit(picture).convert("RGB")
     length = 4 * min(rgb.size)  # of a longer strip the middle
-    box = [max(0, (side - length) // 2) for side in rgb.size]
-    rgb = rgb.crop((*box, rgb.width - box[0], rgb.height - box[1]))
+    left, top = (max(0, (side - length) // 2) for side in rgb.size)
+    rgb = rgb.crop((left, top, rgb.width - left, rgb.height - top))
     rgb = shorter_side(rgb, config.resize if config.of_photographs else config.image_size)
     seen = to_tensor(centre_crop(np.asarray(rgb), config.image_size))[None].to(config.torch_device())
     seen = round_to_8_bits(seen) if transformer is None else transformer(seen)
@@ -298,7 +254,7 @@ def verdicts(
 
 
 def names_of_classes(dataset: str) -> tuple[str, ...]:
-    """A name per label of a data set's R's; empty where only its folders would tell."""
+    """The names of a data set's classes by label; empty where only its folders would tell."""
     whole, half = half_of(dataset)
     place = DATASETS[whole].classes
     names = resolve(place) if place else ()
@@ -307,17 +263,16 @@ def names_of_classes(dataset: str) -> tuple[str, ...]:
 
 
 def verdict_lines(picture: Image.Image, restored: Image.Image, models: Models, readers: Sequence[Classifier]) -> list[str]:
-    """A line per R: what it says before and after. Before is the study's no processing: for sr the bicubic upsampling."""
+    """A line per recogniser: its verdict before and after. Before is the baseline ``none``: for sr the bicubic upsampling."""
     if not readers:
         return []
     before = picture
     if picture.size != restored.size:
         before = eight_bit(picture).convert("RGB").resize(restored.size, Image.Resampling.BICUBIC)
-    was = verdicts(before, models.config, readers)
-    now = verdicts(restored, models.config, readers, models.transformer)
-    say = lambda verdict: f"{verdict[0]} ({100 * verdict[1]:.0f} %)"  # noqa: E731
-    names = [display_name(reader.name) for reader in readers]
-    return [f"{name}: {say(a)} -> {say(b)}" for name, a, b in zip(names, was, now, strict=True)]
+    both = zip(readers, verdicts(before, models.config, readers),
+               verdicts(restored, models.config, readers, models.transformer), strict=True)  # fmt: skip
+    return [f"{display_name(reader.name)}: {was} ({100 * p:.0f} %) -> {now} ({100 * q:.0f} %)"
+            for reader, (was, p), (now, q) in both]  # fmt: skip
 
 
 def restore_command(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""P on a picture of any size, tile by tile: what one pass over the whole gives, in the memory of a tile.
+"""Run P on a picture of any size, tile by tile: the output of one pass over the whole, in the memory of a tile.
 
-A tile is read with as many pixels around it as P's output can depend on, so nothing is blended and nothing changes at a seam.
+A tile is read with as many pixels around it as P's output can depend on, so there are no seams and nothing is blended.
 """
 
 import math
@@ -14,16 +14,16 @@ from torch import nn
 
 from rastudy.errors import StudyError
 
-# Side, in pixels of P's output, of what goes through P at once, its surroundings included. On one core, in times the pixels a
-# second of one pass over the whole: for jpeg 1.5 (256), 1.8 (512, 640), 1.5 (768), 1.1 (1,024); for sr x4 0.6, 1.1 (512), 1.2
-# (640, 768), 1.1. Smaller tiles are mostly surroundings, larger ones do not fit the caches.
+# Side, in pixels of P's output, of what goes through P at once, including the surroundings. Speed on one core relative to one
+# pass over the whole: for jpeg 1.5 (256), 1.8 (512, 640), 1.5 (768), 1.1 (1,024); for sr x4 0.6 (256), 1.1 (512), 1.2 (640,
+# 768), 1.1 (1,024). Smaller tiles are mostly surroundings, larger ones do not fit the caches.
 TILE = 640
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as PIL's
 
 
 class Geometry(NamedTuple):
-    """``factor``: sides of the output over those of the input; ``radius``: how many input pixels away may change an output
-    pixel; ``multiple``: of which P wants the input's sides."""
+    """``factor``: side of the output over that of the input; ``radius``: distance in input pixels at which an input pixel can
+    still change an output pixel; ``multiple``: what P needs the input's sides to be a multiple of."""
 
     factor: int
     radius: int
@@ -31,7 +31,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(processor: nn.Module) -> Geometry:
-    """What tiles must know of P, added up over its layers (which every P of this study registers in the order they run in)."""
+    """A P's geometry, added up over its layers, which every P of this study registers in the order in which they run."""
     step, radius, coarsest = Fraction(1), Fraction(0), Fraction(1)  # step: input pixels from one feature to the next
     for layer in processor.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -52,9 +52,9 @@ def restore_pixels(
     Args:
         processor: in eval mode.
         pixels: (H, W, 3), or (H, W) of a grey picture, which P sees as three equal channels and of whose output the luminance
-            is taken; uint8, or uint16 for finer steps.
+            is kept; uint8 or uint16.
         tile: side of a tile, in pixels of the output.
-        done: is told after each tile how many more of the picture's pixels are restored.
+        done: called after each tile with the number of input pixels that it restored.
 
     Returns:
         (factor H, factor W, ...) of the same type, rounded to nearest.
@@ -63,7 +63,7 @@ def restore_pixels(
         StudyError: P is in training mode.
     """
     if processor.training:
-        raise StudyError("P is in training mode, in which batch norm depends on the tile; call its eval() first")
+        raise StudyError("P is in training mode, where batch norm depends on the tile; call its eval() first")
     factor, radius, multiple = geometry(processor)
     even = max(2, multiple)  # P's last convolution is fast where both sides are even
     radius = -(-radius // even) * even
@@ -90,15 +90,15 @@ def _restore_tile(processor: nn.Module, pixels: np.ndarray) -> np.ndarray:
 
 
 def _padded(pixels: np.ndarray, multiple: int) -> np.ndarray:
-    """The picture with its last row and column repeated until P takes its sides: ResnetGenerator wants multiples of 4, and 8
-    at least for its reflections."""
+    """The picture with its last row and column repeated until P takes its sides: ResnetGenerator needs multiples of 4, and
+    at least 8 for its reflection padding."""
     wanted = [-(-max(side, 2 * multiple) // multiple) * multiple if multiple > 1 else side for side in pixels.shape[:2]]
     more = [(0, new - old) for new, old in zip(wanted, pixels.shape[:2], strict=True)]
     return np.pad(pixels, more + [(0, 0)] * (pixels.ndim - 2), "edge") if any(n for _, n in more) else pixels
 
 
 class _Window(NamedTuple):
-    """Along one side: P reads from ``low`` to ``high``, of which its output is kept from ``start`` to ``stop``."""
+    """Along one side: P reads ``low`` to ``high``, and its output for ``start`` to ``stop`` is kept."""
 
     low: int
     high: int
@@ -117,7 +117,7 @@ class _Window(NamedTuple):
 
 
 def _windows(size: int, tile: int, radius: int, even: int) -> Iterator[_Window]:
-    """Tiles of nearly equal length; those of a picture's border end there, where P pads as it does in one pass."""
+    """Tiles of nearly equal length; at the picture's border they end where it does, and P pads as in one pass."""
     core = max(tile - 2 * radius, 2 * radius, even)
     n = 1 if size <= core + 2 * radius else -(-size // core)
     step = -(-size // (n * even)) * even
