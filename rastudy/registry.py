@@ -155,7 +155,7 @@ DATASETS: dict[str, Dataset] = _by_name((
     Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",
             needs_folder=True),
     Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
-    Dataset("imagenet", "photographs", "rastudy.data.loaders:load_photographs", 1_281_167, 50_000,
+    Dataset("imagenet", "photographs", "rastudy.data.imagenet:load_photographs", 1_281_167, 50_000,
             classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True),
     Dataset("scenes", "scenes", _DATA + "load_scenes", 4_000, 500, 96, "rastudy.data.digits:CLASSES", may_show=True),
 ))  # fmt: skip

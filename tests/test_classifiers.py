@@ -109,10 +109,10 @@ def test_a_network_without_activations_has_no_features():
 def test_variants_of_an_architecture():
     """Another training, an untrained one and an adapted one load under their architecture; they are no sixth one."""
     for suffix in ("_seed1", "_untrained", "_on_plain_sr2", "_on_none_dn0.1", "_on_plain_jpeg10"):
-        assert classifiers.small_arch(f"resnet18_small{suffix}") == "resnet18_small"
-        assert classifiers.is_variant(f"resnet18_small{suffix}")
-    assert not classifiers.is_variant("resnet18_small") and not classifiers.is_variant("resnet18")
-    assert classifiers.small_arch("resnet18_small_on_") is None
+        assert registry.small_arch(f"resnet18_small{suffix}") == "resnet18_small"
+        assert registry.is_variant(f"resnet18_small{suffix}")
+    assert not registry.is_variant("resnet18_small") and not registry.is_variant("resnet18")
+    assert registry.small_arch("resnet18_small_on_") is None
 
 
 def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
@@ -166,7 +166,8 @@ def test_small_recognisers_are_small(name):
 
 def test_the_families_are_the_papers_five():
     assert registry.recognisers("small")[:5] == registry.main_recognisers()
-    assert [registry.RECOGNISERS[name].counterpart for name in registry.main_recognisers()] == ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
+    counterparts = [registry.RECOGNISERS[name].counterpart for name in registry.main_recognisers()]
+    assert counterparts == ["resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -15,7 +15,7 @@ PINNED = {"train": "06d17191124b9c65", "val": "a980ce2315a28727", "test": "d6344
 def test_digests_are_pinned(split):
     """The digest is that of pictures, labels and groups, and has not changed."""
     sha = hashlib.sha256(b"".join(array.tobytes() for array in digits.render(split, 50)))
-    assert digits.digest(split, 50) == sha.hexdigest()[:16] == PINNED[split]
+    assert sha.hexdigest()[:16] == PINNED[split]
 
 
 @pytest.mark.parametrize("split", digits.SPLITS)

@@ -19,8 +19,9 @@ from rastudy.data.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate
 from rastudy.evaluation.predictions import load_predictions
-from rastudy.training.run_store import run_folder, weights_file
+from rastudy.training.run_store import run_folder
 from rastudy.training.train import train
+from rastudy.training.weights import weights_file
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def kill_one(root: str) -> int:
         except (OSError, ValueError):
             continue
         if (
-            "rastudy.training.train" in command
+            {"rastudy", "train"} <= set(command)
             and "torch.distributed.run" not in command
             and {"RANK=1", f"RASTUDY_ROOT={root}"} <= set(environment)
         ):

@@ -14,22 +14,23 @@ import torchvision
 from PIL import Image
 from test_convert import _Srresnet, release  # noqa: F401
 
-from rastudy.analysis.published import WHOLE, clean_rows, published_top1, warning
+from rastudy.__main__ import main
+from rastudy.analysis.checks import WHOLE, clean_rows, published_top1, warning
 from rastudy.analysis.tables import load_table, make_tables
 from rastudy.config import make_config
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate, evaluate_files, first_pictures, predict
+from rastudy.evaluation.predictions import load_predictions, tidy_rows
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.paths import NOTEBOOKS, results_folder
 from rastudy.presets import PRESETS
 from rastudy.report import figures as plots
 from rastudy.report import gallery
 from rastudy.sweep import cost as estimate
-from rastudy.sweep import sweep
 from rastudy.tools.release_weights import convert
-from rastudy.training.run_store import weights_file
 from rastudy.training.train import train
+from rastudy.training.weights import weights_file
 
 PHOTOGRAPHS = Path(os.environ.get("RASTUDY_PHOTOGRAPHS", "data/photographs"))
 WNIDS = ("n01443537", "n02123045", "n07753592")
@@ -136,7 +137,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
     assert [flag(210, 300), flag(270, 300), flag(150, 300)] == ["part", "part", "differs"]
     fine = pd.DataFrame({"flag": ["", "part", "unpublished"]})
     assert warning("imagenet", fine) == "" == warning("digits", fine[:0])
-    assert "nobody has read clean pictures" in warning("imagenet", fine[:0])
+    assert "there is no clean baseline yet" in warning("imagenet", fine[:0])
 
 
 def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
@@ -145,7 +146,7 @@ def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
     cost = estimate.cost_of_run(make_config("imagenet", "sr", "ra", train_images=1_281_167), ())
     assert cost.operations == pytest.approx(2.9e17, rel=0.1)
     args = ["--preset", "imagenet_small", "--task", "sr", "--mode", "plain", "--data", str(data), "--dry-run"]
-    assert sweep.main([*args, "--set", "channels=4", "blocks=1", "target_archs=resnet18"]) == 0
+    assert main(["sweep", *args, "--set", "channels=4", "blocks=1", "target_archs=resnet18"]) == 0
     said = capsys.readouterr()
     assert "to do  sr4-plain" in said.out and "1 runs of 1" in said.err and "GB of disk" in said.err
     assert not results_folder("imagenet_small").exists()
@@ -161,7 +162,7 @@ def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
     ],
 )
 def test_mistakes_end_at_once(arguments, message, study_root, capsys):
-    assert sweep.main(["--preset", "imagenet", "--mode", "plain", "--task", "sr", *arguments]) == 2
+    assert main(["sweep", "--preset", "imagenet", "--mode", "plain", "--task", "sr", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -186,7 +187,7 @@ def test_out_of_memory_is_explained(data, small_preset, monkeypatch):
     def step(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setitem(__import__("rastudy.training.steps").steps.STEPS, "ra", step)
+    monkeypatch.setattr("rastudy.training.steps.ra_step", step)
     with pytest.raises(StudyError, match="4 pictures of 224 x 224.*micro_batch=1.*batch_size=4"):
         train(make_config("imagenet", "sr", "ra", data_dir=str(data)), lambda _: None)
 
@@ -239,8 +240,8 @@ def test_a_notebook_on_photographs(data, study_root, monkeypatch):
                 "pretrain_epochs": 1, "data_dir": str(data), "val_images": 2, "test_images": 4, "image_size": 64,
                 "pretrain_crop": 32, "evaluate_on": "test"}  # fmt: skip
     papermill.execute_notebook(NOTEBOOKS / "01_train.ipynb", study_root / "out.ipynb", settings, progress_bar=False)
-    (rows,) = (results_folder("imagenet_lite") / "runs").glob("*.csv")
-    table = pd.read_csv(rows)
+    (path,) = (results_folder("imagenet_lite") / "predictions").glob("*.test.npz")
+    table = pd.DataFrame(tidy_rows(load_predictions(path)))
     assert set(table.loc[table["metric"] == "top1", "target_arch"]) == {f"efficientnet_lite{k}" for k in range(3)}
     assert (table["n_images"] == 4).all()
 

@@ -15,11 +15,13 @@ from torchvision.transforms import CenterCrop, Resize
 from rastudy.config import Config, make_config
 from rastudy.data import photo_cache as cache
 from rastudy.data.degradations import degrade
-from rastudy.data.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, find_photos, split_of, wnids
-from rastudy.data.loaders import CropLoader, evaluation_batches, load_pictures, loader_of, write_split
+from rastudy.data.image_files import list_pictures
+from rastudy.data.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, photo_labels, split_of, wnids, write_split
+from rastudy.data.loaders import CropLoader, evaluation_batches, load_pictures, loader_of
 from rastudy.data.photo_cache import CachedPhotos, FilePhotos, cache_folder, open_cache, pixels_file, table_file, verify
 from rastudy.errors import StudyError
-from rastudy.training.train import is_trained, train
+from rastudy.training.run_store import is_trained
+from rastudy.training.train import train
 
 WNIDS = Path(os.environ.get("RASTUDY_WNIDS", "imagenet_wnids.txt"))  # a list to check timm's against, where there is one
 CLASSES = ("n01443537", "n02123045", "n07753592")  # labels 1, 281, 954
@@ -48,6 +50,10 @@ def ten(tmp_path, small_shards) -> FilePhotos:
     names = [f"n01443537/{k}.JPEG" for k in range(10)]
     photographs(tmp_path / "data", names)
     return FilePhotos(tmp_path / "data", tuple(names), 64)
+
+
+def labels_of(folder: Path) -> list[int]:
+    return photo_labels(folder, list_pictures(folder)).tolist()
 
 
 def imagenet(root: Path, **overrides) -> Config:
@@ -167,12 +173,11 @@ def test_wnids():
 def test_some_classes_keep_the_labels_of_all(tmp_path):
     pytest.importorskip("timm")
     photographs(tmp_path, [f"{name}/{k}.JPEG" for name in reversed(CLASSES) for k in range(2)])
-    found = find_photos(tmp_path)
-    assert found.labels.tolist() == [1, 1, 281, 281, 954, 954] and len(found.classes) == 1000
-    assert found.files[2] == "n02123045/0.JPEG"
+    assert labels_of(tmp_path) == [1, 1, 281, 281, 954, 954]
+    assert list_pictures(tmp_path)[2] == "n02123045/0.JPEG"
     (tmp_path / "n02123045" / "0.JPEG").rename(tmp_path / "0.JPEG")
     with pytest.raises(StudyError, match="0.JPEG.*beside class folders"):
-        find_photos(tmp_path)
+        labels_of(tmp_path)
 
 
 def test_a_class_that_is_not_imagenets(tmp_path):
@@ -180,7 +185,7 @@ def test_a_class_that_is_not_imagenets(tmp_path):
     pytest.importorskip("timm")
     photographs(tmp_path, ["n01443537/0.JPEG", "n00000001/0.JPEG"])
     with pytest.raises(StudyError, match="n00000001.*no class of ImageNet-1k"):
-        find_photos(tmp_path)
+        labels_of(tmp_path)
 
 
 def test_every_mode_trains_on_the_same_photographs(tmp_path, study_root):
@@ -199,7 +204,7 @@ def test_a_part_of_the_test_pictures_is_no_part_of_the_classes(tmp_path, study_r
     for part in ("train", "val"):
         photographs(tmp_path / "data" / part, [f"{name}/{k}.JPEG" for name in CLASSES for k in range(4)])
     part = load_pictures(imagenet(tmp_path / "data", test_images=6), "test")
-    assert len(part) == 6 and set(part.labels) == {1, 281, 954}
+    assert len(part) == 6 and set(part.labels) == {1, 281, 954} and len(part.classes) == 1000
 
 
 def test_another_folder_is_another_run(tmp_path, study_root):
@@ -231,16 +236,16 @@ def test_the_flat_validation_folder(tmp_path, truth):
     else:
         (tmp_path / truth).write_text("3\n1\n3\n2\n")
         with pytest.raises(StudyError, match="meta.mat.*own order"):
-            find_photos(tmp_path / "val")
+            labels_of(tmp_path / "val")
         synsets = np.array([(1, "n01443537"), (2, "n02123045"), (3, "n07753592")], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
         savemat(tmp_path / "meta.mat", {"synsets": synsets[:, None]})
-    assert find_photos(tmp_path / "val").labels.tolist() == [1, 954]
+    assert labels_of(tmp_path / "val") == [1, 954]
     (tmp_path / "train").mkdir()
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000001.JPEG"])  # evaluated in class order, as ImageFolder has it
     assert load_pictures(imagenet(tmp_path, test_images=0), "test").groups.tolist() == [1, 0, 2]
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000005.JPEG"])
     with pytest.raises(StudyError, match="00000005.*no class"):
-        find_photos(tmp_path / "val")
+        labels_of(tmp_path / "val")
 
 
 def test_labels_are_asked_for_where_a_loss_reads_them(tmp_path, study_root):
@@ -262,7 +267,7 @@ def test_a_folder_without_train_is_split_by_seed(tmp_path, study_root):
     sets = {split: load_pictures(config, split) for split in ("train", "val", "test")}
     assert [len(s) for s in sets.values()] == [7, 2, 6]
     assert sorted(np.concatenate([s.groups for s in sets.values()])) == list(range(15))
-    files = find_photos(tmp_path / "data").files
+    files = list_pictures(tmp_path / "data")
     rows = [line.split(",") for line in write_split(config).read_text().splitlines()[1:]]
     assert [name for name, _ in rows] == list(files)
     assert {name for name, split in rows if split == "test"} == {files[k] for k in sets["test"].groups}
@@ -337,7 +342,7 @@ def test_evaluation_takes_the_middle(crops, tmp_path):
     batches = list(evaluation_batches(pictures, make_config("imagenet", "dn", image_size=32, resize=40)))
     gt, lq, index = (torch.cat([getattr(b, name) for b in batches]) for name in ("gt", "lq", "index"))
     assert index.tolist() == list(range(9))
-    files = find_photos(tmp_path / "data" / "train").files
+    files = list_pictures(tmp_path / "data" / "train")
     for k, place in enumerate(pictures.groups):
         image = CenterCrop(32)(Resize(40)(Image.open(tmp_path / "data" / "train" / files[place])))
         assert torch.equal(gt[k], torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)

@@ -1,13 +1,12 @@
 """Training the study's own recognisers: reproducible, pinned, and loadable under their names."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
+from rastudy.__main__ import main
 from rastudy.config import make_config
 from rastudy.data.datasets import load_split
 from rastudy.data.degradations import to_uint8
@@ -30,16 +29,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "digits"
 
 
-def run(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["recognisers", "--preset", "digits", *arguments])
-    recognisers.main()
+def run(*arguments: str) -> None:
+    assert main(["recognisers", "--preset", "digits", *arguments]) == 0
 
 
-def test_the_command_writes_what_can_be_loaded(folder, monkeypatch):
+def test_the_command_writes_what_can_be_loaded(folder):
     """Under the architecture's name, with its hash pinned, and what it was trained on in its metadata."""
-    run(monkeypatch, "--arch", "resnet18_small")
-    run(monkeypatch, "--arch", "resnet18_small", "--seed", "1")
-    run(monkeypatch, "--arch", "resnet18_small", "--untrained")
+    run("--arch", "resnet18_small")
+    run("--arch", "resnet18_small", "--seed", "1")
+    run("--arch", "resnet18_small", "--untrained")
     names = ["resnet18_small", "resnet18_small_seed1", "resnet18_small_untrained"]
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == names
     assert pinned_hashes(folder) == {f"{name}.safetensors": sha256(folder / f"{name}.safetensors") for name in names}
@@ -54,12 +52,12 @@ def test_the_command_writes_what_can_be_loaded(folder, monkeypatch):
 
 def test_an_adapted_recogniser_learns_from_what_ra_would(folder, monkeypatch, study_root):
     """Epoch by epoch the noise of RA's run, never that of the evaluation; from the clean one's weights."""
-    run(monkeypatch, "--arch", "resnet18_small")
+    run("--arch", "resnet18_small")
     clean = sha256(folder / "resnet18_small.safetensors")
     seen = []
     spy = recognisers.processed
     monkeypatch.setattr(recognisers, "processed", lambda *args: seen.append(spy(*args)) or seen[-1])
-    run(monkeypatch, "--arch", "resnet18_small", "--adapt-to", "none", "--task", "dn")
+    run("--arch", "resnet18_small", "--adapt-to", "none", "--task", "dn")
     name = "resnet18_small_on_none_dn0.3"
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         about = file.metadata()
@@ -78,9 +76,8 @@ def test_an_adapted_recogniser_learns_from_what_ra_would(folder, monkeypatch, st
 
 
 @pytest.mark.parametrize("arguments", [("--seed", "1"), ("--untrained",)])
-def test_what_cannot_be_adapted(folder, monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sys, "argv", ["recognisers", "--adapt-to", "none", "--task", "dn", *arguments])
-    assert recognisers.main() == 2
+def test_what_cannot_be_adapted(folder, capsys, arguments):
+    assert main(["recognisers", "--adapt-to", "none", "--task", "dn", *arguments]) == 2
     assert "leave out --seed and --untrained" in capsys.readouterr().err
 
 

@@ -1,11 +1,10 @@
 """The embedded data set: real handwritten digits blended over real photographs, in the manner of MNIST-M.
 
 Source: both come from scikit-learn's wheel (1,797 digits of 8 x 8 pixels; ``load_sample_images``, two photographs).
-Picture ``k`` of a split is drawn from its own random stream, so any prefix of a split is the same for ever.
+Picture ``k`` of a split is drawn from its own random stream, so the first pictures do not depend on how many are drawn.
 Source digits and photograph regions of train, validation and test are disjoint.
 """
 
-import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -62,7 +61,7 @@ def ink_colour(rng: np.random.RandomState, background: np.ndarray, stencil: np.n
 
 
 def blend(background: np.ndarray, stencil: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Ink of a colour over a background (H, W, 3) uint8, where the opacity map (H, W) has it."""
+    """A colour blended over a background (H, W, 3) uint8 by an opacity map (H, W) of 0..255."""
     opacity = stencil[..., None].astype(np.int64)
     return (background * (255 - opacity) + colour * opacity + 127) // 255
 
@@ -87,11 +86,3 @@ def render(split: str, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ink = stencil(rng, digits.images[groups[k]])
         pictures[k] = blend(background, ink, ink_colour(rng, background, ink))
     return pictures, digits.target[groups].astype(np.int64), groups.astype(np.int64)
-
-
-def digest(split: str, n: int) -> str:
-    """SHA-256 (first 16 hex digits) of the pictures, labels and groups: pinned by a test, printed by the notebooks."""
-    sha = hashlib.sha256()
-    for array in render(split, n):
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()[:16]

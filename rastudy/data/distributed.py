@@ -1,8 +1,8 @@
-"""Several processes that train one P: started by torchrun, gloo on CPUs and NCCL on GPUs, the same code on both.
+"""Several processes that train one P: started by torchrun, with gloo on CPUs and NCCL on GPUs.
 
-Every process takes its part of each batch. Batch norm uses the whole batch's statistics, the gradients of P and T are summed in
-one message a step, and R, which has none, is nobody's business. So losses and weights are those of one process up to rounding.
-P is small (3 MB of gradients), so summing after the backward pass costs little and needs no wrapper around the networks.
+Every process takes its part of each batch. Batch norm uses the whole batch's statistics, and the gradients of P and T are
+summed in one message per step; R has no gradients to synchronise. So losses and weights equal those of one process up to
+rounding. P is small (3 MB of gradients): summing after the backward pass costs little and needs no wrapper around the networks.
 """
 
 import os
@@ -13,7 +13,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_reduce  # its gradient is summed over the processes, too
 
+from rastudy.config import check_shares
 from rastudy.errors import StudyError
 
 _apart = False
@@ -34,7 +36,7 @@ def world() -> int:
 
 @contextmanager
 def apart(yes: bool) -> Iterator[None]:
-    """Have every process work as if it were alone, on the same pictures: a last batch that is too small to share."""
+    """Have every process work on the same pictures as if it were alone: for a last batch that is too small to share."""
     global _apart
     _apart = yes
     try:
@@ -45,7 +47,7 @@ def apart(yes: bool) -> Iterator[None]:
 
 @contextmanager
 def group(batch_size: int, device: str) -> Iterator[None]:
-    """Join the other processes, where torchrun has started this one; else, and inside of another such block, nothing.
+    """Join the other processes where torchrun has started this one; does nothing otherwise, or inside another such block.
 
     Raises:
         StudyError: the processes cannot share a batch equally, or are more than the machine's GPUs.
@@ -67,19 +69,12 @@ def group(batch_size: int, device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def check_shares(batch_size: int, processes: int) -> None:
-    """Raise StudyError where a batch does not divide into equal parts."""
-    if batch_size % processes:
-        fit = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
-        raise StudyError(f"batch_size={batch_size} does not divide by {processes} processes; take {', '.join(map(str, fit))}")
-
-
 def from_first(value: int) -> int:
-    """The first process's value, told to all: what depends on files may differ between moments."""
-    told = [value]
+    """The first process's value, sent to all: what processes read from files may change between their reads."""
+    values = [value]
     if world() > 1:
-        dist.broadcast_object_list(told)
-    return told[0]
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def barrier() -> None:
@@ -89,7 +84,7 @@ def barrier() -> None:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], losses: torch.Tensor) -> torch.Tensor:
-    """Sum the gradients over the processes, in place, in one message; returns the sum of ``losses`` that travels with them."""
+    """Sum the gradients over the processes, in place, in one message; returns the sum of ``losses``, sent along."""
     if world() == 1:
         return losses
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -101,33 +96,18 @@ def sum_gradients(parameters: Iterable[nn.Parameter], losses: torch.Tensor) -> t
 
 
 def gather(arrays: dict[str, torch.Tensor]) -> dict[str, list[torch.Tensor]]:
-    """Each process's tensors by name, for all of them to see."""
-    if world() == 1:
-        return {name: [array] for name, array in arrays.items()}
-    everyone: list = [None] * world()
-    dist.all_gather_object(everyone, arrays)
+    """The tensors of all processes by name, in the order of the processes."""
+    everyone = [arrays] * world()
+    if world() > 1:
+        dist.all_gather_object(everyone, arrays)
     return {name: [theirs[name] for theirs in everyone] for name in arrays}
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return _Sum.apply(grad)
-
-
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the whole batch, wherever its pictures are; alone, ``nn.BatchNorm2d`` itself.
+    """Batch norm with the statistics of the whole batch over all processes; with one process ``nn.BatchNorm2d``.
 
-    Torch's SyncBatchNorm does not run on CPUs. Two messages forward (mean, then variance, as exact as one process is), and
-    their gradients backward.
+    Torch's SyncBatchNorm does not run on CPUs. Two messages in the forward pass (mean, then variance, as accurate as in one
+    process), two in the backward pass.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -135,11 +115,11 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         y = x.float()
         mine = y.new_full((1,), y.numel() // y.shape[1])
-        sums = _Sum.apply(torch.cat([y.sum((0, 2, 3)), mine]))
+        sums = all_reduce(torch.cat([y.sum((0, 2, 3)), mine]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = y - mean[:, None, None]
-        var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        var = all_reduce(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.detach(), self.momentum)

@@ -1,5 +1,7 @@
-"""Picture files to 8-bit RGB arrays."""
+"""Picture files: listed, and decoded to 8-bit RGB arrays."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,31 @@ from PIL import Image
 from rastudy.errors import StudyError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+
+
+def list_pictures(folder: Path) -> tuple[str, ...]:
+    """The pictures below a folder, by file extension: paths relative to it, sorted; hidden files and folders are left out.
+
+    Raises:
+        StudyError: no such folder, or no pictures in it.
+    """
+    if not folder.is_dir():
+        raise StudyError(f"{folder}: no such folder; name the pictures' folder with --data or the parameter data_dir")
+    files = tuple(sorted(_walk(folder)))
+    if not files:
+        raise StudyError(f"{folder}: this folder holds no pictures ({', '.join(sorted(EXTENSIONS))})")
+    return files
+
+
+def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                yield prefix + entry.name
 
 
 def to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -22,13 +49,13 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
         raise StudyError(f"{path}: pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
+        if np.asarray(image)[..., 3].min() < 255:
             raise StudyError(f"{path}: has transparent pixels; flatten it over a background first")
     return image.convert("RGB")
 
 
 def read_whole(path: Path, resize: int = 0) -> np.ndarray:
-    """Decode one picture: shorter side to ``resize`` (bilinear, antialiased; 0 keeps it); (H, W, 3) uint8.
+    """Decode one picture, its shorter side resized to ``resize`` pixels (0: kept): (H, W, 3) uint8.
 
     Raises StudyError if it is unreadable.
     """
@@ -45,9 +72,10 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
 
 def shorter_side(image: Image.Image, resize: int) -> Image.Image:
     """The picture with its shorter side at ``resize``, bilinear and antialiased, rounded as torchvision's Resize does."""
-    if min(image.size) == resize:
+    short = min(image.size)
+    if short == resize:
         return image
-    return image.resize(tuple(side * resize // min(image.size) for side in image.size), Image.Resampling.BILINEAR)
+    return image.resize((image.width * resize // short, image.height * resize // short), Image.Resampling.BILINEAR)
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:

@@ -1,17 +1,19 @@
-"""ImageNet's folders: which files, which labels, which split."""
+"""Photographs in ImageNet's folders: which files, which labels, which split."""
 
 import csv
-import os
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from rastudy.data.image_files import EXTENSIONS
+from rastudy.config import Config
+from rastudy.data.datasets import PictureSet, Source, count_of, in_half
+from rastudy.data.image_files import list_pictures
+from rastudy.data.photo_cache import FilePhotos, Photos, open_cache
 from rastudy.errors import StudyError
+from rastudy.paths import results_folder, write_csv
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # the devkit's: numbers in its own order, which meta.mat explains
 SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"  # a wnid per line
@@ -19,16 +21,7 @@ KAGGLE = "LOC_val_solution.csv"  # ImageId, wnid and boxes
 SPLIT_SEED = 0
 
 
-class Found(NamedTuple):
-    """Photographs of a folder: ``files`` relative to it, in sorted order, ``labels`` (N,) int64, ``classes``: wnids."""
-
-    folder: Path
-    files: tuple[str, ...]
-    labels: np.ndarray
-    classes: tuple[str, ...]
-
-
-@lru_cache
+@cache
 def wnids() -> tuple[str, ...]:
     """ImageNet-1k's class ids in label order, from timm's wheel."""
     try:
@@ -38,7 +31,7 @@ def wnids() -> tuple[str, ...]:
     return tuple(ImageNetInfo().label_names())
 
 
-@lru_cache
+@cache
 def class_names() -> tuple[str, ...]:
     """A name for each of ImageNet-1k's classes in label order, from timm's wheel; the wnids' StudyError without it."""
     wnids()
@@ -47,54 +40,31 @@ def class_names() -> tuple[str, ...]:
     return tuple(text.split(",")[0] for text in ImageNetInfo().label_descriptions())
 
 
-def find_photos(folder: Path, labelled: bool = True) -> Found:
-    """The photographs below a folder.
+def photo_labels(folder: Path, files: Sequence[str]) -> np.ndarray:
+    """The labels (N,) int64, in the order of :func:`wnids`, of a folder's photographs.
 
-    Accepted: class folders named by wnid, all 1,000 or some of them; ILSVRC's flat validation folder with one of its
-    ground-truth files beside or in it (the devkit's with ``meta.mat``, Kaggle's CSV, or a list of wnids); and, where
-    ``labelled`` is false, any pictures at all (their labels are 0).
+    Accepted: class folders named by wnid, all 1,000 or some of them; and ILSVRC's flat validation folder with one of its
+    ground-truth files beside or in it (the devkit's with ``meta.mat``, Kaggle's CSV, or a list of wnids).
 
     Raises:
-        StudyError: no folder, no pictures, no labels, or a class folder that is none of ImageNet's.
+        StudyError: no labels, or a class that is not one of ImageNet's.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise StudyError(f"{folder}: no such folder; name the photographs' folder with --data or the parameter data_dir")
-    files = tuple(sorted(_pictures(folder)))
-    if not files:
-        raise StudyError(f"{folder}: holds no pictures ({', '.join(sorted(EXTENSIONS))})")
-    if not labelled:
-        return Found(folder, files, np.zeros(len(files), np.int64), ("photograph",))
-    tops = sorted({name.split("/")[0] for name in files if "/" in name})
-    if len(tops) == 0:
-        return _flat(folder, files)
-    loose = next((name for name in files if "/" not in name), None)
-    if loose:
-        raise StudyError(f"{folder / loose}: lies beside class folders; put it into one of them")
-    classes = wnids()
-    label = {wnid: k for k, wnid in enumerate(classes)}
-    for name in tops:
-        if name not in label:
+    if not any("/" in name for name in files):
+        return _from_ground_truth(folder, files)
+    label = {wnid: k for k, wnid in enumerate(wnids())}
+    for name in files:
+        top, slash, _ = name.partition("/")
+        if not slash:
+            raise StudyError(f"{folder / name}: lies beside class folders; put it into one of them")
+        if top not in label:
             raise StudyError(
-                f"{folder / name}: {name!r} is no class of ImageNet-1k; its class folders are named by wnid, n01440764"
+                f"{folder / top}: {top!r} is no class of ImageNet-1k; its class folders are named by wnid, n01440764"
             )
-    labels = np.array([label[name.split("/")[0]] for name in files], np.int64)
-    return Found(folder, files, labels, classes)
+    return np.array([label[name.split("/")[0]] for name in files], np.int64)
 
 
-def _pictures(folder: Path, prefix: str = "") -> Iterable[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _pictures(Path(entry.path), f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                yield prefix + entry.name
-
-
-def _flat(folder: Path, files: tuple[str, ...]) -> Found:
-    """ILSVRC's validation pictures in one folder; labels from a ground-truth file."""
+def _from_ground_truth(folder: Path, files: Sequence[str]) -> np.ndarray:
+    """The labels of ILSVRC's validation pictures in one folder, from a ground-truth file."""
     places = (folder, folder.parent, folder.parent / "data", folder.parent / "ILSVRC2012_devkit_t12" / "data")
     paths = [place / name for name in (KAGGLE, SYNSET_LABELS, GROUND_TRUTH) for place in places]
     path = next((path for path in paths if path.is_file()), None)
@@ -103,8 +73,7 @@ def _flat(folder: Path, files: tuple[str, ...]) -> Found:
             f"{folder}: no class folders and no ground truth; modes with labels need folders named by wnid, or beside the "
             f"pictures {GROUND_TRUTH} with meta.mat, {KAGGLE} or {SYNSET_LABELS} (ra_unsupervised learns without labels)"
         )
-    classes = wnids()
-    label = {wnid: k for k, wnid in enumerate(classes)}
+    label = {wnid: k for k, wnid in enumerate(wnids())}
     if path.name == KAGGLE:
         with path.open(newline="") as file:
             truth = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
@@ -117,10 +86,10 @@ def _flat(folder: Path, files: tuple[str, ...]) -> Found:
     for name, wnid in zip(files, found, strict=True):
         if wnid not in label:
             raise StudyError(f"{folder / name}: {path.name} has no class of ImageNet-1k for it (got {wnid!r})")
-    return Found(folder, files, np.array([label[wnid] for wnid in found], np.int64), classes)
+    return np.array([label[wnid] for wnid in found], np.int64)
 
 
-@lru_cache
+@cache
 def _devkit(path: Path) -> dict[int, str]:
     """The devkit's numbers to wnids."""
     from scipy.io import loadmat
@@ -129,6 +98,50 @@ def _devkit(path: Path) -> dict[int, str]:
         raise StudyError(f"{path}: missing; the numbers of {GROUND_TRUTH} follow the devkit's own order, which this file tells")
     synsets = loadmat(path, squeeze_me=True)["synsets"]
     return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+
+
+# --- splits
+
+
+def load_photographs(split: str, n: int, source: Source) -> PictureSet:
+    """The ``n`` first photographs of a split (0: all), from the cache or decoded at every access (``cache_dir="none"``).
+
+    Raises:
+        StudyError: what :func:`photo_labels` and :func:`open_cache` raise, or fewer photographs than asked for.
+    """
+    folder, to_split = part_of(source.folder("imagenet"), split)
+    files = FilePhotos(folder, list_pictures(folder), source.resize)
+    count = len(files)
+    if source.half or split != "train" or source.labelled:
+        labels, classes = photo_labels(folder, files.files), wnids()
+    else:
+        labels, classes = np.zeros(count, np.int64), ("photograph",)
+    if split == "test" and not to_split:  # in class order, as ImageFolder has it; ``n`` of them are drawn at random
+        index = np.argsort(labels, kind="stable")
+        index = index[np.sort(split_of(count, 0, n)["test"])] if n else index
+    else:
+        index = split_of(count, source.n_val, (source.n_test or count - source.n_val) if to_split else 0)[split]
+    if source.half:
+        inside, labels, classes = in_half(source.half, labels, classes)
+        index = index[inside[index]]
+    photos, usable = _readable(files, source)
+    index = index[np.isin(index, usable)]
+    if split == "train":
+        index = index[: count_of(n, len(index), folder.name, split)]
+    if not len(index):
+        raise StudyError(f"{source.data_dir}: leaves no pictures for {split}; set {split}_images, or give it a train/ folder")
+    name = f"imagenet_{source.half}" if source.half else "imagenet"
+    photos = photos.subset(np.searchsorted(usable, index))
+    return PictureSet(name, split, photos, labels[index], index, classes, source.size)
+
+
+def _readable(files: FilePhotos, source: Source) -> tuple[Photos, np.ndarray]:
+    """The photographs that can be read, and their places among the files."""
+    if source.cache_dir != "none":
+        return open_cache(files, source.cache_dir, source.workers, source.skip_unreadable)
+    if source.skip_unreadable:
+        raise StudyError("skip_unreadable needs the cache, which knows what can be read; leave cache_dir='none' out")
+    return files, np.arange(len(files))
 
 
 def part_of(data_dir: str | Path, split: str) -> tuple[Path, bool]:
@@ -140,11 +153,42 @@ def part_of(data_dir: str | Path, split: str) -> tuple[Path, bool]:
 
 
 def split_of(count: int, n_val: int, n_test: int) -> dict[str, np.ndarray]:
-    """Places of each split among ``count`` files in sorted order, drawn once for all by a fixed seed.
+    """Places of each split among ``count`` files in sorted order, drawn once and for all by a fixed seed.
 
-    Without looking at labels: so every mode, those that need none too, trains on the same photographs in the same order.
+    Labels play no part: so every mode, with or without labels, trains on the same photographs in the same order.
     """
     if n_test + n_val > count:
         raise StudyError(f"{count} photographs are fewer than test_images={n_test} and val_images={n_val}; set smaller ones")
     order = np.random.default_rng(SPLIT_SEED).permutation(count)
     return {"test": np.sort(order[:n_test]), "val": np.sort(order[n_test : n_test + n_val]), "train": order[n_test + n_val :]}
+
+
+def write_split(config: Config) -> Path | None:
+    """List which photograph belongs to which split, where a folder without ``train/`` was split by seed."""
+    folder, to_split = part_of(config.data_dir, "test")
+    if not (config.of_photographs and to_split):
+        return None
+    files = list_pictures(folder)
+    parts = split_of(len(files), config.val_images, config.test_images or len(files) - config.val_images)
+    where = {files[k]: split for split, index in parts.items() for k in index}
+    path = results_folder(config.preset) / "split.csv"
+    write_csv(path, [{"file": name, "split": where[name]} for name in files], ("file", "split"))
+    return path
+
+
+def data_version(config: Config, split: str) -> dict[str, str]:
+    """Which photographs a split is taken from, by the name ``photographs``: a run on another folder is another run.
+
+    Empty for sets in memory.
+    """
+    if not config.of_photographs:
+        return {}
+    return {"photographs": _digest_of(config.data_dir, split, config.resize)}
+
+
+@cache
+def _digest_of(data_dir: str, split: str, resize: int) -> str:
+    folder, _ = part_of(data_dir, split)
+    if not data_dir or not folder.is_dir():
+        return "missing"
+    return FilePhotos(folder, list_pictures(folder), resize).digest()[:16]

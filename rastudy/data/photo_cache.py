@@ -1,39 +1,50 @@
-"""Decoded photographs on disk: ``rastudy cache --data DIR``.
+"""Photographs of any size, and decoded ones on disk: ``rastudy cache --data DIR``.
 
 Every file is decoded and its shorter side resized once; afterwards a picture is a slice of a memory map, bit for bit what
-decoding gives. ImageNet's 1.28 million training photographs take about 0.34 TB at 256 pixels. The folder holds
+decoding gives. ImageNet's 1.28 million training photographs take about 0.34 TB at 256 pixels. A cache's folder holds
 ``index.json`` (what it was made from) and, for every ``SHARD`` pictures, a file of raw pixels with a table of offsets,
-shapes and checksums. A table is written after its pixels: what has one is complete, and an interrupted build goes on.
+shapes and checksums. A table is written after its pixels: a shard with a table is complete, an interrupted build continues.
 """
 
 import argparse
 import hashlib
+import io
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 import PIL
 from filelock import FileLock
 from PIL import Image
 
-from rastudy.data.image_files import read_whole
-from rastudy.data.imagenet import find_photos
+from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
 from rastudy.paths import read_json, root, write_atomic, write_json
 
 SHARD = 256  # pictures
-TABLE = ("offset", "height", "width", "crc32")  # int64 columns of a shard's table; a height of 0: left out, unreadable
+TABLE = ("offset", "height", "width", "crc32")  # int64 columns of a shard's table; height 0: unreadable, left out
+
+
+class Photos(Protocol):
+    """Photographs that are read one by one: ``self[k]`` is (H, W, 3) uint8, each of another size."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, k: int) -> np.ndarray: ...
+    def subset(self, index: Iterable[int]) -> Self: ...
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
 class FilePhotos:
-    """Photographs that are decoded whenever they are asked for: ``self[k]`` is (H, W, 3) uint8."""
+    """Photographs that are decoded at every access."""
 
     folder: Path
     files: tuple[str, ...]  # relative to the folder
@@ -49,14 +60,14 @@ class FilePhotos:
         return replace(self, files=tuple(self.files[k] for k in index))
 
     def digest(self) -> str:
-        """Which photographs these are: names and sizes of the files, and the side asked for; the same in a copy elsewhere."""
+        """SHA-256 of the files' names and sizes and of ``resize``; the same for a copy of the folder."""
         sha = hashlib.sha256(f"{self.resize}\n".encode())
         for name in self.files:
             sha.update(f"{name} {(self.folder / name).stat().st_size}\n".encode())
         return sha.hexdigest()
 
     def stamp(self) -> str:
-        """What a cache of them depends on: the digest, the files' times, and the decoder."""
+        """What a cache depends on: the digest, the files' times, and the decoder."""
         sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}\n".encode())
         for name in self.files:
             sha.update(f"{(self.folder / name).stat().st_mtime_ns}\n".encode())
@@ -65,7 +76,7 @@ class FilePhotos:
 
 @dataclass(frozen=True, eq=False)
 class CachedPhotos:
-    """Photographs of a complete cache: ``self[k]`` is (H, W, 3) uint8, a read-only view of a memory map, checksum compared."""
+    """Photographs of a complete cache: read-only views of a memory map, whose checksum is verified at every access."""
 
     folder: Path
     table: np.ndarray  # (N, 1 + len(TABLE)): the shard, then TABLE
@@ -78,7 +89,7 @@ class CachedPhotos:
         shard, offset, height, width, crc = self.table[k].tolist()
         path = pixels_file(self.folder, shard)  # mapped anew each time: thousands of open shards would exhaust file descriptors
         picture = np.memmap(path, np.uint8, "r", offset, (height, width, 3))
-        if zlib.crc32(picture) != crc:
+        if zlib.crc32(picture.data) != crc:
             raise StudyError(f"{path}: damaged (picture {k}); {_remedy(self.folder)}")
         return picture
 
@@ -87,7 +98,7 @@ class CachedPhotos:
         return CachedPhotos(self.folder, self.table[index], self.source.subset(index))
 
     def digest(self) -> str:
-        """Which photographs these are: those of the files."""
+        """The digest of the files."""
         return self.source.digest()
 
 
@@ -100,7 +111,7 @@ def table_file(folder: Path, shard: int) -> Path:
 
 
 def cache_folder(photos: FilePhotos, parent: str | Path = "") -> Path:
-    """Where the cache of a folder's photographs lies: under ``parent``, by default ``runs/cache``."""
+    """The folder of these photographs' cache: under ``parent``, by default ``runs/cache``."""
     place = hashlib.sha256(str(photos.folder.absolute()).encode()).hexdigest()[:8]
     caches = Path(parent).expanduser() if parent else root() / "runs" / "cache"
     return caches / f"{photos.folder.name}-{photos.resize}-{place}"
@@ -110,28 +121,27 @@ def open_cache(
     photos: FilePhotos, parent: str | Path = "", workers: int = 1, skip_unreadable: bool = False, rebuild: bool = False,
     log: Callable[[str], object] = print,
 ) -> tuple[CachedPhotos, np.ndarray]:  # fmt: skip
-    """The cache of photographs, built as far as it is missing.
+    """Open the cache of photographs; builds the shards that are missing.
 
     Args:
         parent: where caches lie; by default ``runs/cache``.
         workers: processes that decode.
-        rebuild: make it anew where it is stale or damaged.
+        rebuild: rebuild what is stale or damaged.
 
     Returns:
         the photographs that could be read, and their places among ``photos`` (all of them, without ``skip_unreadable``).
 
     Raises:
-        StudyError: a stale or damaged cache, too little disk, or a file that is no picture.
+        StudyError: a stale or damaged cache, too little disk, or a file that cannot be decoded.
     """
     folder = cache_folder(photos, parent)
     folder.mkdir(parents=True, exist_ok=True)
+    shards = range(-(-len(photos) // SHARD))
     with FileLock(folder / "lock"):
         _claim(folder, photos, rebuild)
-        shards = range(-(-len(photos) // SHARD))
-        if rebuild:
-            for shard in shards:
-                if table_file(folder, shard).is_file() and _damage(folder, shard, deep=True):
-                    table_file(folder, shard).unlink()
+        for shard in shards if rebuild else ():
+            if table_file(folder, shard).is_file() and _damage(folder, shard, deep=True):
+                table_file(folder, shard).unlink()
         missing = [shard for shard in shards if not table_file(folder, shard).is_file()]
         if missing:
             _check_disk(folder, photos, len(missing) * SHARD)
@@ -139,16 +149,13 @@ def open_cache(
     damage = [problem for shard in shards if (problem := _damage(folder, shard, deep=False))]
     if damage:
         raise StudyError(f"{damage[0]}; {_remedy(folder)}")
-    tables = [np.load(table_file(folder, shard)) for shard in shards]
-    whole = np.concatenate([np.insert(table, 0, shard, axis=1) for shard, table in zip(shards, tables, strict=True)])
-    (usable,) = np.nonzero(whole[:, 2])
-    if len(usable) < len(whole) and not skip_unreadable:
-        first = photos.files[int(np.flatnonzero(whole[:, 2] == 0)[0])]
-        raise StudyError(
-            f"{photos.folder / first}: not a readable picture; mend it and make the cache anew, or set skip_unreadable"
-        )
-    if len(usable) < len(whole):
-        warnings.warn(f"{photos.folder}: skipped {len(whole) - len(usable)} pictures that cannot be read", stacklevel=2)
+    whole = np.concatenate([np.insert(np.load(table_file(folder, shard)), 0, shard, axis=1) for shard in shards])
+    usable, unreadable = np.flatnonzero(whole[:, 2]), np.flatnonzero(whole[:, 2] == 0)
+    if len(unreadable) and not skip_unreadable:
+        first = photos.folder / photos.files[unreadable[0]]
+        raise StudyError(f"{first}: not a readable picture; mend it and rebuild the cache, or set skip_unreadable")
+    if len(unreadable):
+        warnings.warn(f"{photos.folder}: skipped {len(unreadable)} pictures that cannot be read", stacklevel=2)
     return CachedPhotos(folder, whole[usable], photos.subset(usable)), usable
 
 
@@ -162,7 +169,7 @@ def _remedy(folder: Path) -> str:
 
 
 def _claim(folder: Path, photos: FilePhotos, rebuild: bool) -> None:
-    """Make the folder this set's, or refuse one that was made from other files."""
+    """Write what the cache is made from; StudyError where it was made from other files, unless it is to be rebuilt."""
     index, mine = folder / "index.json", {"stamp": photos.stamp(), "pictures": len(photos), "resize": photos.resize}
     theirs = read_json(index) if index.is_file() else None
     if theirs == mine:
@@ -185,7 +192,7 @@ def _damage(folder: Path, shard: int, deep: bool) -> str:
     except (OSError, ValueError, IndexError) as error:
         return f"{path}: damaged ({error})"
     if size != needed:
-        return f"{path}: damaged ({size} bytes where {needed} belong)"
+        return f"{path}: damaged ({size} bytes instead of {needed})"
     if deep:
         pixels = path.read_bytes()
         for offset, height, width, crc in table.tolist():
@@ -195,7 +202,7 @@ def _damage(folder: Path, shard: int, deep: bool) -> str:
 
 
 def _check_disk(folder: Path, photos: FilePhotos, count: int) -> None:
-    """Raise StudyError where the disk cannot hold ``count`` more pictures, by the shapes of a sample."""
+    """Raise StudyError where the disk cannot hold ``count`` more pictures, estimated from the shapes of a sample."""
     needed = expected_bytes(photos) * min(count, len(photos))
     free = shutil.disk_usage(folder).free
     if needed * 1.02 > free:
@@ -206,13 +213,13 @@ def _check_disk(folder: Path, photos: FilePhotos, count: int) -> None:
 
 
 def expected_bytes(photos: FilePhotos, sample: int = 200) -> float:
-    """Bytes of a decoded picture, the mean over a sample (of headers alone)."""
+    """Bytes of a decoded picture, the mean over a sample, of which only the headers are read."""
     areas = []
     for k in np.linspace(0, len(photos) - 1, min(sample, len(photos))).astype(int):
         try:
             with Image.open(photos.folder / photos.files[k]) as image:
                 short, long = sorted(image.size)
-        except Exception:  # found again, and named, when it is decoded
+        except Exception:  # decoding finds and names it
             continue
         areas.append(3 * photos.resize * (long * photos.resize // short) if photos.resize else 3 * short * long)
     return float(np.mean(areas)) if areas else 0.0
@@ -224,35 +231,23 @@ def _build(
     for leftover in folder.glob(".*.bin.*"):  # of a process that was killed
         leftover.unlink()
     parts = [photos.subset(range(shard * SHARD, min((shard + 1) * SHARD, len(photos)))) for shard in shards]
-    jobs = [(folder, shard, part, skip_unreadable) for shard, part in zip(shards, parts, strict=True)]
+    jobs = [folder] * len(parts), shards, parts, [skip_unreadable] * len(parts)
     done = told = 0
     log(f"{folder}: decoding {sum(map(len, parts))} pictures")
-    for count in _each(jobs, workers):
-        done += count
-        if done - told >= len(photos) / 10:
-            told = done
-            log(f"{folder}: {done} decoded")
-
-
-def _each(jobs: list[tuple], workers: int) -> Iterator[int]:
-    if workers <= 1 or len(jobs) == 1:
-        yield from (_write_shard(*job) for job in jobs)
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("forkserver")) as pool:
-        futures = [pool.submit(_write_shard, *job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    processes = min(workers, len(parts))
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) if processes > 1 else None
+    with pool or nullcontext():
+        for count in (pool.map if pool else map)(_write_shard, *jobs):
+            done += count
+            if done - told >= len(photos) / 10:
+                told = done
+                log(f"{folder}: {done} decoded")
 
 
 def _write_shard(folder: Path, shard: int, photos: FilePhotos, skip_unreadable: bool) -> int:
-    rows, offset = [], 0
+    rows = []
 
     def write(path: Path) -> None:
-        nonlocal offset
         with path.open("wb") as file:
             for k in range(len(photos)):
                 try:
@@ -262,28 +257,21 @@ def _write_shard(folder: Path, shard: int, photos: FilePhotos, skip_unreadable: 
                         raise
                     picture = np.empty((0, 0, 3), np.uint8)
                 content = picture.tobytes()
+                rows.append((file.tell(), *picture.shape[:2], zlib.crc32(content)))
                 file.write(content)
-                rows.append((offset, *picture.shape[:2], zlib.crc32(content)))
-                offset += len(content)
 
     write_atomic(pixels_file(folder, shard), write)
-    table = np.array(rows, np.int64).reshape(-1, len(TABLE))
-    write_atomic(table_file(folder, shard), lambda path: _save(path, table))
+    table = io.BytesIO()
+    np.save(table, np.array(rows, np.int64).reshape(-1, len(TABLE)))
+    write_atomic(table_file(folder, shard), lambda path: path.write_bytes(table.getvalue()))
     return len(photos)
-
-
-def _save(path: Path, table: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save given a path appends .npy to the temporary name
-        np.save(file, table)
 
 
 def cache_command(args: argparse.Namespace) -> None:
     data = Path(args.data).expanduser()
     for part in args.part or [name for name in ("train", "val") if (data / name).is_dir()] or [""]:
-        found = find_photos(data / part, labelled=False)
-        photos, _ = open_cache(
-            FilePhotos(found.folder, found.files, args.resize), args.cache_dir, args.workers, args.skip_unreadable, args.rebuild
-        )
+        files = FilePhotos(data / part, list_pictures(data / part), args.resize)
+        photos, _ = open_cache(files, args.cache_dir, args.workers, args.skip_unreadable, args.rebuild)
         damage = verify(photos) if args.verify else []
         if damage:
             raise StudyError("; ".join([*damage, _remedy(photos.folder)]))

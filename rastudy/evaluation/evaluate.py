@@ -22,7 +22,8 @@ from rastudy.config import Config, make_config
 from rastudy.data import distributed
 from rastudy.data.datasets import PictureSet, read_folder
 from rastudy.data.degradations import round_to_8_bits
-from rastudy.data.loaders import data_version, evaluation_batches, load_pictures
+from rastudy.data.imagenet import data_version
+from rastudy.data.loaders import evaluation_batches, load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import (
@@ -143,8 +144,7 @@ def is_evaluated(config: Config, split: str) -> bool:
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
     """What an evaluation rests on."""
-    of = {"photographs": data_version(config.data_dir, split, config.resize)} if config.of_photographs else {}
-    return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **of}
+    return {"predictions": sha256(path), "weights": weights_of(config), "targets": versions, **data_version(config, split)}
 
 
 def is_done(run: Run) -> bool:

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rastudy import registry
 from rastudy.config import Config
-from rastudy.data.imagenet import find_photos, part_of
+from rastudy.data.image_files import list_pictures
+from rastudy.data.imagenet import part_of
 from rastudy.data.loaders import EVALUATION_BATCH, Batch
 from rastudy.data.photo_cache import FilePhotos, expected_bytes
 from rastudy.models.classifiers import Classifier, without_weights
@@ -57,7 +58,7 @@ def _training_pictures(config: Config) -> int:
     data = registry.dataset_of(config.dataset)
     if data.photographs and config.data_dir and Path(config.data_dir).expanduser().is_dir():
         folder, to_split = part_of(config.data_dir, "train")
-        return len(find_photos(folder, labelled=False).files) - config.val_images - to_split * config.test_images
+        return len(list_pictures(folder)) - config.val_images - to_split * config.test_images
     return data.train - (config.val_images if data.photographs else 0)
 
 
@@ -173,6 +174,6 @@ def disk_of(configs: Iterable[Config]) -> float:
         if config.of_photographs and config.cache_dir != "none" and Path(config.data_dir).expanduser().is_dir():
             for folder in {part_of(config.data_dir, split)[0] for split in ("train", "test")} - caches.keys():
                 if folder.is_dir():
-                    photos = FilePhotos(folder, find_photos(folder, labelled=False).files, config.resize)
+                    photos = FilePhotos(folder, list_pictures(folder), config.resize)
                     caches[folder] = expected_bytes(photos) * len(photos)
     return total + sum(caches.values())

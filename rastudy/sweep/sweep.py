@@ -18,7 +18,7 @@ from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
 from rastudy.config import Config, make_config
-from rastudy.data.loaders import write_split
+from rastudy.data.imagenet import write_split
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
@@ -138,7 +138,7 @@ def check_gate(asked: list[Run]) -> None:
 
 def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
     """Run the asked, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
-    if asked and asked[0].config.of_photographs:
+    if asked:
         write_split(asked[0].config)
     seconds: dict[str, float] = {}
     fresh = not any(is_done(run) for run in asked)

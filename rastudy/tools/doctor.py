@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from torchvision import datasets
 
 from rastudy.data.datasets import load_split
-from rastudy.data.imagenet import find_photos
+from rastudy.data.image_files import list_pictures
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import needs_download, pinned_hashes, sha256, torchvision_address
 from rastudy.paths import WEIGHTS, results_folder, root
@@ -167,7 +167,7 @@ def data(folder: str) -> Iterator[Finding]:
             what = f"{place}: CIFAR-10, {' and '.join(f'{len(part):,} {part.split}' for part in pictures)} pictures"
             yield checked([*map(len, pictures)] == [50_000, 10_000], what, "of 50,000 and 10,000; unpack it again")
         else:
-            what = f"{place}: {len(find_photos(place, labelled=False).files):,} photographs"
+            what = f"{place}: {len(list_pictures(place)):,} photographs"
             yield Finding("ok", f"{what}, for the presets imagenet, imagenet_small and imagenet_lite")
     except StudyError as error:
         yield Finding("wrong", f"{place}: no data set of the study's", str(error))

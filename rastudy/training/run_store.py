@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rastudy.config import Config
-from rastudy.data.loaders import data_version
+from rastudy.data.imagenet import data_version
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import sha256, weights_versions
 from rastudy.paths import PACKAGE, read_json, results_folder, root, write_atomic, write_csv, write_json
@@ -65,8 +65,7 @@ def other_settings(config: Config, inputs: Mapping[str, object]) -> str:
 def inputs_of(config: Config) -> dict:
     """What a run starts from besides its settings: pictures, and the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
-    if config.of_photographs:  # from a folder of the user's
-        inputs["photographs"] = data_version(config.data_dir, "train", config.resize)
+    inputs |= data_version(config, "train")
     if config.pretraining is not None:
         for name, path in zip(("pretrained", "pretrained_transformer"), weights_files(config.pretraining), strict=False):
             inputs[name] = sha256(path)
