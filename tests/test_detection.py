@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
 from torch import nn
 
+from rastudy.__main__ import main
 from rastudy.config import make_config
 from rastudy.data import scenes
 from rastudy.data.datasets import load_split
@@ -26,10 +27,12 @@ from rastudy.models import classifiers, detectors
 from rastudy.models.detectors import DETECTORS, Detector, first_label_of, load_detector
 from rastudy.presets import PRESETS
 from rastudy.report import figures as plots
-from rastudy.training.run_store import save_weights
+from rastudy.training.fit_detectors import train_detector
 from rastudy.training.train import train
+from rastudy.training.weights import build_models, save_weights
 from rastudy.transfer import directions, voc
 from rastudy.transfer import tables as transfer
+from rastudy.transfer.read import read_direction
 
 ONE = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
 
@@ -102,7 +105,7 @@ def test_detectors_learn(name, monkeypatch):
 
 def _trained(name: str) -> nn.Module:
     net = DETECTORS[name]()
-    net.load_state_dict(detectors.train_detector(name, {"scenes": 32, "epochs": 8, "lr": 2e-3}))
+    net.load_state_dict(train_detector(name, {"scenes": 32, "epochs": 8, "lr": 2e-3}))
     return net
 
 
@@ -251,7 +254,7 @@ def test_the_direction(small_study):
         train(run.config, log=lambda _: None)
         for split in run.splits:
             evaluate(run.config, split, log=lambda _: None)
-    directions.read("smoke", "detection", log=lambda _: None)
+    read_direction("smoke", "detection", log=lambda _: None)
     transfer.make_table("smoke", "detection")
     table = transfer.load_table("smoke", "detection")
     assert set(table["variant"]) == {"classification_to_detectors", "detection_at_home", "detection_to_classifiers"}
@@ -313,20 +316,16 @@ def test_voc_from_the_command(devkit, tmp_path, monkeypatch, capsys):
     url = torchvision.models.get_model_weights(name).COCO_V1.url
     processor = tmp_path / "p.safetensors"
     config = make_config("smoke", "jpeg")
-    from rastudy.training.run_store import build_models
-
     save_weights(processor, build_models(config)[0], config)
     arguments = ["voc", "--processor", str(processor), "--data", str(devkit), "--detector", name]
-    monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    assert voc.main() == 2
+    assert main(arguments) == 2
     message = capsys.readouterr().err
     assert url in message and "put" in message and str(tmp_path / "hub") in message
     place = tmp_path / "hub" / "hub" / "checkpoints"
     place.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), place / Path(url).name)
-    monkeypatch.setattr("sys.argv", [*arguments, "--out", str(tmp_path / "voc.csv")])
-    assert voc.main() == 0
+    assert main([*arguments, "--out", str(tmp_path / "voc.csv")]) == 0
     lines = (tmp_path / "voc.csv").read_text().splitlines()
     assert lines[0].startswith("mode,detector,metric,value") and len(lines) == 1 + 3 * 2
     assert [line.split(",")[0] for line in lines[1::2]] == ["none", "clean", "plain"]

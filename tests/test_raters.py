@@ -30,7 +30,8 @@ def config(study_root):
     other[:, ::2] = plain[:, ::2, ::-1]
     for mode, top5 in (("plain", plain), ("ra", other)):
         run = make_config("smoke", "jpeg", mode)
-        about = {"config": run.science(), "run_id": run.run_id, "split": "test", "targets": dict.fromkeys(registry.main_recognisers(), "v")}
+        targets = dict.fromkeys(registry.main_recognisers(), "v")
+        about = {"config": run.science(), "run_id": run.run_id, "split": "test", "targets": targets}
         arrays = {"top5": top5, "label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
         save_predictions(predictions_file(run, "test"), arrays, about)
     return make_config("smoke", "jpeg", "ra")
@@ -112,7 +113,7 @@ def test_files_edited_by_hand(config, change, message):
 # --- the analysis
 
 
-def rate(study: raters.Study, rater: str, prefers: list[str]) -> None:
+def rate(study: raters.RatingStudy, rater: str, prefers: list[str]) -> None:
     for k, mode in enumerate(prefers):
         choice = "neither" if mode == "neither" else "left" if study.pairs[k].left_mode == mode else "right"
         study.answer(rater, k, choice, 1)

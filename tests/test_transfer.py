@@ -18,14 +18,14 @@ from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate
-from rastudy.evaluation.predictions import load_predictions, save_predictions
+from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from rastudy.models import classifiers
 from rastudy.models.small_nets import build_small
 from rastudy.paths import results_folder
 from rastudy.presets import PRESETS, degradations
 from rastudy.report import figures as plots
 from rastudy.training.train import train
-from rastudy.transfer import directions
+from rastudy.transfer import directions, kept, read
 from rastudy.transfer import tables as transfer
 from rastudy.transfer.upload import UPLOADS, upload
 
@@ -81,7 +81,7 @@ def test_every_direction_has_plain_beside_ra(direction):
     """Of the same degradation, data and seed: nothing is compared with a plain of other pictures."""
     found = [run.config for run in directions.runs("digits", direction)]
     plain = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode == "plain"}
-    taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode not in (*registry.modes("baseline"), "plain")}
+    taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if not c.is_baseline and c.mode != "plain"}
     assert taught == plain and len(plain) >= 3
 
 
@@ -93,11 +93,11 @@ def test_held_out_readers_never_taught():
 
 @pytest.mark.parametrize("direction", ["datasets", "detection", "multi_source"])
 def test_imagenet_lacks_some_directions(direction):
-    with pytest.raises(StudyError, match="is one of digits"):
+    with pytest.raises(StudyError, match="needs a study of digits"):
         directions.variants("imagenet", direction)
 
 
-@pytest.mark.parametrize("call", [directions.question_of, functools.partial(directions.variants, "digits")])
+@pytest.mark.parametrize("call", [directions.direction_of, functools.partial(directions.variants, "digits")])
 def test_unknown_directions(call):
     with pytest.raises(StudyError, match="direction='sideways' is unknown; use one of categories, datasets"):
         call("sideways")
@@ -111,12 +111,23 @@ def right(n: int, k: int) -> np.ndarray:
     return np.where(np.arange(n) < k, 0, 1)
 
 
-def put(path, config, hits: dict[str, int], n: int = 100, data: str = "d") -> None:
+def predictions_of(config, direction: str, variant: str) -> Predictions:
+    return kept.load_kept(config.preset, direction)[variant][config.run_id]
+
+
+def change(config, direction: str, variant: str, **about) -> None:
+    """Change what the direction's file says about a run."""
+    found = kept.load_kept(config.preset, direction)
+    found[variant][config.run_id].about.update(about)
+    kept.save_kept(config.preset, direction, found)
+
+
+def said_by(config, hits: dict[str, int], n: int = 100, data: str = "d") -> Predictions:
     arrays = {"top5": np.stack([right(n, k) for k in hits.values()])[:, :, None].astype(np.uint16),
               "label": np.zeros(n, np.uint16), "group": np.arange(n, dtype=np.int32)}  # fmt: skip
     about = {"config": config.science(), "run_id": config.run_id, "split": "test", "data": data, "name": "digits",
              "targets": dict.fromkeys(hits, "v"), "weights": {}}  # fmt: skip
-    save_predictions(path, arrays, about)
+    return Predictions(about, arrays)
 
 
 @pytest.fixture
@@ -126,12 +137,13 @@ def by_hand(study_root, monkeypatch):
 
     def make(ra: int = 80, home_ra: int = 90, floor: int = 20) -> dict:
         home = {"clean": 98, "plain": 50, "ra": home_ra}
-        readers = {"clean": (95, floor), "plain": (60, 10), "ra": (ra, 15)}
+        readers, found = {"clean": (95, floor), "plain": (60, 10), "ra": (ra, 15)}, {}
         for mode, hits in home.items():
             config = make_config("smoke", "jpeg", mode)
-            put(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz", config, dict.fromkeys(registry.main_recognisers(), hits))
-            seen = dict(zip(("vit_small", "svm_hog"), readers[mode], strict=True))
-            put(directions.predictions_of(config, "families", "families"), config, seen)
+            about, arrays = said_by(config, dict.fromkeys(registry.main_recognisers(), hits))
+            save_predictions(predictions_file(config, "test"), arrays, about)
+            found[config.run_id] = said_by(config, dict(zip(("vit_small", "svm_hog"), readers[mode], strict=True)))
+        kept.save_kept("smoke", "families", {"families": found})
         transfer.make_table("smoke", "families")
         return transfer.load_table("smoke", "families").set_index("reader").to_dict("index")
 
@@ -164,9 +176,7 @@ def test_other_pictures_are_not_paired(by_hand):
     """The difference to home of another picture set has the wider interval of independent samples."""
     paired = by_hand()["vit_small"]
     for mode in ("clean", "plain", "ra"):
-        path = directions.predictions_of(make_config("smoke", "jpeg", mode), "families", "families")
-        about, arrays = load_predictions(path)
-        save_predictions(path, arrays, about | {"data": "another"})
+        change(make_config("smoke", "jpeg", mode), "families", "families", data="another")
     transfer.make_table("smoke", "families")
     apart = transfer.load_table("smoke", "families").set_index("reader").loc["vit_small"]
     width = lambda row: row["difference_high"] - row["difference_low"]  # noqa: E731
@@ -180,6 +190,40 @@ def test_nothing_read_yet(study_root):
         transfer.make_table("smoke", "upload")
     with pytest.raises(StudyError, match="no such table; run rastudy sweep"):
         transfer.load_table("digits", "upload")
+
+
+# --- what is kept
+
+
+def test_one_file_holds_every_run(study_root):
+    """What goes in comes out; the same content in another order gives the same bytes; labels are stored once per variant."""
+    found = {variant: {config.run_id: said_by(config, {"a": k}, data=variant) for k, config in enumerate(
+        make_config("smoke", "jpeg", mode) for mode in ("clean", "plain", "ra"))} for variant in ("one", "other")}  # fmt: skip
+    path = kept.save_kept("smoke", "upload", found)
+    bytes_, again = path.read_bytes(), kept.load_kept("smoke", "upload")
+    assert {name: runs.keys() for name, runs in again.items()} == {name: runs.keys() for name, runs in found.items()}
+    for mine, theirs in ((found[name][run_id], again[name][run_id]) for name in found for run_id in found[name]):
+        assert mine.about == theirs.about and mine.arrays.keys() == theirs.arrays.keys()
+        assert all((mine.arrays[key] == theirs.arrays[key]).all() for key in mine.arrays)
+    turned = {name: dict(reversed(found[name].items())) for name in reversed(found)}
+    assert kept.save_kept("smoke", "upload", turned).read_bytes() == bytes_
+    assert len(load_predictions(path).arrays) == 2 * (3 + 2)
+    next(iter(found["one"].values())).arrays["label"][0] = 3  # read on other pictures
+    assert len(load_predictions(kept.save_kept("smoke", "upload", found)).arrays) == 2 * (3 + 2) + 2
+    assert next(iter(kept.load_kept("smoke", "upload")["one"].values())).arrays["label"][0] == 3
+
+
+def test_parts_replace_their_run_alone(study_root):
+    """What was not read now stays; merged parts are gone; without parts the file is not written again."""
+    plain, ra = (make_config("smoke", "jpeg", mode) for mode in ("plain", "ra"))
+    kept.save_kept("smoke", "upload", {"png": {one.run_id: said_by(one, {"a": 10}) for one in (plain, ra)}})
+    part, (about, arrays) = kept.part_file(ra, "upload", "png"), said_by(ra, {"a": 20})
+    save_predictions(part, arrays, about)
+    kept.keep_parts("smoke", "upload", [("png", part)])
+    assert [int(predictions_of(one, "upload", "png").hits().sum()) for one in (plain, ra)] == [10, 20] and not part.exists()
+    before = kept.kept_file("smoke", "upload").stat()
+    kept.keep_parts("smoke", "upload", [])
+    assert kept.kept_file("smoke", "upload").stat().st_mtime_ns == before.st_mtime_ns
 
 
 # --- a small study, every direction
@@ -231,7 +275,7 @@ def run(direction: str, **others) -> pd.DataFrame:
     for cell in directions.runs("smoke", direction, others.get("data_dir", "")):
         train(cell.config, log=lambda _: None)
         evaluate(cell.config, "test", log=lambda _: None)
-    directions.read("smoke", direction, log=lambda _: None, **others)
+    read.read_direction("smoke", direction, log=lambda _: None, **others)
     black_box = {"black_box": others["black_box"]} if "black_box" in others else {}
     transfer.make_table("smoke", direction, **black_box)
     table = transfer.load_table("smoke", direction)
@@ -248,7 +292,7 @@ def test_upload(small_study):
     assert (png["difference"] == 0).all() and (png["value"] == png["reference"])[png["reader"] != "mean"].all()
     config = make_config("smoke", "jpeg", "ra_transformer")
     home = load_predictions(results_folder("smoke") / "predictions" / f"{config.run_id}.test.npz")
-    sent = load_predictions(directions.predictions_of(config, "upload", "png"))
+    sent = predictions_of(config, "upload", "png")
     assert (sent.arrays["top5"][:, :, 0] == home.arrays["top5"][:, :, 0]).all()
 
 
@@ -256,18 +300,32 @@ def test_a_second_reading_reads_nothing(small_study, monkeypatch):
     """Nor does it load a picture; after P was trained anew it reads that run alone."""
     run("upload")
     said = []
-    monkeypatch.setattr(directions, "load_pictures", lambda *_: pytest.fail("loaded pictures"))
-    directions.read("smoke", "upload", log=said.append)
-    assert said == ["upload: 6 runs, 0 files of predictions written"]
+    monkeypatch.setattr(read, "load_pictures", lambda *_: pytest.fail("loaded pictures"))
+    read.read_direction("smoke", "upload", log=said.append)
+    assert said == ["upload: 6 runs, 0 predictions written"]
     monkeypatch.undo()
-    path = directions.predictions_of(make_config("smoke", "jpeg", "ra"), "upload", "png")
-    about, arrays = load_predictions(path)
-    save_predictions(path, arrays, about | {"weights": {"processor": "of another P"}})
+    change(make_config("smoke", "jpeg", "ra"), "upload", "png", weights={"processor": "of another P"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RASTUDY_ROOT", str(small_study))
         patch.setitem(PRESETS, "smoke", PRESETS["smoke"] | {"degradations": ONE})
-        directions.read("smoke", "upload", log=said.append)
-    assert said[-1] == "upload: 6 runs, 1 files of predictions written"
+        read.read_direction("smoke", "upload", log=said.append)
+    assert said[-1] == "upload: 6 runs, 1 predictions written"
+
+
+def test_an_interrupted_reading_goes_on(small_study, monkeypatch):
+    """Parts of a reading that ended before they were merged are merged without being read again."""
+    run("upload")
+    whole = kept.kept_file("smoke", "upload").read_bytes()
+    for variant, runs in kept.load_kept("smoke", "upload").items():
+        for cell in directions.runs("smoke", "upload"):
+            if cell.config.run_id in runs:
+                about, arrays = runs[cell.config.run_id]
+                save_predictions(kept.part_file(cell.config, "upload", variant), arrays, about)
+    kept.kept_file("smoke", "upload").unlink()
+    monkeypatch.setattr(read, "load_pictures", lambda *_: pytest.fail("loaded pictures"))
+    said: list[str] = []
+    read.read_direction("smoke", "upload", log=said.append)
+    assert said == ["upload: 6 runs, 0 predictions written"] and kept.kept_file("smoke", "upload").read_bytes() == whole
 
 
 def test_families(small_study, readers):
@@ -284,7 +342,7 @@ def test_categories(small_study):
     counts = table.groupby("variant")["n_images"].unique()
     assert sum(int(n[0]) for n in counts) == 60
     config = make_config("smoke", "jpeg", "ra", dataset="digits_first", train_images=400)
-    about = load_predictions(directions.predictions_of(config, "categories", "first_to_second")).about
+    about = predictions_of(config, "categories", "first_to_second").about
     assert about["name"] == "digits_second" and all(v.startswith("digits_second:") for v in about["targets"].values())
     assert set(load_pictures(config, "train").labels) == set(range(5))
 
@@ -293,9 +351,7 @@ def test_datasets(small_study):
     """The other set's pictures, degraded as strongly, read by the other set's R's."""
     table = run("datasets", data_dir=str(small_study / "cifar"))
     assert list(table["variant"].unique()) == ["digits_to_cifar10"] and (table["n_images"] == 20).all()
-    about = load_predictions(
-        directions.predictions_of(make_config("smoke", "jpeg", "ra"), "datasets", "digits_to_cifar10")
-    ).about
+    about = predictions_of(make_config("smoke", "jpeg", "ra"), "datasets", "digits_to_cifar10").about
     assert about["name"] == "cifar10" and all(v.startswith("cifar10:") for v in about["targets"].values())
 
 
@@ -311,12 +367,11 @@ def test_a_black_box(small_study, monkeypatch):
     """It is asked once a picture; what it calls otherwise than the classes is wrong, counted and reported."""
     monkeypatch.setitem(sys.modules, "my_box", sys.modules[__name__])
     said = []
-    count = functools.partial(directions.read, "smoke", "black_box", black_box="function:my_box:guess")
+    count = functools.partial(read.read_direction, "smoke", "black_box", black_box="function:my_box:guess")
     assert count(counting=True, log=said.append) == 6 * 60
     table = run("black_box", black_box="function:my_box:guess")
     assert set(table["reader"]) == {"guess", "mean"} and (table["verdict"] == "undecided (floor)").all()
-    path = directions.predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "function")
-    about, arrays = load_predictions(path)
+    about, arrays = predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "function")
     bright = about["unknown"]["bright"]
     assert bright == (arrays["top5"] == 10).sum() > 0
     assert count(counting=True, log=said.append) == 0
@@ -325,7 +380,7 @@ def test_a_black_box(small_study, monkeypatch):
 def test_missing_weights_name_the_command(small_study):
     config = make_config("smoke", "jpeg", "ra", seed=7)
     with pytest.raises(StudyError, match="no such weights; rastudy sweep --preset smoke --direction upload trains"):
-        directions.read_run(config, "upload")
+        read.read_run(config, {}, "upload")
 
 
 def test_the_summary_has_the_studies_means(small_study, monkeypatch):

@@ -3,9 +3,8 @@
 Every comparison is paired here: same pictures, same R's, common seeds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -79,21 +78,22 @@ def _other_settings(settings: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 
-def load_cells(preset: str, split: str, folder: Path | None = None) -> dict[tuple, Cell]:
-    """Every cell of a preset that was evaluated on ``split``, in canonical order.
+def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
+    """Every cell of a preset that was evaluated on ``split``, in canonical order."""
+    files = sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz"))
+    return cells_of(map(load_predictions, files))
 
-    Args:
-        folder: where the predictions lie; default: ``results/<preset>/predictions``.
-    """
+
+def cells_of(found: Iterable[Predictions]) -> dict[tuple, Cell]:
+    """The cells that predictions belong to, in canonical order; StudyError where two are of the same cell and seed."""
     runs: dict[tuple, dict[int, Predictions]] = {}
-    for path in sorted((folder or results_folder(preset) / "predictions").glob(f"*.{split}.npz")):
-        predictions = load_predictions(path)
+    for predictions in found:
         settings = predictions.about["config"]
         same = runs.setdefault(cell_key(settings), {})
         seed = settings.get("seed", 0)
         if seed in same:
-            other = same[seed].about["run_id"]
-            raise StudyError(f"{path.name} and the run {other} are the same cell and seed; delete the stale one")
+            both = " and ".join(one.about["run_id"] for one in (predictions, same[seed]))
+            raise StudyError(f"the runs {both} are the same cell and seed; delete the stale one")
         same[seed] = predictions
     order = {name: k for k, name in enumerate((*TASKS, *registry.modes("baseline"), *registry.modes("paper"), *registry.modes("control")))}
     keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))

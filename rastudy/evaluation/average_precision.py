@@ -1,10 +1,10 @@
-"""Detectors read what P gives: their detections, and the average precision of those, for resamples of the pictures, too."""
+"""Detectors read what P gives: their detections, and average precision, also on resamples of the pictures."""
 
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,17 @@ from rastudy.data.scenes import Boxes
 from rastudy.errors import StudyError
 from rastudy.models.processors import apply_processor
 
-IOU = 0.5  # VOC's: a detection and a box overlap by half of their union
-RECALLS = {"ap_voc07": np.linspace(0, 1, 11), "ap50": np.linspace(0, 1, 101)}  # where precision is read
-RESAMPLES = 1000  # of pictures
+IOU = 0.5  # VOC's threshold: intersection over union of a detection and a box
+RECALLS = {"ap_voc07": np.linspace(0, 1, 11), "ap50": np.linspace(0, 1, 101)}  # recalls at which precision is averaged
+RESAMPLES = 1000  # of the pictures
+
+
+class NamedDetector(Protocol):
+    """A detector: pictures (N, 3, H, W) in [0, 1] to ``boxes``, ``labels`` and ``scores`` of each."""
+
+    name: str
+
+    def __call__(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]: ...
 
 
 class Found(NamedTuple):
@@ -32,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """Detections of a class, surest first: ``picture`` (M,), ``right`` (M,) bool; ``there`` (N,) boxes of it by picture."""
+    """A class's detections by falling score: ``picture`` (M,), ``right`` (M,) bool; ``there`` (N,) its boxes per picture."""
 
     picture: np.ndarray
     right: np.ndarray
@@ -48,70 +56,78 @@ def gather(parts: Sequence[dict[str, torch.Tensor]], places: Iterable[int]) -> F
 
 
 def match(found: Found, truth: Sequence[Boxes], difficult: Sequence[np.ndarray] | None = None) -> dict[int, Matched]:
-    """Which detections are right, class by class, by pycocotools at an overlap of ``IOU``; without classes that are nowhere.
+    """Which detections are right, by class, by pycocotools at an overlap of ``IOU``; absent classes are omitted.
 
-    ``difficult``: (M,) bool for each picture: such a box is neither missed nor found, as VOC has it.
+    Args:
+        difficult: (M,) bool for each picture: such a box counts neither as missed nor as found, as in VOC.
+
+    Raises:
+        StudyError: no picture holds a box, or pycocotools is missing.
     """
-    # ASSUMPTION: Detections are matched as COCO does it. The surest takes the free box it overlaps most; VOC's own tool looks
-    # at the box it overlaps most, free or not.
+    # ASSUMPTION: Detections are matched as COCO does it. The one of highest score takes the free box that it overlaps most;
+    # VOC's own tool looks at the box that it overlaps most, free or not.
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise StudyError("average precision needs pycocotools; pip install -e '.[transfer]'") from error
-    annotations, n_classes = [], max([int(one.labels.max()) for one in truth if len(one.labels)] or [-1]) + 1
+    n_classes = max([int(one.labels.max()) for one in truth if len(one.labels)] or [-1]) + 1
     if not n_classes:
         raise StudyError("no picture holds a box: there is no average precision")
-    for k, one in enumerate(truth):
-        hard = difficult[k] if difficult is not None else np.zeros(len(one.labels), bool)
-        for (x1, y1, x2, y2), label, ignored in zip(one.boxes.astype(float), one.labels, hard, strict=True):
-            # what lies outside of the range of areas is ignored, but matched as usual
-            annotations.append({"id": len(annotations) + 1, "image_id": k, "category_id": int(label), "iscrowd": 0,
-                                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 2e10 if ignored else 1.0})  # fmt: skip
+    difficult = [np.zeros(len(one.labels), bool) for one in truth] if difficult is None else difficult
+    there = _boxes_there(truth, difficult, n_classes)
+    known = found.labels < n_classes
+    if not known.any():
+        return {k: Matched(np.zeros(0, int), np.zeros(0, bool), there[k]) for k in range(n_classes) if there[k].any()}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = {"images": [{"id": k} for k in range(len(truth))], "annotations": annotations,
+        coco.dataset = {"images": [{"id": k} for k in range(len(truth))], "annotations": _annotations(truth, difficult),
                         "categories": [{"id": k} for k in range(n_classes)]}  # fmt: skip
         coco.createIndex()
-        known = found.labels < n_classes
-        if not known.any():
-            there = _boxes_there(truth, difficult, n_classes)
-            return {k: Matched(np.zeros(0, int), np.zeros(0, bool), there[k]) for k in range(n_classes) if there[k].any()}
         x1, y1, x2, y2 = found.boxes[known].astype(float).T
         rows = np.stack([found.picture[known], x1, y1, x2 - x1, y2 - y1, found.scores[known], found.labels[known]], 1)
         task = COCOeval(coco, coco.loadRes(rows), "bbox")
         task.params.iouThrs, task.params.maxDets = np.array([IOU]), [1000]
         task.params.areaRng, task.params.areaRngLbl = [[0, 1e10]], ["all"]
         task.evaluate()
-    there, matched = _boxes_there(truth, difficult, n_classes), {}
     per_picture = np.array(task.evalImgs, dtype=object).reshape(n_classes, len(truth))
-    for k in range(n_classes):
-        if not there[k].any():
-            continue
-        parts = [one for one in per_picture[k] if one is not None and len(one["dtScores"])]
-        scores = np.concatenate([one["dtScores"] for one in parts] or [np.zeros(0)])
-        counted = ~np.concatenate([one["dtIgnore"][0] for one in parts] or [np.zeros(0)]).astype(bool)
-        right = np.concatenate([one["dtMatches"][0] > 0 for one in parts] or [np.zeros(0, bool)])
-        picture = np.concatenate([np.full(len(one["dtScores"]), one["image_id"]) for one in parts] or [np.zeros(0, int)])
-        order = np.argsort(-scores, kind="mergesort")
-        order = order[counted[order]]
-        matched[k] = Matched(picture[order], right[order], there[k])
-    return matched
+    return {k: _matched(per_picture[k], there[k]) for k in range(n_classes) if there[k].any()}
 
 
-def _boxes_there(truth: Sequence[Boxes], difficult: Sequence[np.ndarray] | None, n_classes: int) -> np.ndarray:
+def _annotations(truth: Sequence[Boxes], difficult: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """The boxes as pycocotools has them. Difficult ones lie outside its range of areas: they are matched, but not counted."""
+    found: list[dict[str, Any]] = []
+    for k, (one, hard) in enumerate(zip(truth, difficult, strict=True)):
+        for (x1, y1, x2, y2), label, ignored in zip(one.boxes.astype(float), one.labels, hard, strict=True):
+            found.append({"id": len(found) + 1, "image_id": k, "category_id": int(label), "iscrowd": 0,
+                          "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 2e10 if ignored else 1.0})  # fmt: skip
+    return found
+
+
+def _matched(per_picture: Iterable[dict | None], there: np.ndarray) -> Matched:
+    """One class's detections in all pictures, as pycocotools matched them."""
+    parts = [one for one in per_picture if one is not None and len(one["dtScores"])]
+    if not parts:
+        return Matched(np.zeros(0, int), np.zeros(0, bool), there)
+    scores = np.concatenate([one["dtScores"] for one in parts])
+    counted = ~np.concatenate([one["dtIgnore"][0] for one in parts]).astype(bool)
+    right = np.concatenate([one["dtMatches"][0] > 0 for one in parts])
+    picture = np.concatenate([np.full(len(one["dtScores"]), one["image_id"]) for one in parts])
+    order = np.argsort(-scores, kind="mergesort")
+    order = order[counted[order]]
+    return Matched(picture[order], right[order], there)
+
+
+def _boxes_there(truth: Sequence[Boxes], difficult: Sequence[np.ndarray], n_classes: int) -> np.ndarray:
     """(K, N) boxes of each class in each picture, without difficult ones."""
-    there = np.zeros((n_classes, len(truth)), int)
-    for k, one in enumerate(truth):
-        labels = one.labels if difficult is None else one.labels[~difficult[k]]
-        there[:, k] = np.bincount(labels, minlength=n_classes)
-    return there
+    counts = [np.bincount(one.labels[~hard], minlength=n_classes) for one, hard in zip(truth, difficult, strict=True)]
+    return np.stack(counts, 1)
 
 
 def average_precision(matched: dict[int, Matched], metric: str, weights: np.ndarray | None = None) -> np.ndarray:
     """Mean over classes of the average precision, in percent, for each of the (B, N) weights of the pictures; (B,).
 
-    A weight says how often a picture was drawn; default: once. Classes without a box in a draw are left out of it.
+    A weight says how often a picture was drawn; default: once. A draw's mean omits classes without a box in it.
     """
     n = len(next(iter(matched.values())).there)
     weights = np.ones((1, n)) if weights is None else weights
@@ -132,13 +148,13 @@ def average_precision(matched: dict[int, Matched], metric: str, weights: np.ndar
 
 @lru_cache(maxsize=4)
 def draws(n: int) -> np.ndarray:
-    """(RESAMPLES, N) how often each picture is drawn; the same for everything that is compared."""
+    """(RESAMPLES, N) how often each picture is drawn; the same draws for everything that is compared."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
 
 
 @torch.inference_mode()
 def detect(
-    config: Config, batches: Iterable[Batch], detectors: Sequence[nn.Module], processor: nn.Module | None = None,
+    config: Config, batches: Iterable[Batch], detectors: Sequence[NamedDetector], processor: nn.Module | None = None,
     transformer: nn.Module | None = None,
 ) -> dict[str, Found]:  # fmt: skip
     """Every detector's detections in what P gives for the batches, by its name; P's picture is rounded to 8 bits."""

@@ -1,7 +1,6 @@
 """Recognisers that are seen only through their answers: a command, a web service, a function.
 
-A black box has one method, ``predict(files)``: for each picture file the labels it sees, best first, with scores. Nothing is
-sent anywhere unless the user names the address.
+Nothing is sent anywhere unless the user names the address.
 """
 
 import csv
@@ -16,9 +15,10 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     score: float
 
 
-class BlackBox(Protocol):
+class BlackBox:
     """``version`` says which model answered, as far as one can know."""
 
     name: str
@@ -46,12 +46,18 @@ class BlackBox(Protocol):
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
         """Each picture's labels with scores, best first; empty where it sees nothing."""
+        raise NotImplementedError
 
     def unanswered(self, files: Sequence[Path]) -> int:
-        """Of how many files the answer would cost a call."""
+        """How many calls the answers for these files would cost."""
+        return len(files)
 
 
-class Function:
+def _surest_first(answer: Answer) -> float:
+    return -answer.score
+
+
+class Function(BlackBox):
     """A Python function ``module:function`` that takes a list of paths and gives a list of (label, score) pairs for each."""
 
     def __init__(self, spec: str):
@@ -72,16 +78,13 @@ class Function:
             answers = [[Answer(str(label), float(score)) for label, score in one] for one in found]
         except (TypeError, ValueError) as error:
             raise StudyError(f"black box {self.name} must give (label, score) pairs for each picture: {error}") from error
-        return [sorted(one, key=lambda answer: -answer.score) for one in answers]
-
-    def unanswered(self, files: Sequence[Path]) -> int:
-        return len(files)
+        return [sorted(one, key=_surest_first) for one in answers]
 
 
-class Tesseract:
-    """The text recognition of the system's package ``tesseract-ocr``: one character a picture, digits alone.
+class Tesseract(BlackBox):
+    """The text recognition of the system's package ``tesseract-ocr``: one digit per picture.
 
-    Pictures are enlarged, and read in one call a batch.
+    Pictures are enlarged, and read in one call per batch.
     """
 
     def __init__(self, command: str = "tesseract"):
@@ -93,68 +96,60 @@ class Tesseract:
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
         with tempfile.TemporaryDirectory() as place:
-            pages = []
-            for k, file in enumerate(files):
+            pages = [Path(place) / f"{k}.png" for k in range(len(files))]
+            for file, page in zip(files, pages, strict=True):
                 picture = Image.open(file).convert("L")
                 size = (ENLARGED * picture.width, ENLARGED * picture.height)
-                pages.append(Path(place) / f"{k}.png")
-                picture.resize(size, Image.Resampling.BICUBIC).save(pages[-1])
+                picture.resize(size, Image.Resampling.BICUBIC).save(page)
             listed = Path(place) / "pages.txt"
             listed.write_text("".join(f"{page}\n" for page in pages))
             options = ["--psm", "10", "--dpi", "300", "-c", "tessedit_char_whitelist=0123456789", "tsv"]
-            done = subprocess.run(
-                [self.command, str(listed), "stdout", *options], capture_output=True, text=True,
-                env=os.environ | {"OMP_THREAD_LIMIT": "1"},
-            )  # fmt: skip
+            command = [self.command, str(listed), "stdout", *options]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_THREAD_LIMIT": "1"})
         if done.returncode:
             raise StudyError(f"{self.command} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
         answers: list[list[Answer]] = [[] for _ in files]
         for row in csv.DictReader(io.StringIO(done.stdout), delimiter="\t", quoting=csv.QUOTE_NONE):
             text = (row.get("text") or "").strip()
-            if text:  # of several characters the first
+            if text:  # the first of several characters
                 answers[int(row["page_num"]) - 1].append(Answer(text[0], float(row["conf"])))
-        return [sorted(found, key=lambda answer: -answer.score) for found in answers]
-
-    def unanswered(self, files: Sequence[Path]) -> int:
-        return len(files)
+        return [sorted(found, key=_surest_first) for found in answers]
 
 
 # what a service's JSON file may hold, with the defaults
-SERVICE = {
+SERVICE: dict[str, Any] = {
     "url": "",  # its address; the pictures go there and nowhere else
-    "key_env": "",  # the environment's variable that holds the key
-    "header": "Authorization",  # where the key goes
-    "prefix": "Bearer ",  # before it
-    "picture": "image",  # field of the request: the PNG file in base64
-    "fields": {},  # other fields of the request
-    "answers": "predictions",  # the answer's field with the list of labels; a.b is b inside of a
-    "label": "label",
-    "score": "score",  # fields of one of them
-    "labels": {},  # the service's labels in the study's classes, {"zero": "0"}; those left out keep their name
+    "key_env": "",  # the environment variable that holds the key
+    "header": "Authorization",  # the HTTP header that carries the key
+    "prefix": "Bearer ",  # in front of the key
+    "picture": "image",  # the request's field for the PNG file in base64
+    "fields": {},  # the request's other fields
+    "answers": "predictions",  # the answer's field with the list of labels; a.b is b inside a
+    "label": "label",  # an item's field with the label
+    "score": "score",  # an item's field with the score
+    "labels": {},  # from the service's labels to the study's classes, {"zero": "0"}; labels not listed keep their name
     "timeout": 30,  # seconds
-    "retries": 4,  # of an error, after 1, 2, 4, ... seconds or what the service asks for
-    "per_second": 2,  # most calls a second
-    "max_calls": 1000,  # of a session, retries included; no call beyond it
+    "retries": 4,  # after an error, after 1, 2, 4, ... seconds or as long as the service asks for
+    "per_second": 2,  # calls a second at most
+    "max_calls": 1000,  # calls a session at most, retries included
 }
 
 
-class Service:
+class Service(BlackBox):
     """An HTTP service that answers JSON with JSON. Answers are kept on disk, so that a rerun costs nothing.
 
     Args:
-        file: a JSON file with ``url`` and whatever else of ``SERVICE`` is not its default.
-        cache: folder of the answers; default ``runs/blackbox/<name>``.
+        file: a JSON file with ``url`` and those fields of ``SERVICE`` that differ from their defaults.
 
     Raises:
         StudyError: an unusable file, or a key that the environment lacks.
     """
 
-    def __init__(self, file: Path, cache: Path | None = None):
-        settings = read_settings(file)
-        self.settings, self.name, self.calls = settings, file.stem, 0
-        asks = {name: settings[name] for name in ("url", "picture", "fields", "answers", "label", "score")}
+    def __init__(self, file: Path):
+        self.settings, self.name, self.calls = read_settings(file), file.stem, 0
+        asks = {name: self.settings[name] for name in ("url", "picture", "fields", "answers", "label", "score")}
         self.version = hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()[:8]
-        self.cache = cache or root() / "runs" / "blackbox" / f"{self.name}-{self.version}"
+        self.cache = root() / "runs" / "blackbox" / f"{self.name}-{self.version}"
         self._next = 0.0
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
@@ -167,14 +162,13 @@ class Service:
         return self.cache / f"{hashlib.sha256(file.read_bytes()).hexdigest()}.json"
 
     def _answer(self, file: Path) -> list[Answer]:
-        place = self._place(file)
+        place, names = self._place(file), self.settings["labels"]
         if not place.is_file():
-            write_json(place, {"answers": self._ask(file)})
-        named = self.settings["labels"]
-        return [Answer(named.get(label, label), score) for label, score in read_json(place)["answers"]]
+            write_json(place, {"answers": self._parse(self._ask(file))})
+        return [Answer(names.get(label, label), score) for label, score in read_json(place)["answers"]]
 
-    def _ask(self, file: Path) -> list[list]:
-        """One call, with its retries: (label, score) pairs, best first."""
+    def _ask(self, file: Path) -> bytes:
+        """What the service answers to one call, with its retries."""
         try:
             import urllib3
         except ImportError as error:
@@ -186,7 +180,7 @@ class Service:
         if left <= 0:
             raise StudyError(
                 f"{self.name}: its {settings['max_calls']} calls are used up (max_calls); the answers so far are kept in "
-                f"{self.cache}, and the same command goes on from there"
+                f"{self.cache}; the same command goes on from there"
             )
         body = json.dumps(settings["fields"] | {settings["picture"]: b64encode(file.read_bytes()).decode()})
         time.sleep(max(0.0, self._next - time.monotonic()))
@@ -196,9 +190,8 @@ class Service:
             status_forcelist=(408, 425, 429, 500, 502, 503, 504), redirect=False,
         )  # fmt: skip
         try:
-            answer = urllib3.request(
-                "POST", settings["url"], body=body, headers=headers, timeout=settings["timeout"], retries=retries,
-            )  # fmt: skip
+            others = {"timeout": settings["timeout"], "retries": retries}
+            answer = urllib3.request("POST", settings["url"], body=body, headers=headers, **others)
         except urllib3.exceptions.HTTPError as error:
             self.calls += retries.total + 1
             raise StudyError(f"{self.name}: {settings['url']} does not answer ({type(error).__name__})") from error
@@ -206,26 +199,24 @@ class Service:
         if answer.status != 200:
             shown = answer.data[:200].decode(errors="replace")
             raise StudyError(f"{self.name}: {settings['url']} answers with status {answer.status}: {shown}")
-        return self._read(answer.data)
+        return answer.data
 
-    def _read(self, data: bytes) -> list[list]:
+    def _parse(self, data: bytes) -> list[Answer]:
+        """The answers in a service's JSON, best first."""
         settings = self.settings
         try:
             found = json.loads(data)
             for name in filter(None, settings["answers"].split(".")):
                 found = found[name]
-            pairs = [[str(one[settings["label"]]), float(one[settings["score"]])] for one in found]
+            answers = [Answer(str(one[settings["label"]]), float(one[settings["score"]])) for one in found]
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            shown = data[:200].decode(errors="replace")
-            raise StudyError(
-                f"{self.name}: its answer does not fit the fields answers, label and score "
-                f"({type(error).__name__}: {error}): {shown}"
-            ) from error
-        return sorted(pairs, key=lambda pair: -pair[1])
+            problem = f"{type(error).__name__}: {error}): {data[:200].decode(errors='replace')}"
+            raise StudyError(f"{self.name}: its answer does not fit the fields answers, label and score ({problem}") from error
+        return sorted(answers, key=_surest_first)
 
 
 def read_settings(file: Path) -> dict:
-    """A service's settings with the defaults filled in; StudyError for what cannot be used."""
+    """A service's settings with the defaults filled in; StudyError for settings that cannot be used."""
     if not file.is_file():
         raise StudyError(f"{file}: no such file; write a JSON file with the field url (and others, see README) there")
     try:
@@ -250,7 +241,7 @@ def read_settings(file: Path) -> dict:
 
 
 def open_black_box(spec: str) -> BlackBox:
-    """``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``."""
+    """``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``; StudyError for anything else."""
     kind, _, rest = spec.partition(":")
     if kind == "tesseract" and not rest:
         return Tesseract()
@@ -268,8 +259,8 @@ def is_black_box(spec: str) -> bool:
 class Asked(nn.Module):
     """A black box where a recogniser is expected: pictures (N, 3, H, W) in [0, 1] to scores (N, K + 1).
 
-    A picture goes to it as a PNG file. The last column is "none of the classes": what it cannot name, or names otherwise, is
-    read wrongly. ``unknown`` counts the labels that are no class.
+    It gets each picture as a PNG file. The last column is "none of the classes": no answer, or a label that is no class, counts
+    as misclassified. ``unknown`` counts such labels.
 
     Args:
         box: the black box.
@@ -280,7 +271,7 @@ class Asked(nn.Module):
     def __init__(self, box: BlackBox, classes: Sequence[str], counting: bool = False):
         super().__init__()
         self.box, self.classes, self.counting = box, {name: k for k, name in enumerate(classes)}, counting
-        self.name, self.weights, self.unknown, self.to_ask = box.name, box.version, {}, 0
+        self.name, self.weights, self.unknown, self.to_ask = box.name, box.version, Counter[str](), 0
         self.register_buffer("mean", torch.zeros(1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -296,6 +287,6 @@ class Asked(nn.Module):
             for row, answers in zip(scores, self.box.predict(files), strict=True):
                 label = answers[0].label if answers else ""
                 if answers and label not in self.classes:
-                    self.unknown[label] = self.unknown.get(label, 0) + 1
+                    self.unknown[label] += 1
                 row[self.classes.get(label, none)] = 1
         return scores

@@ -1,33 +1,35 @@
 """Does the gain transfer in the other directions that the paper names? Every cell beside plain's, and beside home.
 
-``make_table`` compares what a direction's readers said (:mod:`rastudy.transfer.directions`) with what they said of plain on the same
+``make_table`` compares what a direction's readers said (:mod:`rastudy.transfer.kept`) with what they said of plain on the same
 pictures, and with the same run's gain at home: ``results/<preset>/transfer_<direction>.csv``, ``results/transfer_summary.csv``.
 ``rastudy transfer`` rebuilds them all from the committed predictions.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, load_cells, paired_cells
-from rastudy.analysis.grid import product
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, cells_of, load_cells, paired_cells
 from rastudy.analysis.tables import load_table as load_study_table
 from rastudy.analysis.tables import main_cells, rounded, without_variants
 from rastudy.data import scenes
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError
 from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
+from rastudy.grid import product
 from rastudy.paths import results_folder, root, write_csv
 from rastudy.presets import PRESETS
-from rastudy.transfer.directions import DIRECTIONS, SOURCES, Variant, sweep_command, variants
+from rastudy.transfer.directions import DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
+from rastudy.transfer.kept import kept_file, load_kept
 
-FLOOR = 50.0  # percent: who reads clean pictures worse than this decides nothing
+FLOOR = 50.0  # percent: a reader that is worse on clean pictures decides nothing
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 SHARE = ("share", "share_low", "share_high")
@@ -36,54 +38,86 @@ COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMAT
            "p_holm", "plain", "clean", "verdict", *COUNTS)  # fmt: skip
 
 
+Cells = dict[tuple, Cell]
+
+
+class AtHome(NamedTuple):
+    """A cell at home with its gain over plain there, (R, N) in percentage points."""
+
+    cell: Cell
+    gain: np.ndarray
+
+    def of(self, readers: list[str]) -> np.ndarray:
+        """(N,) the mean gain of R's of these names; where one of them did not read at home, of the unseen R's."""
+        targets, sources = self.cell.targets, self.cell.settings["source_arch"].split(",")
+        places = [targets.index(name) for name in readers if name in targets]
+        if not places or len(places) < len(readers):
+            main = registry.main_recognisers()
+            places = [r for r, name in enumerate(targets) if name in main and name not in sources] or [0]
+        return self.gain[places].mean(0)
+
+    def same_pictures(self, cell: Cell) -> bool:
+        return next(iter(cell.runs.values())).about["data"] == next(iter(self.cell.runs.values())).about["data"]
+
+
+def _at_home(cell: Cell, home: Cells, first_source: bool = False) -> AtHome | None:
+    """The cell of the same settings at home (``first_source``: of RA from the first of several sources), where it was read."""
+    key = cell.key
+    if first_source:
+        key = tuple(SOURCES[0] if name == "source_arch" else value for name, value in zip(CELL, key, strict=True))
+    there = home.get(key)
+    plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
+    common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs] if plain is not None else []
+    if not common:
+        return None
+    return AtHome(there, there.seeds(common).hits.mean(0) - plain.seeds(common).hits.mean(0))
+
+
 def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
     """A row per variant, cell and reader, and one for their mean (of those above the floor).
 
     ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
     ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
-    RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they are of one metric;
+    RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they share a metric;
     paired where the pictures are the same. ``share``: of the reference that is kept, where the reference lies above 0; of an
     average precision the share of the way from plain to clean pictures.
     """
-    home, of_source = load_cells(preset, "test"), {}
+    home, kept = load_cells(preset, "test"), load_kept(preset, direction)
+    of_source: dict[tuple, dict] = {}  # a detector's own gain, by cell
     for variant in variants(preset, direction, black_box):
-        folder = results_folder(preset) / "transfer" / direction / variant.name
-        cells = load_cells(preset, "test", folder) if variant.dataset else home
-        if variant.dataset and not cells:
-            raise StudyError(f"{folder}: nothing has been read; run {sweep_command(preset, direction)}")
+        cells = cells_of(kept.get(variant.name, {}).values()) if variant.dataset else home
+        if not cells and variant.dataset:
+            where = f"{kept_file(preset, direction)}, variant {variant.name}"
+            raise StudyError(f"{where}: nothing has been read; run {sweep_command(preset, direction)}")
         wanted = {run.config.run_id for run in product(preset, **variant.axes)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
         for name, cell, plain in paired_cells(cells):
             if name != "plain":
                 continue
             if variant.dataset == "scenes":
-                rows = list(_detection_rows(cell, plain, cells))
-                of_source.update((cell.key, r) for r in rows if (r["reader"], r["metric"]) == (cell.key[4], "ap50"))
+                rows = list(_detection_rows(cell, plain, _clean_of(cells), _at_home(cell, home)))
+                of_source.update((cell.key, row) for row in rows if (row["reader"], row["metric"]) == (cell.key[4], "ap50"))
             else:
-                at_home = _gain_at_home(cell, home, first_source=direction == "multi_source")
-                rows = _cell_rows(variant, cell, plain, _clean_of(cells), at_home)
+                at_home = _at_home(cell, home, first_source=direction == "multi_source")
+                rows = list(_cell_rows(variant, cell, plain, _clean_of(cells), at_home))
             for row in rows:
                 if cell.key in of_source:
-                    source = of_source[cell.key]
-                    row |= dict(zip(REFERENCE, (source[name] for name in ESTIMATE), strict=True))
-                elif variant.dataset == "scenes":
-                    row |= dict(zip(REFERENCE, _unseen_at_home(cell, home), strict=True))
+                    row |= dict(zip(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE), strict=True))
                 row |= cell.base() | cell.counts() | {"direction": direction, "variant": variant.name}
                 yield row | {"verdict": verdict(row)}
 
 
-def _clean_of(cells: dict[tuple, Cell]) -> Cell | None:
+def _clean_of(cells: Cells) -> Cell | None:
     return next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
 
 
-def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: Callable | None) -> Iterator[dict]:
+def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: AtHome | None) -> Iterator[dict]:
     """The rows of one cell that classifiers read."""
     gain = (cell.hits - plain.hits).mean(0)  # R N
-    places = [r for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers]
-    names = {r: cell.targets[r] for r in places}
+    names = {r: target for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers}
     bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}
-    able = [r for r in places if bounds.get(r, 100.0) >= FLOOR]
-    groups = {name: [r] for r, name in names.items()} | {"mean": able or places}
+    able = [r for r in names if bounds.get(r, 100.0) >= FLOOR]
+    groups = {name: [r] for r, name in names.items()} | {"mean": able or list(names)}
     values = np.stack([gain[rows].mean(0) for rows in groups.values()], 1)  # N, reader
     estimates = stats.mean_intervals(values, cell.groups, differences=True)
     p_values = stats.paired_p(values / 100, cell.groups)
@@ -93,30 +127,35 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
             "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
         }  # fmt: skip
         if at_home is not None:
-            reference, groups_at_home, same = at_home(cell, [cell.targets[r] for r in rows])
-            row |= _beside(values[:, k], cell.groups, reference, groups_at_home, same)
+            reference = at_home.of([cell.targets[r] for r in rows])
+            row |= _beside(values[:, k], cell.groups, reference, at_home.cell.groups, at_home.same_pictures(cell))
         yield row
 
 
-def _detection_rows(cell: Cell, plain: Cell, cells: dict[tuple, Cell]) -> Iterator[dict]:
-    """The rows of one cell that detectors read: each of them and their mean, by every metric; resampled are pictures."""
-    clean = _clean_of(cells)
+def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None) -> Iterator[dict]:
+    """The rows of one cell that detectors read: each of them and their mean, by every metric; pictures are resampled.
+
+    The reference is the gain in top-1 of unseen R's at home, missing where the run was not read there.
+    """
+    reference: dict[str, float] = {}
+    if at_home is not None:
+        (estimate,) = stats.mean_intervals(at_home.of([])[:, None], at_home.cell.groups, differences=True)
+        reference = dict(zip(REFERENCE, estimate, strict=True))
     for metric in detection.RECALLS:
         mine, theirs, bound = (
             np.stack([_precisions(one, name)[metric] for name in cell.targets]) for one in (cell, plain, clean)
         )  # detector, whole set and resamples
         groups = {name: [k] for k, name in enumerate(cell.targets)} | {"mean": list(range(len(cell.targets)))}
         for reader, rows in groups.items():
-            gain = (mine - theirs)[rows].mean(0)
-            below = np.mean(gain[1:] <= 0)
-            yield dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
+            gain, way = (mine - theirs)[rows].mean(0), (bound - theirs)[rows].mean(0)
+            tail = min(np.mean(gain[1:] <= 0), np.mean(gain[1:] >= 0))
+            yield reference | dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
                 "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
-                **_share(gain[0], gain[1:], (bound - theirs)[rows].mean(0)[0], (bound - theirs)[rows].mean(0)[1:]),
-                "p": min(1.0, 2 * max(min(below, np.mean(gain[1:] >= 0)), 1 / len(gain))),
+                **_share(gain[0], gain[1:], way[0], way[1:]), "p": min(1.0, 2 * max(tail, 1 / len(gain))),
             }  # fmt: skip
 
 
-@lru_cache(maxsize=64)  # plain's and the clean pictures' are asked for again by every cell
+@lru_cache(maxsize=64)  # every cell asks again for those of plain and of the clean pictures
 def _precisions(cell: Cell, detector: str) -> dict[str, np.ndarray]:
     """A detector's average precision by metric, the mean over seeds: of all pictures, then of each resample."""
     values: dict[str, list[np.ndarray]] = {metric: [] for metric in detection.RECALLS}
@@ -130,39 +169,6 @@ def _precisions(cell: Cell, detector: str) -> dict[str, np.ndarray]:
     return {metric: np.mean(found, 0) for metric, found in values.items()}
 
 
-def _unseen_at_home(cell: Cell, home: dict[tuple, Cell]) -> stats.Estimate:
-    """The gain of top-1 of unseen R's at home, with its interval; undefined where the run was not read there."""
-    at_home = _gain_at_home(cell, home, first_source=False)
-    if at_home is None:
-        return stats.Estimate(np.nan, np.nan, np.nan)
-    gain, groups, _ = at_home(cell, [])
-    return stats.mean_intervals(gain[:, None], groups, differences=True)[0]
-
-
-def _gain_at_home(cell: Cell, home: dict[tuple, Cell], first_source: bool) -> Callable | None:
-    """How to get the reference of a cell: (readers' names) to gain per picture at home; None where there is none."""
-    key = cell.key
-    if first_source:
-        key = tuple(SOURCES[0] if name == "source_arch" else value for name, value in zip(CELL, key, strict=True))
-    there = home.get(key)
-    plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
-    if plain is None:
-        return None
-    common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs]
-    if not common:
-        return None
-    gain = there.seeds(common).hits.mean(0) - plain.seeds(common).hits.mean(0)  # R N
-    sources = there.settings["source_arch"].split(",")
-    unseen = [r for r, name in enumerate(there.targets) if name in registry.main_recognisers() and name not in sources] or [0]
-
-    def of(cell: Cell, readers: list[str]) -> tuple[np.ndarray, stats.Groups, bool]:
-        places = [there.targets.index(name) for name in readers if name in there.targets]
-        same = next(iter(cell.runs.values())).about["data"] == next(iter(there.runs.values())).about["data"]
-        return gain[places if places and len(places) == len(readers) else unseen].mean(0), there.groups, same
-
-    return of
-
-
 def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_home: stats.Groups, same: bool) -> dict:
     """The reference and the difference to it with intervals: paired on the same pictures, else of independent samples."""
     (estimate,) = stats.mean_intervals(reference[:, None], at_home, differences=True)
@@ -171,7 +177,7 @@ def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_
         mine, theirs = groups.bootstrap(np.stack([values, reference], 1)).T
     else:
         mine, theirs = groups.bootstrap(values[:, None])[:, 0], at_home.bootstrap(reference[:, None])[::-1, 0]
-        difference = (values.mean() - reference.mean(), *stats.percentile(mine - theirs))
+        difference = stats.Estimate(values.mean() - reference.mean(), *stats.percentile(mine - theirs))
     found = dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
     return found | (_share(values.mean(), mine, reference.mean(), theirs) if estimate.low > 0 else {})
 
@@ -185,7 +191,7 @@ def verdict(row: dict) -> str:
     """What a row says of the paper's claim that the gain transfers.
 
     ``transfers``: the interval lies above 0; ``does not``: below ``LITTLE`` of the reference. ``undecided (floor)``: the reader
-    cannot read clean pictures either; ``nothing to transfer``: the run is not known to gain at home.
+    fails on clean pictures, too; ``nothing to transfer``: the run is not known to gain at home.
     """
     if row["clean"] < FLOOR:
         return "undecided (floor)"
@@ -219,7 +225,7 @@ def table_file(preset: str, direction: str) -> Path:
 
 
 def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
-    """Write a direction's table, and the summary of all directions of all presets."""
+    """Write a direction's table, and the summary of all directions of all presets; StudyError where there is no RA run."""
     path = _write_table(preset, direction, black_box)
     make_summary()
     return path
@@ -228,10 +234,9 @@ def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Pat
 def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
     rows = list(gain_rows(preset, direction, black_box))
     if not rows:
-        raise StudyError(
-            f"{preset} has no RA run that {direction} could compare with plain; run {sweep_command(preset, direction)}"
-        )
-    others = [row for row in rows if row["reader"] != "mean"]  # the means, one a cell, stand alone
+        remedy = f"run {sweep_command(preset, direction)}"
+        raise StudyError(f"{preset} has no RA run that {direction} could compare with plain; {remedy}")
+    others = [row for row in rows if row["reader"] != "mean"]  # a cell's mean is a single test
     for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
         row["p_holm"] = p
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
@@ -239,11 +244,9 @@ def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> P
 
 
 def make_summary() -> None:
-    """Write RA's mean gain in every direction that was tried, of every study, architectures among them."""
-    rows = []
-    for preset in PRESETS:
-        if preset == "smoke":
-            continue
+    """Write RA's mean gain in every direction that was tried, of every study; architectures (the main study's) among them."""
+    rows: list[dict[Any, Any]] = []
+    for preset in (name for name in PRESETS if name != "smoke"):
         if (results_folder(preset) / "gains.csv").is_file():
             rows += map(rounded, architecture_rows(preset))
         for name in DIRECTIONS:
@@ -255,22 +258,21 @@ def make_summary() -> None:
 
 
 def load_table(preset: str, direction: str) -> pd.DataFrame:
-    """A direction's table; StudyError where it is missing or has another schema."""
-    one_of("direction", direction, DIRECTIONS)
+    """A direction's table; StudyError where it is missing or has other columns."""
+    direction_of(direction)
     return read_table(table_file(preset, direction), COLUMNS, sweep_command(preset, direction), source_arch=str)
 
 
 def load_summary() -> pd.DataFrame:
-    """RA's mean gain in every direction that was tried, of every study."""
+    """RA's mean gain in every direction that was tried, of every study; StudyError where it is missing."""
     remedy = "rastudy sweep --direction upload"
     return read_table(root() / "results" / "transfer_summary.csv", COLUMNS, remedy, source_arch=str)
 
 
 def transfer_command(args: argparse.Namespace) -> None:
-    for name in args.direction:
-        one_of("direction", name, DIRECTIONS)
+    """Rebuild the tables of what has been read; of the black boxes only Tesseract's, since others are the user's own."""
+    chosen = [direction_of(name).name for name in args.direction] or list(DIRECTIONS)
     for preset in args.preset or [name for name in PRESETS if name != "smoke"]:
-        read = results_folder(preset) / "transfer"  # of black boxes Tesseract's alone: others are the user's own
-        for direction in (name for name in args.direction or DIRECTIONS if (read / name).is_dir()):
+        for direction in (name for name in chosen if kept_file(preset, name).is_file()):
             print(_write_table(preset, direction).relative_to(root()))
     make_summary()

@@ -1,7 +1,7 @@
-"""The user study: people see a picture and two lists of labels, of plain's picture and of RA's, and say which fits better.
+"""The user study: people see a picture and the labels a recogniser gives to plain's and to RA's, and say which fit better.
 
-Which list is whose stays hidden: a pair's sides are drawn at random, each mode as often on the left. Answers are kept in
-``results/<preset>/user_study/<study>/<rater>.csv``, one row a pair, and the study goes on where it was left.
+Raters are blind to the mode: the sides of a pair are drawn at random, each mode equally often on the left. Answers are kept in
+``results/<preset>/user_study/<study>/<rater>.csv``, one row per pair, and rating goes on where it was left.
 """
 
 import csv
@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,15 @@ from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.paths import results_folder, write_csv
+from rastudy.registry import MODES
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets
 
 CHOICES = ("left", "right", "neither")  # neither: no preference
 ANSWERS = ("study", "rater", "pair", "choice", "seconds")
 SHOWN = 3  # labels of a list
-SIDE = 256  # pixels of the picture as it is shown
+SIDE = 256  # of the picture as shown, in pixels
 
 
 class Pair(NamedTuple):
@@ -46,8 +51,8 @@ class Pair(NamedTuple):
 
 
 @dataclass
-class Study:
-    """A blinded set of pairs on the same pictures."""
+class RatingStudy:
+    """A blinded set of pairs on the same pictures; ``modes``: plain and the mode that is compared with it."""
 
     name: str
     preset: str
@@ -57,7 +62,7 @@ class Study:
 
     def answers_file(self, rater: str) -> Path:
         if not re.fullmatch(r"[\w-]{1,40}", rater):
-            raise StudyError(f"rater={rater!r} must be a name of letters, digits, - and _, 40 at most")
+            raise StudyError(f"rater={rater!r} must be a name of letters, digits, - and _, 40 characters at most")
         return results_folder(self.preset) / "user_study" / self.name / f"{rater}.csv"
 
     def answers(self, rater: str) -> dict[int, str]:
@@ -82,21 +87,20 @@ class Study:
         return Image.fromarray(np.ascontiguousarray(pixels)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def make_study(config: Config, reader: str = "", n_pairs: int = 40, seed: int = 0) -> Study:
-    """Pairs of label lists that a reader gives for plain's and for another mode's picture, where the lists differ.
+def make_study(config: Config, reader: str = "", n_pairs: int = 40, seed: int = 0) -> RatingStudy:
+    """Pairs of the label lists that a reader gives to plain's and to another mode's picture, where the lists differ.
 
     Args:
-        config: the run to be compared with plain; its predictions must be there.
-        reader: a target R; default: the last of the preset's, which P never met.
-        n_pairs: at most as many pairs, drawn by ``seed`` from the test pictures whose lists differ.
+        config: the run to compare with plain; its predictions must exist.
+        reader: a target R; default: the last of the preset's, which was not in the loss.
+        n_pairs: the most pairs, drawn by ``seed`` from the test pictures whose lists differ.
 
     Raises:
         StudyError: missing predictions, an unknown reader, or no picture whose lists differ.
     """
-    plain = make_config(
-        config.preset, config.task, "plain", strength=config.strength, seed=config.seed, data_dir=config.data_dir
-    )
-    if config.mode in ("plain", "none", "clean"):
+    same = {"strength": config.strength, "seed": config.seed, "data_dir": config.data_dir}
+    plain = make_config(config.preset, config.task, "plain", **same)
+    if not MODES[config.mode].has_source:
         raise StudyError(f"mode={config.mode!r} is nothing to compare with plain; use ra or another mode with a recogniser")
     runs = {run.mode: load_predictions(predictions_file(run, "test")) for run in (plain, config)}
     targets = runs["plain"].targets
@@ -109,17 +113,17 @@ def make_study(config: Config, reader: str = "", n_pairs: int = 40, seed: int = 
     drawn = rng.permutation(differ)[:n_pairs]
     if not len(drawn):
         raise StudyError(f"{reader} gives the same labels for {config.mode} as for plain: there is nothing to rate")
-    left = rng.permutation(np.arange(len(drawn)) % 2)  # whose list is on the left, each as often
+    left = rng.permutation(np.arange(len(drawn)) % 2)  # whose list is on the left: each mode equally often
     modes, pairs = ("plain", config.mode), []
     for place, side in zip(drawn, left, strict=True):
         shown = [tuple(pictures.classes[k] for k in lists[mode][place]) for mode in modes]
         pairs.append(Pair(int(place), shown[side], shown[1 - side], modes[side]))
     name = f"{config.task}{config.strength:g}-{config.mode}-{reader}-n{n_pairs}-s{seed}"
-    return Study(re.sub(r"[^\w.,+-]", "_", name), config.preset, modes, pairs, pictures)
+    return RatingStudy(re.sub(r"[^\w.,+-]", "_", name), config.preset, modes, pairs, pictures)
 
 
-def load_answers(study: Study, path: Path) -> list[dict]:
-    """The rows of a rater's file; StudyError for what the study did not write."""
+def load_answers(study: RatingStudy, path: Path) -> list[dict]:
+    """The rows of a rater's file, none where it is missing; StudyError for rows that the study did not write."""
     if not path.is_file():
         return []
     try:
@@ -145,23 +149,23 @@ def load_answers(study: Study, path: Path) -> list[dict]:
     return answers
 
 
-def all_answers(study: Study) -> pd.DataFrame:
-    """Every rater's answers with whom they prefer: ``prefers`` is a mode or ``neither``."""
+def all_answers(study: RatingStudy) -> pd.DataFrame:
+    """Every rater's answers, sides resolved: ``prefers`` is a mode or ``neither``."""
     folder = results_folder(study.preset) / "user_study" / study.name
     rows = [row for path in sorted(folder.glob("*.csv")) for row in load_answers(study, path)]
     table = pd.DataFrame(rows, columns=list(ANSWERS))
     other = dict(zip(study.modes, study.modes[::-1], strict=True))
-    of = lambda r: {"left": study.pairs[r.pair].left_mode, "right": other[study.pairs[r.pair].left_mode]}  # noqa: E731
-    table["prefers"] = [of(r).get(r.choice, "neither") for r in table.itertuples()]
-    return table
+    left = [study.pairs[pair].left_mode for pair in table["pair"]]
+    sides = [{"left": mode, "right": other[mode], "neither": "neither"} for mode in left]
+    return table.assign(prefers=[side[choice] for side, choice in zip(sides, table["choice"], strict=True)])
 
 
-def analyse(study: Study) -> pd.DataFrame:
+def analyse(study: RatingStudy) -> pd.DataFrame:
     """Preference for the mode over plain: by rater, and by picture over all raters.
 
-    ``share``: of the answers with a preference, those for the mode, with Wilson's interval; ``p``: sign test. The row ``all``
-    counts each picture once, by what most of its raters prefer: raters of one picture are not independent. ``kappa``: Cohen's,
-    the mean over pairs of raters on the pictures that both have rated. Empty while nobody has rated.
+    ``share``: of the answers with a preference, those for the mode, with Wilson's 95 % interval; ``p``: sign test. The row
+    ``all`` counts each picture once, by the majority of its raters, who are not independent. ``kappa``: Cohen's, the mean over
+    pairs of raters on the pictures that both have rated. Empty while nobody has rated.
     """
     table, (_, mode) = all_answers(study), study.modes
     if not len(table):
@@ -193,8 +197,8 @@ def _kappa(table: pd.DataFrame) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def form(study: Study, rater: str, clock: Callable[[], float] = time.monotonic):
-    """An ipywidgets form that shows pair after pair and keeps every answer at once; goes on where the rater left off."""
+def form(study: RatingStudy, rater: str, clock: Callable[[], float] = time.monotonic) -> "widgets.VBox":
+    """An ipywidgets form that shows pair after pair and saves every answer at once; goes on where the rater left off."""
     try:
         import ipywidgets as widgets
     except ImportError as error:
@@ -202,8 +206,8 @@ def form(study: Study, rater: str, clock: Callable[[], float] = time.monotonic):
     study.answers_file(rater)  # raises for an unusable name
     picture, question = widgets.Image(format="png", width=SIDE, height=SIDE), widgets.HTML()
     sides = [widgets.HTML(layout={"width": "14em"}) for _ in range(2)]
-    buttons = [widgets.Button(description=text, layout={"width": "14em"}) for text in ("left fits better", "right fits better")]
-    buttons.append(widgets.Button(description="no preference", layout={"width": "14em"}))
+    texts = ("left fits better", "right fits better", "no preference")
+    buttons = [widgets.Button(description=text, layout={"width": "14em"}) for text in texts]
     state: dict = {}
 
     def show() -> None:
@@ -219,18 +223,16 @@ def form(study: Study, rater: str, clock: Callable[[], float] = time.monotonic):
         with io.BytesIO() as file:
             study.picture(left[0]).save(file, "PNG")
             picture.value = file.getvalue()
-        for side, labels in zip(sides, (study.pairs[left[0]].left, study.pairs[left[0]].right), strict=True):
+        pair = study.pairs[left[0]]
+        for side, labels in zip(sides, (pair.left, pair.right), strict=True):
             side.value = "<ol>" + "".join(f"<li>{escape(label)}</li>" for label in labels) + "</ol>"
 
-    def chosen(choice: str) -> Callable:
-        def on_click(_button) -> None:
-            study.answer(rater, state["pair"], choice, clock() - state["since"])
-            show()
-
-        return on_click
+    def on_click(choice: str, _button: object) -> None:
+        study.answer(rater, state["pair"], choice, clock() - state["since"])
+        show()
 
     for button, choice in zip(buttons, CHOICES, strict=True):
-        button.on_click(chosen(choice))
+        button.on_click(partial(on_click, choice))
         button.add_class(f"rastudy-{choice}")
     show()
     return widgets.VBox([question, widgets.HBox([sides[0], picture, sides[1]]), widgets.HBox(buttons)])

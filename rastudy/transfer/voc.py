@@ -1,4 +1,4 @@
-"""PASCAL VOC: torchvision's COCO detectors read what a classification's P gives.
+"""PASCAL VOC: torchvision's COCO detectors read what a P trained for classification gives.
 
 ``rastudy voc --processor F --data FOLDER``, where FOLDER holds ``VOCdevkit/VOC2007``.
 """
@@ -23,12 +23,12 @@ from rastudy.data.scenes import Boxes
 from rastudy.errors import StudyError
 from rastudy.evaluation.average_precision import RECALLS, average_precision, detect, draws, match
 from rastudy.evaluation.evaluate import config_of
-from rastudy.models.classifiers import torchvision_state
+from rastudy.models.pretrained import torchvision_state
 from rastudy.models.processors import build_processor
 from rastudy.paths import write_csv
-from rastudy.training.run_store import load_weights
+from rastudy.training.weights import load_weights
 
-# VOC's classes by COCO's names, where they differ
+# from COCO's names to VOC's, where they differ
 VOC_NAMES = {"airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "dining table": "diningtable",
              "potted plant": "pottedplant", "tv": "tvmonitor"}  # fmt: skip
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -36,7 +36,15 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
 
 
 class CocoDetector(nn.Module):
-    """A torchvision detector with its COCO weights, its answers mapped to VOC's twenty classes; others are left out."""
+    """A torchvision detector with its COCO weights: pictures (N, 3, H, W) to boxes, scores and labels of VOC's twenty classes.
+
+    Detections of other classes are dropped.
+
+    Raises:
+        StudyError: torchvision has no COCO_V1 weights of that name, or they are not here and cannot be downloaded.
+    """
+
+    to_voc: torch.Tensor  # VOC's class of each of COCO's labels, -1 for none
 
     def __init__(self, name: str):
         super().__init__()
@@ -44,26 +52,22 @@ class CocoDetector(nn.Module):
         weights = getattr(choices, "COCO_V1", None)
         if weights is None:
             raise StudyError(f"torchvision has no COCO_V1 weights for {name}; it has {list(choices.__members__)}")
-        state = torchvision_state(weights, name)
         self.name = name
         self.net = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-        self.net.load_state_dict(state)
+        self.net.load_state_dict(torchvision_state(weights, name))
         named = [VOC_NAMES.get(one, one) for one in weights.meta["categories"]]
         self.register_buffer("to_voc", torch.tensor([VOC_CLASSES.index(one) if one in VOC_CLASSES else -1 for one in named]))
         self.requires_grad_(False).eval()
 
     def forward(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        answers = []
-        for one in self.net(list(pictures)):
-            labels = self.to_voc[one["labels"]]
-            answers.append({k: v[labels >= 0] for k, v in (one | {"labels": labels}).items()})
-        return answers
+        mapped = [one | {"labels": self.to_voc[one["labels"]]} for one in self.net(list(pictures))]
+        return [{name: values[one["labels"] >= 0] for name, values in one.items()} for one in mapped]
 
 
 def voc_pictures(folder: Path, split: str) -> tuple[torchvision.datasets.VOCDetection, list[Boxes], list[np.ndarray]]:
-    """VOC's pictures of a split, what is in them, and which boxes are difficult; ``folder`` holds ``VOCdevkit/VOC2007``.
+    """VOC's pictures of a split, their boxes, and which boxes are difficult; ``folder`` holds ``VOCdevkit/VOC2007``.
 
-    Boxes are given from 0 on, as pixels' corners.
+    Boxes are pixel corners, counted from 0.
     """
     try:
         data = torchvision.datasets.VOCDetection(str(folder), year="2007", image_set=split)
@@ -91,7 +95,7 @@ def _root_of(path: str) -> ElementTree.Element:
 
 
 def voc_batches(data: Sequence, config: Config) -> Iterator[Batch]:
-    """Picture by picture, cut at the right and below so that its sides divide by 4; noise is seeded by its place."""
+    """One picture per batch, cropped at the right and the bottom to sides that divide by 4; its place seeds the noise."""
     for place in range(len(data)):
         gt = np.array(data[place][0].convert("RGB"))
         gt = np.array(gt[: gt.shape[0] // 4 * 4, : gt.shape[1] // 4 * 4])
@@ -100,7 +104,7 @@ def voc_batches(data: Sequence, config: Config) -> Iterator[Batch]:
 
 
 def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, processor: nn.Module | None) -> Iterator[dict]:
-    """Average precision of COCO's detectors on VOC's pictures as P gives them; a row per detector and metric."""
+    """Average precision of COCO's detectors on VOC's pictures as P gives them, in percent; a row per detector and metric."""
     data, truth, difficult = voc_pictures(folder, split)
     detectors = [CocoDetector(name).to(config.torch_device()) for name in names]
     found = detect(config, voc_batches(data, config), detectors, processor)
@@ -114,10 +118,11 @@ def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, pro
 
 
 def voc_command(args: argparse.Namespace) -> None:
+    """Print the average precision of both baselines and of P, and write it to ``--out``."""
     config = config_of(args.processor)
     processor = load_weights(args.processor, build_processor(config.processor, config.factor, config.channels, config.blocks))
     processor.eval().to(config.torch_device())
-    rows = []
+    rows: list[dict] = []
     for run in (*(replace(config, mode=mode) for mode in registry.modes("baseline")), config):
         rows += read_voc(run, args.data, args.detector, args.split, processor)
     for row in rows:
