@@ -10,12 +10,13 @@ import pytest
 
 from rastudy import registry
 from rastudy.analysis import tables
+from rastudy.analysis.checks import paper_gains, paper_reported
 from rastudy.analysis.comparisons import load_cells
-from rastudy.analysis.grid import grid
-from rastudy.analysis.tables import TABLES, load_table, make_tables, paper_gains, paper_reported
+from rastudy.analysis.tables import TABLES, load_table, make_tables
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.evaluation.predictions import load_results, predictions_file, save_predictions
+from rastudy.evaluation.predictions import load_results, predictions_file, results_file, save_predictions
+from rastudy.grid import grid
 from rastudy.presets import PRESETS, SMALL_FIVE, degradations, settings_of
 from rastudy.report import claims
 from rastudy.report import figures as plots
@@ -23,6 +24,7 @@ from rastudy.report import results_page as readme
 
 ROOT = Path(__file__).parents[1]
 N = 400
+RA_MODES = ("ra", "ra_transformer", "ra_unsupervised")
 SOURCE, NEAR, FAR = "resnet18_small", "resnet50_small", "vgg16_bn_small"
 
 
@@ -359,12 +361,12 @@ def test_stale_runs_are_refused(study_root):
 
 
 @pytest.mark.parametrize("damage", ["edited", "deleted"])
-def test_a_runs_csv_is_what_its_predictions_give(study_root, damage):
-    """One that was changed is named and made anew, byte for byte; one that is missing is made."""
+def test_the_runs_csv_is_what_the_predictions_give(study_root, damage):
+    """If it was changed, that is said and it is rebuilt, byte for byte; if it is missing, it is built."""
     put("plain", PLAIN), put("ra", RA)
     said = []
     make_tables("smoke", said.append)
-    path, _ = sorted((study_root / "results" / "smoke" / "runs").glob("*.csv"))
+    path = results_file("smoke")
     before = path.read_bytes()
     path.unlink() if damage == "deleted" else path.write_bytes(before.replace(b"top1", b"top7", 1))
     make_tables("smoke", said.append)
@@ -416,7 +418,7 @@ def test_a_second_training_is_not_counted_twice(study_root):
     make_tables("smoke")
     found = gains()
     assert found.loc[f"{FAR}_seed1", "role"] == "other_training" and found.loc["mean_unseen", "value"] == 1.25
-    assert tables.display_name(f"{FAR}_seed1") == "VGG-16-BN seed1"
+    assert registry.display_name(f"{FAR}_seed1") == "VGG-16-BN seed1"
 
 
 def test_other_settings_are_cells_of_their_own(study_root):
@@ -540,7 +542,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_make_tables_is_idempotent(study_root):
-    """Byte for byte, and nothing but the tables and the CSVs of the runs."""
+    """Byte for byte, and nothing but the tables and ``runs.csv``."""
     for split in ("val", "test"):
         ids = [put("plain", PLAIN, split=split), put("ra", RA, split=split), put("clean", CLEAN, split=split)]
     written = make_tables("smoke")
@@ -548,10 +550,9 @@ def test_make_tables_is_idempotent(study_root):
     assert written == [folder / f"{name}.csv" for name in TABLES]
     first = snapshot(folder)
     assert set(first) == {
-        *(f"{name}.csv" for name in TABLES),
-        *(f"{kind}.{split}.{end}" for run_id in ids for split in ("val", "test")
-          for kind, end in ((f"runs/{run_id}", "csv"), (f"predictions/{run_id}", "npz"))),
-    }  # fmt: skip
+        *(f"{name}.csv" for name in (*TABLES, "runs")),
+        *(f"predictions/{run_id}.{split}.npz" for run_id in ids for split in ("val", "test")),
+    }
     make_tables("smoke")
     assert snapshot(folder) == first
 
@@ -646,16 +647,39 @@ def committed(monkeypatch) -> Path:
 
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
 def test_committed_tables_follow_from_the_committed_predictions(preset, tmp_path, monkeypatch):
-    """Recomputed, they are the same byte for byte; so are the CSVs of the runs, and no other lies there."""
+    """Recomputed, they are the same byte for byte, and so is ``runs.csv``."""
     folder, copy = ROOT / "results" / preset, tmp_path / "results" / preset
     if not (folder / "gains.csv").is_file():
         pytest.skip(f"results/{preset} has no tables yet")
     shutil.copytree(folder / "predictions", copy / "predictions")
     monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path))
     make_tables(preset)
-    for name in TABLES:
+    for name in (*TABLES, "runs"):
         assert (copy / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
-    assert snapshot(copy / "runs") == snapshot(folder / "runs")
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+@pytest.mark.parametrize(
+    "name, one_by", [("accuracy", ["target_arch", "metric"]), ("gains", ["target_arch"]), ("kept", []), ("overall", [])]
+)
+def test_one_row_is_main(preset, name, one_by):
+    """Of every degradation and mode that was run, and of each target and metric in it; no row is marked beside these."""
+    if not (ROOT / "results" / preset / f"{name}.csv").is_file():
+        pytest.skip(f"results/{preset} has no tables yet")
+    table = load_table(preset, name)
+    rows = table[table["main"]].groupby(["task", "strength", "mode", *one_by]).size()
+    assert (rows == 1).all(), rows[rows > 1]
+    shown = ("none", "clean", "plain") if name == "accuracy" else ()  # the others are compared with plain
+    modes = [mode for mode in (*registry.modes("baseline"), *PRESETS[preset]["modes"]) if mode in (*shown, *RA_MODES)]
+    runs = [make_config(preset, *key[:1], mode, strength=key[1]) for key in degradations(preset) for mode in modes]
+    wanted = {(run.task, run.strength, run.mode) for run in runs if predictions_file(run, "test").is_file()}
+    assert {key[:3] for key in rows.index} == wanted and wanted
+
+
+def test_the_obvious_query_gives_one_row():
+    """The unseen R's gain on CIFAR-10 x2: many runs, of which one is the main comparison's."""
+    rows = load_table("cifar10", "gains").query("task == 'sr' and strength == 2 and mode == 'ra' and role == 'mean_unseen'")
+    assert len(rows) > 40 and len(rows[rows["main"]]) == 1 and len(rows.query("main and baseline == 'plain'")) == 1
 
 
 @pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "perceptual"])

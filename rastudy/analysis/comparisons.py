@@ -1,4 +1,4 @@
-"""Cells of the grid: a cell's runs over seeds, what it is compared with, and which R's a contrast is about.
+"""Cells of the grid: a cell's runs over seeds, its baselines, and the target R's of each contrast.
 
 Every comparison is paired here: same pictures, same R's, common seeds.
 """
@@ -12,21 +12,23 @@ from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.config import NOT_APPLICABLE, make_config
 from rastudy.errors import StudyError
+from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions
 from rastudy.paths import results_folder
-from rastudy.presets import PRESETS
+from rastudy.presets import PRESETS, degradations
 from rastudy.registry import TASKS, is_variant, small_arch
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")
 GAIN, UNSEEN = ("gain", "gain_low", "gain_high"), ("unseen_gain", "unseen_low", "unseen_high")  # of the source, of unseen R's
 COUNTS = ("n_seeds", "n_images", "n_groups")
+Pair = tuple[str, "Cell", "Cell", np.ndarray]  # of a baseline's name, a cell, that baseline, and the gain (S, R, N) in points
 
 
 class Cell:
     """One cell of the grid: its runs over seeds, on the same pictures.
 
-    Figures per picture are means over the seeds; intervals are over pictures (or groups), given these seeds.
+    Values per picture are means over the seeds; intervals are over pictures (or groups), given these seeds.
     """
 
     def __init__(self, runs: dict[int, Predictions]):
@@ -43,19 +45,32 @@ class Cell:
         return cell_key(self.settings)
 
     @cached_property
+    def is_main(self) -> bool:
+        """Whether it belongs to the preset's main comparison (:func:`main_key`), of its modes and the baselines."""
+        preset, (task, strength, mode) = self.settings["preset"], self.key[:3]
+        known = (task, strength) in degradations(preset) and mode in (*registry.modes("baseline"), *PRESETS[preset]["modes"])
+        return known and self.key == main_key(preset, task, strength, mode)
+
+    @cached_property
     def hits(self) -> np.ndarray:
-        """(S, R, N) 100 where R is right, else 0: percent points."""
+        """(S, R, N) 100 where R is right, else 0: percentage points."""
         return np.stack([100.0 * run.hits() for run in self.runs.values()])
 
     def seeds(self, names: list[int]) -> "Cell":
         """The same cell with some of its seeds."""
         return self if list(self.runs) == names else Cell({s: self.runs[s] for s in names})
 
-    def counts(self) -> dict:
+    def quality(self) -> dict[str, float]:
+        """Mean PSNR and SSIM of seed 0."""
+        arrays = self.runs[0].arrays
+        return {"psnr": metrics.psnr(arrays["mse"]).mean(), "ssim": arrays["ssim"].mean()}
+
+    def counts(self) -> dict[str, int]:
         return {"n_seeds": len(self.runs), "n_images": len(self.groups.code), "n_groups": len(self.groups.sizes)}
 
     def base(self) -> dict:
-        return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True))}
+        """The columns that every table of cells starts from."""
+        return {"preset": self.settings["preset"], **dict(zip(CELL, self.key, strict=True)), **self.counts()}
 
 
 def check_paired(one: Cell, other: Cell) -> None:
@@ -78,6 +93,11 @@ def _other_settings(settings: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 
+def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
+    """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
+    return cell_key(make_config(preset, task, mode, strength=strength).science())
+
+
 def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
     """Every cell of a preset that was evaluated on ``split``, in canonical order."""
     files = sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz"))
@@ -95,13 +115,19 @@ def cells_of(found: Iterable[Predictions]) -> dict[tuple, Cell]:
             both = " and ".join(one.about["run_id"] for one in (predictions, same[seed]))
             raise StudyError(f"the runs {both} are the same cell and seed; delete the stale one")
         same[seed] = predictions
-    order = {name: k for k, name in enumerate((*TASKS, *registry.modes("baseline"), *registry.modes("paper"), *registry.modes("control")))}
+    order = {name: k for k, name in enumerate((*TASKS, *registry.MODES))}
     keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
     return {key: Cell(runs[key]) for key in keys}
 
 
+def of_own_data(cells: dict[tuple, Cell]) -> dict[tuple, Cell]:
+    """Those on their preset's own data set; what was learned from another one belongs to transfer."""
+    return {key: cell for key, cell in cells.items()
+            if cell.settings["dataset"] == PRESETS[cell.settings["preset"]]["dataset"]}  # fmt: skip
+
+
 def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
-    """What a cell is compared with, by name: ``plain`` trained by the same schedule, and two controls.
+    """A cell's baselines by name: ``plain`` trained by the same schedule, and two controls.
 
     ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
     """
@@ -109,10 +135,9 @@ def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Ce
     if registry.is_baseline(settings["mode"]):
         return
     before, after = settings["pretrain_epochs"], settings["epochs"]
-    schedules = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
+    schedules: dict[str, dict] = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
     if before:
-        one_cycle = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
-        schedules["plain_one_cycle"] = one_cycle
+        schedules["plain_one_cycle"] = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
     plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
     for name, schedule in schedules.items():
         key = cell_key(plain | schedule)
@@ -131,16 +156,16 @@ def paired_cells(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell]]:
                 yield name, mine, theirs
 
 
-def paired(cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell, Cell, np.ndarray]]:
+def paired(cells: dict[tuple, Cell]) -> Iterator[Pair]:
     """As :func:`paired_cells`, with the gain per seed, R and picture (S, R, N)."""
     for name, cell, plain in paired_cells(cells):
         yield name, cell, plain, cell.hits - plain.hits
 
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, role, target rows) of a cell's contrasts; plain's roles are those that the preset's source R gives.
+    """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R.
 
-    A second training of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
+    A retrained copy of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
     """
     sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
     seen = {small_arch(name) for name in sources} - {None}
@@ -153,6 +178,14 @@ def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
         yield "mean_unseen", "mean_unseen", unseen
 
 
-def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
-    """The ``CELL`` of the main comparison: the preset's processor, source R, weight and schedule."""
-    return cell_key(make_config(preset, task, mode, strength=strength).science())
+def targets_by_role(cell: Cell) -> dict[str, list[int]]:
+    """The target rows of each role."""
+    roles: dict[str, list[int]] = {}
+    for _, role, targets in contrasts(cell):
+        roles.setdefault(role, []).extend(targets)
+    return roles
+
+
+def named(names: tuple[str, ...], estimate: Iterable[float]) -> dict[str, float]:
+    """A value and its interval under the names of their columns."""
+    return dict(zip(names, estimate, strict=True))

@@ -44,28 +44,52 @@ class Groups:
     def bootstrap(self, values: np.ndarray) -> np.ndarray:
         """Means of ``RESAMPLES`` joint resamples of the groups: (N, M) to (RESAMPLES, M). The draws never change.
 
-        Independent pictures whose rows take few distinct values, as differences of hits do, are drawn by value: how often
-        each value comes is all that a mean needs. Rounded to 9 decimals and without negative zeros: the last bits of a sum
-        depend on the number of threads, and a ratio to a mean of 0 would show them.
+        Rounded to 9 decimals and without negative zeros: the last bits of a sum depend on the number of threads, and a ratio
+        to a mean of 0 would show them.
         """
-        n = len(values)
-        distinct, count = np.unique(np.round(values, 9), axis=0, return_counts=True) if self.independent else (values, None)
-        if self.independent and len(distinct) <= min(FEW, n // 10):
-            means = np.random.default_rng(0).multinomial(n, count / n, size=RESAMPLES) @ distinct / n
-        else:
-            sums = self.sums(values)
-            drawn = [counts.astype(np.float64) for counts in _resamples(len(self.sizes)).reshape(10, RESAMPLES // 10, -1)]
-            means = np.concatenate([(counts @ sums) / (counts @ self.sizes)[:, None] for counts in drawn])
-        return np.round(means, 9) + 0.0
+        means = self._drawn_by_value(values)
+        return self._drawn_by_group(values) if means is None else means
+
+    def bootstrap_each(self, values: np.ndarray) -> np.ndarray:
+        """As :meth:`bootstrap`, for columns that are not compared with one another: (N, M) to (RESAMPLES, M)."""
+        means = {k: self._drawn_by_value(values[:, [k]]) for k in range(values.shape[1])}
+        others = [k for k, column in means.items() if column is None]
+        if others:  # in one product: the draws are large
+            means |= dict(zip(others, np.split(self._drawn_by_group(values[:, others]), len(others), 1), strict=True))
+        return np.concatenate(list(means.values()), 1)
+
+    def _drawn_by_value(self, values: np.ndarray) -> np.ndarray | None:
+        """Resampled means where independent pictures' rows take few distinct values, as differences of hits do; else None.
+
+        How often each distinct row comes is all that a mean needs.
+        """
+        if not self.independent:
+            return None
+        rounded, codes = np.round(values, 9), np.zeros(len(values), np.int64)
+        for column in rounded.T:  # the distinct rows of np.unique(axis=0), which is much slower
+            levels, level = np.unique(column, return_inverse=True)
+            codes = codes * len(levels) + level
+        _, first, count = np.unique(codes, return_index=True, return_counts=True)
+        if len(first) > min(FEW, len(values) // 10):
+            return None
+        return np.round(_counts(tuple(count.tolist())) @ rounded[first] / len(values), 9) + 0.0
+
+    def _drawn_by_group(self, values: np.ndarray) -> np.ndarray:
+        """Resampled means of groups that are drawn one by one; in parts that fit the processor's cache."""
+        sums, parts = self.sums(np.column_stack([values, np.ones(len(values))])), _resamples(len(self.sizes))
+        drawn = np.concatenate([counts.astype(np.float64) @ sums for counts in parts.reshape(100, RESAMPLES // 100, -1)])
+        return np.round(drawn[:, :-1] / drawn[:, -1:], 9) + 0.0
 
     def draws(self, many: int) -> np.ndarray:
         """How often each picture is in the sample itself (first row) and in ``many`` resamples: (1 + many, N) float32."""
         return np.concatenate([np.ones((1, len(self.code))), _resamples(len(self.sizes))[:many, self.code]]).astype(np.float32)
 
-    def bootstrap_each(self, values: np.ndarray) -> np.ndarray:
-        """As :meth:`bootstrap`, for columns that are not compared with one another: (N, M) to (RESAMPLES, M)."""
-        columns = np.split(values, values.shape[1], 1) if self.independent else [values]
-        return np.concatenate([self.bootstrap(column) for column in columns], 1)
+
+@lru_cache(maxsize=256)
+def _counts(count: tuple[int, ...]) -> np.ndarray:
+    """How often each value comes in each resample, (RESAMPLES, values); ``count``: how often in the sample."""
+    n = sum(count)
+    return np.random.default_rng(0).multinomial(n, np.array(count) / n, size=RESAMPLES)
 
 
 @lru_cache(maxsize=2)
@@ -80,8 +104,8 @@ def percentile(resampled: np.ndarray) -> tuple[float, float]:
     ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     with np.errstate(invalid="ignore"):
         low, high = np.nanquantile(resampled, ends)
-    if np.isnan([low, high]).any():  # nothing can be interpolated between infinite figures
-        low, high = (np.nanquantile(resampled, q, method=m) for q, m in zip(ends, ("lower", "higher"), strict=True))
+    if np.isnan([low, high]).any():  # nothing can be interpolated between infinite values
+        low, high = np.nanquantile(resampled, ends[0], method="lower"), np.nanquantile(resampled, ends[1], method="higher")
     return float(low), float(high)
 
 
@@ -90,10 +114,9 @@ def mean_intervals(values: np.ndarray, groups: Groups, differences: bool = False
 
     ``differences`` are no hits, even where each of them is 0 or 1.
     """
-    hits = groups.independent & np.isin(values, (0.0, 1.0)).all(0) & (not differences)
-    resampled = (
-        dict(zip(np.flatnonzero(~hits), groups.bootstrap_each(values[:, ~hits]).T, strict=True)) if not hits.all() else {}
-    )
+    hits = [groups.independent and not differences and bool(np.isin(column, (0.0, 1.0)).all()) for column in values.T]
+    others = np.flatnonzero(~np.array(hits))
+    resampled = dict(zip(others, groups.bootstrap_each(values[:, others]).T, strict=True)) if len(others) else {}
     estimates = []
     for k, column in enumerate(values.T):
         if hits[k]:
@@ -111,10 +134,8 @@ def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
     whole groups at random (``FLIPS`` times, so never below 1 / (FLIPS + 1)).
     """
     if groups.independent:
-        exact = np.isin(differences, (-1.0, 0.0, 1.0)).all(0)
-        return np.array(
-            [(_mcnemar if one else _flip_pictures)(column) for one, column in zip(exact, differences.T, strict=True)]
-        )
+        exact = lambda column: np.isin(column, (-1.0, 0.0, 1.0)).all()  # noqa: E731
+        return np.array([(_mcnemar if exact(column) else _flip_pictures)(column) for column in differences.T])
     sums = groups.sums(differences)  # G M
     total, slack = np.abs(sums.sum(0)), 1e-5 * np.abs(sums).sum(0)  # ties count in spite of rounding
     extreme = np.zeros(sums.shape[1])

@@ -1,4 +1,4 @@
-"""What all figures share: how they are saved, and what is written below them."""
+"""What all figures share, and how they are saved."""
 
 from pathlib import Path
 
@@ -18,14 +18,6 @@ def save(figure: Figure, preset: str, name: str) -> Path:
     write = lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})  # noqa: E731
     write_atomic(path, write)
     return path.relative_to(root())
-
-
-def note(figure: Figure, rows: pd.DataFrame, what: str) -> None:
-    n, groups, seeds = (int(rows[name].max()) for name in ("n_images", "n_groups", "n_seeds"))
-    of = f" of {groups:,} digits" if groups != n else ""
-    low = int(rows["n_seeds"].min())
-    seeds = f"{seeds} seed{'s' * (seeds > 1)}" if seeds == low else f"{low} to {seeds} seeds"
-    figure.text(0.5, -0.01, f"n = {n:,} test pictures{of}, {seeds}. {what}", ha="center", va="top", fontsize=9)
 
 
 def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:

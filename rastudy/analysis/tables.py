@@ -1,11 +1,6 @@
 """The tables of the study, computed from the predictions: ``rastudy tables --preset digits``.
 
-``accuracy.csv`` every figure with its interval; ``gains.csv`` paired differences to plain and to its controls; ``kept.csv``
-the share of the source's gain that unseen R's keep; ``overall.csv`` the gain averaged over all R's; ``equal_cost.csv`` the
-same recognition by other means; ``controls.csv`` what RA's gain is not; ``several_sources.csv`` what RA from several R's at
-once buys for another one; ``tradeoff.csv`` the weight grid on validation, and the weights it chooses; ``clean_check.csv`` and
-``paper_vs_ours.csv`` ours beside what is published, on ImageNet.
-Columns are described in ``results/README.md``.
+``results/README.md`` says what each table holds, column by column.
 """
 
 import argparse
@@ -16,55 +11,46 @@ import numpy as np
 import pandas as pd
 
 from rastudy import registry
+from rastudy.analysis import checks, comparisons
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import (
-    CELL,
-    COUNTS,
-    ESTIMATE,
-    GAIN,
-    UNSEEN,
-    Cell,
-    cell_key,
-    check_paired,
-    contrasts,
-    load_cells,
-    main_key,
-    paired,
-)
-from rastudy.analysis.controls import COLUMNS as CONTROL_COLUMNS
-from rastudy.analysis.controls import control_rows
-from rastudy.analysis.published import CHECK, PAPER, clean_rows, paper_reported, paper_rows
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, Pair, check_paired, main_key, named
 from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
-from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, tidy_rows
+from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, results_file, tidy_rows
 from rastudy.paths import results_folder, root, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, is_variant, short_name
+from rastudy.training.run_store import merge_records
 
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
-ACCURACY = ("preset", "split", *CELL, "target_arch", "metric", *ESTIMATE, "seed_low", "seed_high", *COUNTS)
-GAINS = ("preset", *CELL, "baseline", "target_arch", "role", *ESTIMATE, "seed_low", "seed_high", "p", "p_holm", "primary",
-         "gap_closed", "gap_low", "gap_high", *COUNTS)  # fmt: skip
-KEPT = ("preset", *CELL, "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS)
-TRADEOFF = ("preset", "task", "strength", "mode", "ra_weight", "source_top1", "source_gain", "source_low", "source_high",
-            "unseen_gain", "unseen_low", "unseen_high", "psnr", "psnr_change", "ssim", "chosen", *COUNTS)  # fmt: skip
-EQUAL_COST = ("preset", "task", "strength", "mode", "reader", *ESTIMATE, *GAIN, *UNSEEN, "psnr", "ssim", *COUNTS)
-OVER_ONE = ("over_one", "over_low", "over_high")
-OVERALL = ("preset", *CELL, *ESTIMATE, "resolves", *COUNTS)
 POWER = (1.96 + 0.84) / 1.96  # of half an interval: the effect that a test at 5 % finds in four studies of five
-SEVERAL = ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS)
+SEEDS, GAP = ("seed_low", "seed_high"), ("gap_closed", "gap_low", "gap_high")
+SOURCE, OVER_ONE = ("source_gain", "source_low", "source_high"), ("over_one", "over_low", "over_high")
+GAINS = ("preset", *CELL, "baseline", "target_arch", "role", "main", *ESTIMATE, *SEEDS, "p", "p_holm", "primary", *GAP, *COUNTS)
 TABLES = {
-    "accuracy": ACCURACY, "gains": GAINS, "kept": KEPT, "overall": OVERALL, "equal_cost": EQUAL_COST,
-    "several_sources": SEVERAL, "controls": CONTROL_COLUMNS, "tradeoff": TRADEOFF, "clean_check": CHECK, "paper_vs_ours": PAPER,
+    "accuracy": ("preset", "split", *CELL, "target_arch", "metric", "main", *ESTIMATE, *SEEDS, *COUNTS),
+    "gains": GAINS,
+    "kept": ("preset", *CELL, "main", "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS),
+    "overall": ("preset", *CELL, "main", *ESTIMATE, "resolves", *COUNTS),
+    "equal_cost": ("preset", "task", "strength", "mode", "reader", *ESTIMATE, *GAIN, *UNSEEN, "psnr", "ssim", *COUNTS),
+    "several_sources": ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS),
+    "controls": checks.CONTROL_COLUMNS,
+    "tradeoff": ("preset", "task", "strength", "mode", "ra_weight", "source_top1", *SOURCE, *UNSEEN, "psnr", "psnr_change",
+                 "ssim", "chosen", *COUNTS),
+    "clean_check": checks.CHECK,
+    "paper_vs_ours": checks.PAPER,
 }  # fmt: skip
+
+
+# --- rows
 
 
 def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
     """Top-1 of every target R (rounded to 8 bits and not), PSNR and SSIM, with intervals and the spread over seeds."""
     for cell in cells.values():
-        values = {(arch, "top1"): cell.hits[:, r] for r, arch in enumerate(cell.targets)}
         runs = list(cell.runs.values())
+        values = {(arch, "top1"): cell.hits[:, r] for r, arch in enumerate(cell.targets)}  # S N
         floats = 100.0 * np.stack([run.hits_float() for run in runs])
         values |= {(arch, "top1_float"): floats[:, r] for r, arch in enumerate(cell.targets)}
         for suffix in ("", "_transformed"):
@@ -74,46 +60,38 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
         scales = [100.0 if metric.startswith("top1") else 1.0 for _, metric in values]
         columns = [value.mean(0) / scale for value, scale in zip(values.values(), scales, strict=True)]
         estimates = stats.mean_intervals(np.stack(columns, 1), cell.groups)
-        for ((arch, metric), value), scale, estimate in zip(values.items(), scales, estimates, strict=True):  # (S, N)
-            seeds = value.mean(1)
-            yield cell.base() | cell.counts() | {
-                "split": cell.split, "target_arch": arch, "metric": metric,
-                **dict(zip(ESTIMATE, (scale * x for x in estimate), strict=True)),
-                "seed_low": seeds.min(), "seed_high": seeds.max(),
-            }  # fmt: skip
+        for ((arch, metric), value), scale, estimate in zip(values.items(), scales, estimates, strict=True):
+            row = cell.base() | {"split": cell.split, "target_arch": arch, "metric": metric, "main": cell.is_main}
+            yield row | named(ESTIMATE, (scale * x for x in estimate)) | _spread(value)
 
 
-def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
+def _spread(values: np.ndarray) -> dict[str, float]:
+    """The lowest and the highest mean of a single seed; values (S, N)."""
+    means = values.mean(1)
+    return named(SEEDS, (means.min(), means.max()))
+
+
+def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
     """Paired differences to the baselines on the same pictures and seeds, in points of top-1.
 
-    Primary contrasts (the main processor's ``ra`` at the preset's weight to ``plain``: source and mean unseen R, per
-    task) stand alone; p-values of all others are Holm-corrected together.
+    Primary contrasts (the main comparison's ``ra`` to ``plain``: source and mean unseen R, per task) stand alone; p-values of
+    all others are Holm-corrected together.
     """
     # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
-    for baseline, cell, plain, gain in paired(cells):
-        clean = cells.get(main_key(cell.settings["preset"], *cell.key[:2], "clean"))
-        found = list(contrasts(cell))
-        per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # (S, N, contrast)
+    for baseline, cell, plain, gain in pairs:
+        found = list(comparisons.contrasts(cell))
+        per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # S N contrast
         means = per_seed.mean(0)
         estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
-        if clean is not None:
-            check_paired(plain, clean)
-            gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
-            gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
-            gaps = stats.mean_intervals(gap, cell.groups, differences=True)
-            wide = [k for k, gap_ in enumerate(gaps) if gap_.low > 0]  # else there is no gap to close
-            closed = dict(zip(wide, stats.ratio_intervals(means[:, wide], gap[:, wide], cell.groups), strict=True))
+        preset, (task, strength) = cell.settings["preset"], cell.key[:2]
+        clean = cells.get(main_key(preset, task, strength, "clean"))
+        closed = _gap_closed(means, found, plain, clean) if clean is not None else {}
+        main = cell.is_main and baseline == "plain"
         for k, (name, role, _) in enumerate(found):
-            values = per_seed[..., k]
-            row = cell.base() | cell.counts() | {
-                "baseline": baseline, "target_arch": name, "role": role, **dict(zip(ESTIMATE, estimates[k], strict=True)),
-                "seed_low": values.mean(1).min(), "seed_high": values.mean(1).max(),
-                "p": p[k], "primary": baseline == "plain" and is_primary(cell, role),
-            }  # fmt: skip
-            if clean is not None and k in closed:
-                row |= dict(zip(("gap_closed", "gap_low", "gap_high"), closed[k], strict=True))
-            rows.append(row)
+            row = cell.base() | {"baseline": baseline, "target_arch": name, "role": role, "main": main, "p": p[k]}
+            row["primary"] = main and cell.settings["mode"] == "ra" and role in ("source", "mean_unseen")
+            rows.append(row | named(ESTIMATE, estimates[k]) | _spread(per_seed[..., k]) | closed.get(k, {}))
     others = [row for row in rows if not row["primary"]]
     if others:
         for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
@@ -121,24 +99,29 @@ def gain_rows(cells: dict[tuple, Cell]) -> list[dict]:
     return rows
 
 
-def is_primary(cell: Cell, role: str) -> bool:
-    preset, degradation = cell.settings["preset"], cell.key[:2]
-    main = degradation in degradations(preset) and cell.key == main_key(preset, *degradation, "ra")
-    return main and role in ("source", "mean_unseen")
+def _gap_closed(means: np.ndarray, found: list[tuple[str, str, list[int]]], plain: Cell, clean: Cell) -> dict[int, dict]:
+    """Gain / (clean - plain) of those contrasts, by their place, where clean pictures are read better for sure.
+
+    Args:
+        means: (N, contrast) gains.
+        found: the contrasts.
+    """
+    check_paired(plain, clean)
+    gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N
+    gap = np.stack([gap[targets].mean(0) for *_, targets in found], -1)
+    wide = [k for k, one in enumerate(stats.mean_intervals(gap, plain.groups, differences=True)) if one.low > 0]
+    ratios = stats.ratio_intervals(means[:, wide], gap[:, wide], plain.groups)
+    return {k: named(GAP, ratio) for k, ratio in zip(wide, ratios, strict=True)}
 
 
-def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
+def kept_rows(pairs: list[Pair]) -> Iterator[dict]:
     """``gain_kept``: mean unseen gain / source gain; empty with a reason unless the source's interval lies above 0."""
-    for baseline, cell, _, gain in paired(cells):
-        if baseline != "plain":
-            continue
-        roles = {}
-        for _, role, targets in contrasts(cell):
-            roles.setdefault(role, []).extend(targets)
-        if "mean_unseen" not in roles or "source" not in roles:
+    for baseline, cell, _, gain in pairs:
+        roles = comparisons.targets_by_role(cell)
+        if baseline != "plain" or "mean_unseen" not in roles or "source" not in roles:
             continue
         source, unseen = (gain.mean(0)[roles[role]].mean(0) for role in ("source", "mean_unseen"))
-        row = cell.base() | cell.counts() | {"source_gain": source.mean(), "unseen_gain": unseen.mean(), "reason": ""}
+        row = cell.base() | {"main": cell.is_main, "source_gain": source.mean(), "unseen_gain": unseen.mean(), "reason": ""}
         (_, low, high), *_ = stats.mean_intervals(source[:, None], cell.groups, differences=True)
         if low <= 0 <= high:
             row["reason"] = f"the source's gain has the interval {low:.2f} to {high:.2f}, which includes 0"
@@ -146,21 +129,21 @@ def kept_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
             row["reason"] = f"the source loses {-source.mean():.2f} points: there is no gain to keep"
         else:
             (kept,) = stats.ratio_intervals(unseen[:, None], source[:, None], cell.groups)
-            row |= dict(zip(ESTIMATE, kept, strict=True))
+            row |= named(ESTIMATE, kept)
         yield row
 
 
-def overall_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
-    """The gain over plain per picture, averaged over all R's (no second trainings): the figure that few pictures resolve best.
+def overall_rows(pairs: list[Pair]) -> Iterator[dict]:
+    """The gain over plain per picture, averaged over all R's but retrained copies: few pictures resolve it best.
 
     ``resolves``: the gain that a study of as many pictures would find in four cases of five.
     """
-    for baseline, cell, _, gain in paired(cells):
+    for baseline, cell, _, gain in pairs:
         if baseline == "plain":
             readers = [r for r, arch in enumerate(cell.targets) if not is_variant(arch)]
             (estimate,) = stats.mean_intervals(gain.mean(0)[readers].mean(0)[:, None], cell.groups, differences=True)
-            resolves = POWER * (estimate[2] - estimate[1]) / 2
-            yield cell.base() | cell.counts() | dict(zip(ESTIMATE, estimate, strict=True)) | {"resolves": resolves}
+            resolves = POWER * (estimate.high - estimate.low) / 2
+            yield cell.base() | {"main": cell.is_main} | named(ESTIMATE, estimate) | {"resolves": resolves}
 
 
 def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -170,35 +153,27 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
     adapted R's through R. (On the degraded pictures R needs no P at all.)
 
     A row per mode and reader: the source R, or one that was trained on from it, on the degraded pictures or on plain's. Gains
-    are over plain read by the source R, seed 0; ``unseen_gain`` is that of the other architectures, whom no adapted R helps.
+    are over plain read by the source R, seed 0; ``unseen_gain`` is that of the other architectures, which no adapted R helps.
     Empty for a preset without adapted R's.
     """
     source = PRESETS[preset]["source_arch"]
     for task, strength in degradations(preset):
-        same = {mode: cells.get(main_key(preset, task, strength, mode)) for mode in (*registry.modes("baseline"), *registry.modes("paper"), *registry.modes("control"))}
-        same = {mode: cell.seeds([0]) for mode, cell in same.items() if cell is not None and 0 in cell.runs}
-        plain = same.get("plain")
-        if plain is None:
-            continue
-        readers = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")]
-        unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
-        for mode, cell in same.items() if readers else ():
+        same = {mode: cells.get(main_key(preset, task, strength, mode)) for mode in registry.MODES}
+        first = {mode: cell.seeds([0]) for mode, cell in same.items() if cell is not None and 0 in cell.runs}
+        plain = first.get("plain")
+        adapted = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")] if plain is not None else []
+        for mode, cell in first.items() if adapted else ():
             check_paired(plain, cell)
-            run = cell.runs[0]
-            quality = (
-                {} if mode == "clean" else {"psnr": metrics.psnr(run.arrays["mse"]).mean(), "ssim": run.arrays["ssim"].mean()}
-            )
+            unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
             others = (cell.hits[0, unseen] - plain.hits[0, unseen]).mean(0)
-            for reader in (source, *readers):
+            for reader in (source, *adapted):
                 hits = cell.hits[0, cell.targets.index(reader)]
                 gains = np.stack([hits - plain.hits[0, plain.targets.index(source)], others], 1)
                 (value,) = stats.mean_intervals(hits[:, None] / 100, cell.groups)
                 gain, unseen_gain = stats.mean_intervals(gains, cell.groups, differences=True)
-                yield cell.counts() | quality | {
-                    "preset": preset, "task": task, "strength": strength, "mode": mode, "reader": reader,
-                    **dict(zip(ESTIMATE, (100 * x for x in value), strict=True)),
-                    **dict(zip(GAIN, gain, strict=True)), **dict(zip(UNSEEN, unseen_gain, strict=True)),
-                }  # fmt: skip
+                row = {"preset": preset, "task": task, "strength": strength, "mode": mode, "reader": reader} | cell.counts()
+                row |= named(ESTIMATE, (100 * x for x in value)) | named(GAIN, gain) | named(UNSEEN, unseen_gain)
+                yield row | ({} if mode == "clean" else cell.quality())
 
 
 def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
@@ -207,9 +182,11 @@ def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict
     Gains are over plain, seed 0; ``over_one`` is the paired difference to what another R gives, averaged over those others
     that were run. Empty for a degradation without a run from several R's.
     """
+    five = registry.main_recognisers()
+    four = {left_out: ",".join(arch for arch in five if arch != left_out) for left_out in five}
     for task, strength in degradations(preset):
         main = make_config(preset, task, "ra", strength=strength).science()
-        keys = {name: cell_key(main | {"source_arch": name}) for name in (*registry.main_recognisers(), *map(_others, registry.main_recognisers()), _others())}
+        keys = {name: comparisons.cell_key(main | {"source_arch": name}) for name in (*five, *four.values(), ",".join(five))}
         runs = {name: cells[key].seeds([0]) for name, key in keys.items() if key in cells and 0 in cells[key].runs}
         plain = cells.get(main_key(preset, task, strength, "plain"))
         if plain is None or 0 not in plain.runs or not any("," in name for name in runs):
@@ -217,13 +194,13 @@ def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict
         plain = plain.seeds([0])
         for cell in runs.values():
             check_paired(plain, cell)
-        for reader in (arch for arch in registry.main_recognisers() if arch in plain.targets):
+        for reader in (arch for arch in five if arch in plain.targets):
             r = plain.targets.index(reader)
             gain = {name: cell.hits[0, r] - plain.hits[0, r] for name, cell in runs.items()}
-            ones = [gain[name] for name in registry.main_recognisers() if name in gain and name != reader]
+            ones = [gain[name] for name in five if name in gain and name != reader]
             one = np.mean(ones, 0) if ones else None
             found = {"itself": (gain.get(reader), 1), "another": (one, len(ones)),
-                     "four_others": (gain.get(_others(reader)), 4), "all_five": (gain.get(_others()), 5)}  # fmt: skip
+                     "four_others": (gain.get(four[reader]), 4), "all_five": (gain.get(",".join(five)), 5)}  # fmt: skip
             for name, (values, n_sources) in found.items():
                 if values is None:
                     continue
@@ -231,47 +208,32 @@ def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict
                 estimates = stats.mean_intervals(np.stack(columns, 1), plain.groups, differences=True)
                 row = {"preset": preset, "task": task, "strength": strength, "target_arch": reader, "sources": name}
                 for names, estimate in zip((ESTIMATE, OVER_ONE), estimates, strict=False):
-                    row |= dict(zip(names, estimate, strict=True))
+                    row |= named(names, estimate)
                 yield plain.counts() | row | {"n_sources": n_sources}
 
 
-def _others(left_out: str = "") -> str:
-    """``source_arch`` of all families but one."""
-    return ",".join(arch for arch in registry.main_recognisers() if arch != left_out)
-
-
-def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
+def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
     """The weight grid on validation, seed 0, main processor and source; ``chosen`` by the rule.
 
     The rule: the best top-1 of the source R among the weights that cost at most ``MAX_PSNR_COST``; a tie goes to the
     smaller weight.
     """
     rows = []
-    for baseline, cell, plain, gain in paired(cells):
+    for baseline, cell, plain, gain in pairs:
         settings = cell.settings
         main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"])
-        same = cell_key(settings | {"ra_weight": main.ra_weight}) == cell_key(main.science())
+        same = comparisons.cell_key(settings | {"ra_weight": main.ra_weight}) == comparisons.cell_key(main.science())
         if baseline != "plain" or not same or 0 not in cell.runs:
             continue
-        one, base = cell.seeds([0]), plain.seeds([0])
-        roles = {role: targets for _, role, targets in contrasts(one)}
-        seed = list(cell.runs).index(0)
-        row = one.base() | one.counts() | {"source_top1": one.hits[0, roles["source"]].mean(), "chosen": False}
-        gains = np.stack([gain[seed, roles[role]].mean(0) for role in ("source", "mean_unseen")], 1)
-        for name, (value, low, high) in zip(
-            ("source", "unseen"), stats.mean_intervals(gains, one.groups, differences=True), strict=True
-        ):
-            row |= {f"{name}_gain": value, f"{name}_low": low, f"{name}_high": high}
-        quality = {k: [metrics.psnr(c.runs[0].arrays["mse"]).mean(), c.runs[0].arrays["ssim"].mean()] for k, c in
-                   (("ra", one), ("plain", base))}  # fmt: skip
-        row |= {
-            "psnr": quality["ra"][0],
-            "ssim": quality["ra"][1],
-            "psnr_change": quality["ra"][0] - quality["plain"][0],
-        }
-        rows.append({name: row[name] for name in TRADEOFF})
+        of_seed_0, roles = gain[list(cell.runs).index(0)], comparisons.targets_by_role(cell)  # R N
+        gains = np.stack([of_seed_0[roles[role]].mean(0) for role in ("source", "mean_unseen")], 1)
+        source, unseen = stats.mean_intervals(gains, cell.groups, differences=True)
+        one, change = cell.seeds([0]), cell.quality()["psnr"] - plain.quality()["psnr"]
+        row = {name: settings[name] for name in ("preset", "task", "strength", "mode", "ra_weight")} | one.counts()
+        row |= {"source_top1": one.hits[0, roles["source"]].mean(), "psnr_change": change, "chosen": False}
+        rows.append(row | named(SOURCE, source) | named(UNSEEN, unseen) | cell.quality())
     for key in degradations(preset):
-        for mode in (*registry.modes("paper"), *registry.modes("control")):
+        for mode in registry.MODES:
             tried = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
             allowed = [r for r in tried if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
@@ -279,38 +241,41 @@ def tradeoff_rows(preset: str, cells: dict[tuple, Cell]) -> list[dict]:
     return rows
 
 
+# --- files
+
+
 def own_cells(preset: str, split: str) -> dict[tuple, Cell]:
-    """The preset's cells on its own data set; what was learned from another one is transfer's."""
-    cells = load_cells(preset, split)
-    return {key: cell for key, cell in cells.items() if cell.settings["dataset"] == PRESETS[preset]["dataset"]}
+    """The preset's cells on its own data set."""
+    return comparisons.of_own_data(comparisons.load_cells(preset, split))
 
 
 def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]:
-    """Rebuild every per-run CSV and every table of a preset from its predictions; returns what was written.
+    """Rebuild ``runs.csv`` and every table of a preset from its predictions; returns the tables' paths.
 
-    ``log`` is told of per-run CSVs that somebody, or a disk, has changed.
+    ``log`` is told where ``runs.csv`` was not what the predictions give.
     """
     one_of("preset", preset, PRESETS)
     folder = results_folder(preset)
-    predictions = sorted((folder / "predictions").glob("*.npz"))
+    predictions = [load_predictions(path) for path in sorted((folder / "predictions").glob("*.npz"))]
     if not predictions:
         raise StudyError(f"results/{preset}/predictions is empty; run rastudy sweep --preset {preset}")
-    for path in predictions:
-        table = folder / "runs" / f"{path.stem}.csv"
-        before = table.read_bytes() if table.is_file() else None
-        write_csv(table, tidy_rows(load_predictions(path)), COLUMNS)
-        if before not in (None, table.read_bytes()):
-            log(f"{table.relative_to(root())} was not what its predictions give; made anew")
+    table = results_file(preset)
+    before = table.read_bytes() if table.is_file() else None
+    write_csv(table, [row for run in predictions for row in tidy_rows(run)], COLUMNS)
+    if before not in (None, table.read_bytes()):
+        log(f"{table.relative_to(root())} was not what the predictions give; rebuilt")
     load_results(preset)  # checks schema and keys
-    test, val = (own_cells(preset, split) for split in ("test", "val"))
-    gains = gain_rows(test)
+    merge_records(preset)
+    of_split = {split: [run for run in predictions if run.about["split"] == split] for split in ("test", "val")}
+    test, val = (comparisons.of_own_data(comparisons.cells_of(runs)) for runs in of_split.values())
+    pairs = list(comparisons.paired(test))
+    gains = gain_rows(test, pairs)
     rows = {
-        "accuracy": list(accuracy_rows(test)), "gains": gains, "kept": list(kept_rows(test)),
-        "overall": list(overall_rows(test)),
-        "equal_cost": list(equal_cost_rows(preset, test)), "several_sources": list(several_sources_rows(preset, test)),
-        "controls": list(control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)), test)),
-        "tradeoff": tradeoff_rows(preset, val), "clean_check": list(clean_rows(preset, test)),
-        "paper_vs_ours": list(paper_rows(preset, test)),
+        "accuracy": accuracy_rows(test), "gains": gains, "kept": kept_rows(pairs), "overall": overall_rows(pairs),
+        "equal_cost": equal_cost_rows(preset, test), "several_sources": several_sources_rows(preset, test),
+        "controls": checks.control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)), test),
+        "tradeoff": tradeoff_rows(preset, list(comparisons.paired(val))), "clean_check": checks.clean_rows(preset, test),
+        "paper_vs_ours": checks.paper_rows(preset, test),
     }  # fmt: skip
     for name, columns in TABLES.items():
         write_csv(folder / f"{name}.csv", [rounded(row) for row in rows[name]], columns)
@@ -319,10 +284,18 @@ def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]
 
 def rounded(row: dict) -> dict:
     """Six decimals, p-values three digits: enough for any reader, and stable against the last bits of a sum."""
-    small = lambda v: float(f"{v:.3g}")  # noqa: E731
-    return {
-        k: (small(v) if k in ("p", "p_holm") else round(float(v), 6)) if isinstance(v, float) else v for k, v in row.items()
-    }
+    digits = lambda name, v: float(f"{v:.3g}") if name in ("p", "p_holm") else round(float(v), 6)  # noqa: E731
+    return {name: digits(name, v) if isinstance(v, float) else v for name, v in row.items()}
+
+
+def tables_command(args: argparse.Namespace) -> None:
+    committed = [name for name in PRESETS if name != "smoke" and any((results_folder(name) / "predictions").glob("*.npz"))]
+    for preset in args.preset or committed:
+        for path in make_tables(preset):
+            print(path.relative_to(root()))
+
+
+# --- reading
 
 
 def load_table(preset: str, name: str) -> pd.DataFrame:
@@ -332,26 +305,20 @@ def load_table(preset: str, name: str) -> pd.DataFrame:
     return read_table(path, TABLES[name], f"rastudy tables --preset {preset}", source_arch=str)
 
 
-def paper_gains() -> pd.DataFrame:
-    """The paper's gains over plain by task, mode and R, in points, with the role of R."""
-    table = paper_reported().pivot_table(index=["task", "target_arch"], columns="mode", values="value")
-    gains = table.drop(columns="plain").sub(table["plain"], axis=0).stack().rename("value").reset_index()
-    gains["role"] = np.where(gains["target_arch"] == "resnet18", "source", "unseen")
-    return gains
-
-
 def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.DataFrame:
     """The rows of the main comparison: the preset's processor, source R, weights and schedule, and the baselines.
 
-    Of a table of contrasts, those to ``baseline``.
+    Of gains, those over ``plain``, or the same cells' over another ``baseline``.
     """
-    main = {main_key(preset, *key, mode) for key in degradations(preset) for mode in (*registry.modes("baseline"), *PRESETS[preset]["modes"])}
+    if baseline == "plain":
+        return table[table["main"].astype(bool)]
+    main = {main_key(preset, *key, mode) for key in degradations(preset) for mode in PRESETS[preset]["modes"]}
     keep = pd.Series([key in main for key in table[list(CELL)].itertuples(index=False, name=None)], table.index, bool)
-    return table[keep & (table["baseline"] == baseline)] if "baseline" in table else table[keep]
+    return table[keep & (table["baseline"] == baseline)]
 
 
 def without_variants(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose target R is no second training, adapted or untrained one: the five, or somebody's own."""
+    """The rows whose target R is no retrained, adapted or untrained copy: the main five, or the user's own."""
     return table[~table["target_arch"].map(is_variant).astype(bool)]
 
 
@@ -369,10 +336,3 @@ def main_table(preset: str) -> pd.DataFrame:
     wide = wide.loc[rows, [*order, "PSNR", "SSIM"]]
     wide["seeds"] = table.assign(task=shown).groupby(["task", "mode"])["n_seeds"].max().loc[rows]
     return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})
-
-
-def tables_command(args: argparse.Namespace) -> None:
-    committed = [name for name in PRESETS if name != "smoke" and any((results_folder(name) / "predictions").glob("*.npz"))]
-    for preset in args.preset or committed:
-        for path in make_tables(preset):
-            print(path.relative_to(root()))
