@@ -9,6 +9,7 @@ SMALL_FIVE = ",".join(FAMILIES)
 # A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
 # the one to take where none is named) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
 # sweep.py's ``product``).
+# ``shown``: the name of the study's data in tables, of presets with committed results.
 # ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
 PRESETS: dict[str, dict] = {}
 
@@ -38,6 +39,7 @@ _SHARED = {  # by the small studies
 # accuracy on validation. Budget: 12 runs of 1 to 3 minutes on one core. Command: make study (make study-full).
 PRESETS["digits"] = {
     **_SHARED,
+    "shown": "digits",
     "dataset": "digits",
     "train_images": 8000,
     "test_images": 2500,
@@ -89,6 +91,7 @@ def _cifar10(targets: str, *weights: float) -> dict:
 
 PRESETS["cifar10"] = {
     **_SHARED,
+    "shown": "CIFAR-10",
     "dataset": "cifar10",
     "data_dir": "data/cifar10",
     "test_images": 10000,
@@ -167,6 +170,7 @@ PRESETS["imagenet_small"] = {
 # Command: rastudy sweep --preset imagenet_lite --data DIR
 PRESETS["imagenet_lite"] = {
     **_PHOTOGRAPHS,
+    "shown": "700 photographs",
     "data_dir": "data/photographs",
     "val_images": 50,
     "test_images": 300,
@@ -181,6 +185,7 @@ PRESETS["imagenet_lite"] = {
     "precision": "bf16",
     "source_arch": "efficientnet_lite0",
     "target_archs": "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2",
+    "boundary_pictures": 60,  # test photographs whose decision boundaries are measured
     "gate_db": 0.5,
     "degradations": {
         (task, strength): {"pretrain_epochs": 200, "epochs": 30, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
@@ -190,6 +195,7 @@ PRESETS["imagenet_lite"] = {
 # The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.
 PRESETS["smoke"] = {
     **PRESETS["digits"],
+    "shown": "",
     "train_images": 200,
     "val_images": 60,
     "test_images": 60,
@@ -202,6 +208,7 @@ PRESETS["smoke"] = {
         "scenes": {"train_images": 40, "test_images": 20, "val_images": 20, "image_size": 96},
     },
     "transfer_seeds": (0,),
+    "boundary_pictures": 20,
     "gate_db": None,
     "degradations": {
         key: settings | {"pretrain_epochs": 1, "epochs": 1} for key, settings in PRESETS["digits"]["degradations"].items()

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from rastudy.analysis import tables
+from rastudy.__main__ import main
 from rastudy.config import configure, make_config
 from rastudy.data.datasets import load_split, read_folder
 from rastudy.errors import StudyError
@@ -25,10 +24,9 @@ from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import build_processor
 from rastudy.models.small_nets import build_small
 from rastudy.paths import write_atomic, write_csv
-from rastudy.sweep import sweep
-from rastudy.training import fit_classifiers as recognisers
 from rastudy.training import train
-from rastudy.training.run_store import claim_folder, load_weights, run_folder, save_weights
+from rastudy.training.run_store import claim_folder, run_folder
+from rastudy.training.weights import load_weights, save_weights
 
 RA = make_config("smoke", "sr", "ra", strength=4, ra_weight=0.01, lr=0.01)
 ROW = {**dict.fromkeys(COLUMNS, "-"), "run_id": "sr4-plain", "metric": "top1", "value": 61.5, "n_images": 10}
@@ -84,9 +82,8 @@ def write_study(root: Path) -> None:
     edited = run_folder(plain(seed=8)) / "config.json"
     edited.parent.mkdir(parents=True)
     edited.write_text('{"seed": 8,')
-    runs = root / "results" / "smoke" / "runs"
-    for name in ("one", "other"):
-        write_csv(runs / f"{name}.csv", [ROW], COLUMNS)
+    write_csv(root / "results" / "smoke" / "runs.csv", [ROW, ROW], COLUMNS)
+    write_csv(root / "whole.csv", [ROW], COLUMNS)
     for name, value in {"duplicate": 61.6, "nan": float("nan"), "text": "high", "blank": ""}.items():
         write_csv(root / f"{name}.csv", [ROW, ROW | {"value": value}], COLUMNS)
     write_csv(root / "schema.csv", [{"mode": "plain", "top1": 61.5}], ["mode", "top1"])
@@ -144,14 +141,9 @@ def predictions(name: str) -> Callable:
     return lambda i, r: load_predictions(r / name)
 
 
-def command(main: Callable[[], object], *arguments: str) -> Callable:
-    """A module's ``main`` as ``python -m`` runs it, its exit status raised."""
-
-    def run(i: Path, r: Path) -> None:
-        with mock.patch.object(sys, "argv", ["rastudy", *(at(argument, i, r) for argument in arguments)]):
-            sys.exit(main())
-
-    return run
+def command(*arguments: str) -> Callable:
+    """``rastudy ARGUMENTS``, its exit status raised."""
+    return lambda i, r: sys.exit(main([str(at(argument, i, r)) for argument in arguments]))
 
 
 # id, misuse, exception, fragments of the message
@@ -215,40 +207,47 @@ MISUSES = [
      StudyError, [RA.run_id, "lr: 0.5 there, 0.01 now", "source_weights", "digits:aaaaaaaa", "digits:bbbbbbbb"]),
     ("damaged run folder", lambda i, r: claim_folder(plain(seed=8), {}), StudyError, ["config.json"]),
     ("results with duplicate keys", table("duplicate.csv"), StudyError, ["duplicate.csv", "2 rows", "sr4-plain"]),
-    ("results of two files with one key", lambda i, r: load_results("smoke"),
-     StudyError, ["results/smoke/runs", "share a key", "sr4-plain"]),
+    ("results of a study with one key twice", lambda i, r: load_results("smoke"),
+     StudyError, ["results/smoke/runs.csv", "share a key", "sr4-plain"]),
     ("results of another schema", table("schema.csv"), StudyError, ["schema.csv", "['mode', 'top1']", "n_images"]),
     ("results with a field too many", table("wide.csv"), StudyError, ["wide.csv"]),
     ("results with NaN", table("nan.csv"), StudyError, ["nan.csv", "'value'", "not a number"]),
     ("results with text", table("text.csv"), StudyError, ["text.csv", "'value'", "not a number"]),
     ("results with a blank", table("blank.csv"), StudyError, ["blank.csv", "'value'", "not a number"]),
-    ("no results", lambda i, r: load_results("digits"), StudyError, ["results/digits/runs", "rastudy.sweep.sweep"]),
+    ("no results", lambda i, r: load_results("digits"),
+     StudyError, ["results/digits/runs.csv", "rastudy sweep --preset digits"]),
     ("truncated predictions", predictions("cut.npz"), StudyError, ["cut.npz", "damaged", "anew"]),
     ("predictions with a flipped bit", predictions("flipped.npz"), StudyError, ["flipped.npz", "damaged"]),
     ("predictions of something else", predictions("foreign.npz"), StudyError, ["foreign.npz", "about"]),
-    ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy.sweep.sweep"]),
+    ("no predictions", predictions("absent.npz"), StudyError, ["absent.npz", "rastudy sweep"]),
     # commands: one line on stderr and status 2, no traceback
-    ("train: unknown mode", command(train.main, "--task", "sr", "--mode", "rra"), SystemExit, ["error: mode='rra'"]),
-    ("train: unknown option", command(train.main, "--task", "sr", "--sed", "3"), SystemExit, ["--sed"]),
+    ("train: unknown mode", command("train", "--task", "sr", "--mode", "rra"), SystemExit, ["error: mode='rra'"]),
+    ("unknown command", command("tabels"), SystemExit, ["error: unknown command 'tabels'; did you mean tables?"]),
+    ("train: unknown option", command("train", "--task", "sr", "--sed", "3"), SystemExit, ["--sed; did you mean --seed?"]),
     ("train: missing data",
-     command(train.main, "--preset", "smoke", "--task", "sr", "--dataset", "folder", "--data-dir", "{i}/absent"),
+     command("train", "--preset", "smoke", "--task", "sr", "--dataset", "folder", "--data-dir", "{i}/absent"),
      SystemExit, ["error: ", "absent"]),
-    ("evaluate: no weights", command(evaluate.main, "--processor", "{i}/absent.safetensors", "--task", "sr"),
+    ("evaluate: no weights", command("evaluate", "--processor", "{i}/absent.safetensors", "--task", "sr"),
      SystemExit, ["error: ", "absent.safetensors"]),
-    ("evaluate: another task", command(evaluate.main, "--processor", "{i}/weights/dn.safetensors", "--task", "sr"),
+    ("evaluate: another task", command("evaluate", "--processor", "{i}/weights/dn.safetensors", "--task", "sr"),
      SystemExit, ["error: ", "'dn'"]),
     ("evaluate: missing data",
-     command(evaluate.main, "--processor", "{i}/weights/dn.safetensors", "--task", "dn", "--data", "{i}/absent",
+     command("evaluate", "--processor", "{i}/weights/dn.safetensors", "--task", "dn", "--data", "{i}/absent",
              "--target-archs", "resnet18_small@{i}/weights/r10.safetensors", "--out", "{r}/out.csv"),
      SystemExit, ["error: ", "absent", "no such folder"]),
-    ("sweep: unknown task", command(partial(sweep.main, ["--preset", "smoke", "--task", "deblur", "--dry-run"])),
+    ("sweep: unknown task", command("sweep", "--preset", "smoke", "--task", "deblur", "--dry-run"),
      SystemExit, ["error: task='deblur'", "sr, dn, jpeg"]),
-    ("sweep: unknown preset", command(partial(sweep.main, ["--preset", "digit", "--dry-run"])),
+    ("sweep: unknown preset", command("sweep", "--preset", "digit", "--dry-run"),
      SystemExit, ["error: preset='digit'", "smoke"]),
-    ("tables: unknown preset", command(tables.main, "--preset", "digit"), SystemExit, ["error: preset='digit'"]),
-    ("tables: no predictions", command(tables.main, "--preset", "digits"),
+    ("tables: unknown preset", command("tables", "--preset", "digit"), SystemExit, ["error: preset='digit'"]),
+    ("tables: no predictions", command("tables", "--preset", "digits"),
      SystemExit, ["error: ", "results/digits/predictions"]),
-    ("recognisers: unknown architecture", command(recognisers.main, "--arch", "resnet19"),
+    ("boundaries: unknown preset", command("boundaries", "--preset", "digit"), SystemExit, ["error: preset='digit'", "digits"]),
+    ("boundaries: nothing measured", command("boundaries", "--preset", "digits", "--tables"),
+     SystemExit, ["error: ", "results/digits/boundaries is empty", "run rastudy boundaries --preset digits"]),
+    ("boundaries: pictures below 0", command("boundaries", "--preset", "smoke", "--pictures", "-1"),
+     SystemExit, ["error: pictures=-1", "0 or more"]),
+    ("recognisers: unknown architecture", command("recognisers", "--arch", "resnet19"),
      SystemExit, ["error: arch='resnet19'", "resnet18_small"]),
 ]  # fmt: skip
 
@@ -296,7 +295,7 @@ def test_the_sound_counterparts_are_accepted(ground, study_root):
     assert len(load_split("folder", "train", 3, n_val=1, data_dir=str(inputs / "split"), size=32)) == 3
     load_classifier(f"resnet18_small@{inputs}/weights/r10.safetensors")
     load_weights(inputs / "weights/dn.safetensors", build_processor("srresnet", 1, 4, 1))
-    assert len(load_csv(study_root / "results" / "smoke" / "runs" / "one.csv")) == 1
+    assert len(load_csv(study_root / "whole.csv")) == 1
     assert load_predictions(study_root / "whole.npz").arrays["label"].tolist() == list(range(500))
     assert claim_folder(plain(seed=7, pretrain_epochs=0), {"source_weights": {}}) == run_folder(
         plain(seed=7, pretrain_epochs=0)

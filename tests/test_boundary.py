@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from rastudy.boundaries import distances as boundary
-from rastudy.boundaries.distances import REACH, STEPS, TOLERANCE, distances, first_change, label_map, plane, rms, unit
+from rastudy.boundaries.distances import REACH, TOLERANCE, distances, first_change, label_map, plane, rms, unit
 from rastudy.errors import StudyError
 
 SHAPE = (3, 4, 4)
@@ -184,10 +184,3 @@ def test_what_has_no_boundary(case):
     steps[1] = 0
     with pytest.raises(StudyError, match=r"direction ra:x is zero for 1 of 3 pictures \(the first: 1\).*take another run"):
         unit(steps, "ra:x")
-
-
-def test_medians_know_of_censoring():
-    """Not reached is farther than anything; half of them hide the median."""
-    assert boundary.median(np.array([1, 2, 3, np.inf, np.inf])) == 3
-    assert boundary.median(np.array([1, np.inf, np.inf])) == np.inf and np.isnan(boundary.median(np.zeros(0)))
-    assert STEPS >= 8

@@ -32,13 +32,14 @@ from rastudy.data.datasets import read_folder
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate_files
 from rastudy.evaluation.predictions import COLUMNS, KEY, load_csv, load_predictions, read_table, save_predictions
+from rastudy.grid import settings_from
 from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import build_processor
 from rastudy.paths import read_json, results_folder, write_csv
 from rastudy.restore.image_io import open_picture
 from rastudy.restore.restore import load, restore_files
-from rastudy.sweep.sweep import settings_from
-from rastudy.training.run_store import claim_folder, load_weights, read_metadata, run_folder
+from rastudy.training.run_store import claim_folder, run_folder
+from rastudy.training.weights import load_weights, read_metadata
 from rastudy.transfer import tables as transfer
 
 SECONDS = 60  # for one input, on a busy machine

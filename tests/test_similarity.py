@@ -16,7 +16,7 @@ from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.report import gallery
-from rastudy.training.run_store import build_models, save_weights, weights_file
+from rastudy.training.weights import build_models, save_weights, weights_file
 
 SOURCE = "resnet18_small"
 
@@ -50,6 +50,13 @@ def test_resampled_figures_are_those_of_the_resample(draws):
         assert found["share"][b] == pytest.approx(100 * (a > 0).mean(), abs=1e-4)
         ranked = [scipy.stats.rankdata(v) for v in (a, c)]  # spearmanr takes no infinite values
         assert found["rank"][b] == pytest.approx(np.corrcoef(*ranked)[0, 1], abs=1e-6)
+
+
+def test_medians_know_of_censoring():
+    """Not reached is farther than anything; half of them hide the median."""
+    for values, median in (([1, 2, 3, np.inf, np.inf], 3), ([1, np.inf, np.inf], np.inf), ([], np.nan)):
+        found = similarity.medians(np.array(values), np.ones((1, len(values)), np.float32))
+        assert found == pytest.approx([median], nan_ok=True)
 
 
 def test_between():
@@ -136,7 +143,7 @@ def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
     assert said == ["jpeg 6: measured already"] * 2
     before = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(boundaries, "measure_part", None)  # its parts are kept, nothing is measured
+    monkeypatch.setattr(boundaries, "measure_part", lambda: None)  # its parts are kept, nothing is measured
     boundaries.measure("smoke", key, n=8, log=said.append)
     assert path.read_bytes() == before
     save_weights(weights_file(two_runs[1]), build_models(two_runs[1])[0], two_runs[1])  # another RA
@@ -162,11 +169,11 @@ def test_missing_runs(study_root):
     with pytest.raises(StudyError, match=rf"no weights of ra:{SOURCE}; run {sweep}"):
         boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
     assert boundaries.trained("smoke") == []
-    with pytest.raises(StudyError, match=r"boundaries is empty; run python -m rastudy\.similarity --preset smoke"):
+    with pytest.raises(StudyError, match=r"boundaries is empty; run rastudy boundaries --preset smoke"):
         similarity.make_tables("smoke")
-    with pytest.raises(StudyError, match=r"no such table; run python -m rastudy\.similarity --preset smoke"):
+    with pytest.raises(StudyError, match=r"no such table; run rastudy boundaries --preset smoke"):
         similarity.load_table("smoke", "boundary_pairs")
-    with pytest.raises(StudyError, match=r"not measured; run python -m rastudy\.similarity --preset smoke --task jpeg"):
+    with pytest.raises(StudyError, match=r"not measured; run rastudy boundaries --preset smoke --task jpeg"):
         boundary_plots.load_measured("smoke", "jpeg", 6.0)
 
 

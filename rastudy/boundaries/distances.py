@@ -1,12 +1,12 @@
-"""Where a recogniser changes its mind: distances to its decision boundaries along directions, and label maps on planes.
+"""Distances from a picture to a recogniser's decision boundaries along given directions, and label maps on planes.
 
-Source: paper.md's definitions. MD_d(f, x) = min{e > 0 : argmax f(x + e d) != argmax f(x)} (Tramer et al. 2017); of pictures
-that R misreads we take the distance to *entering* the true class instead: that is where RA gains. Distances are pixel RMS on
-the scale from 0 to 1. Nothing is clipped: a boundary lies where it lies, and how much of a picture left [0, 1] is reported.
+Source: paper.md's definitions. MD_d(f, x) = min{e > 0 : argmax f(x + e d) != argmax f(x)} (Tramer et al. 2017). For pictures
+that are misclassified we take the distance to *entering* the true class instead: that is where RA gains. Distances are pixel
+RMS on the scale from 0 to 1. Pixels are not clipped to [0, 1]; the share of pixels outside is reported.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +14,22 @@ import torch
 
 from rastudy.errors import StudyError
 
-REACH = 4.0  # times the RA step: how far the scan goes
+REACH = 4.0  # RA steps: how far the scan goes
 STEPS = 16  # of the scan
-TOLERANCE = 1 / 128  # of the RA step: bisection stops there
-BUDGET = 16 * 2**20  # bytes of pictures that are read at a time: what a network makes of them takes many times as much
-PLACE = 32  # bytes of a place of a plane's grid: coordinates, label, margin
-BATCH = 128  # of them at most: more do not fit a core's cache and take longer
+TOLERANCE = 1 / 128  # RA steps: bisection stops at this width
+BUDGET = 16 * 2**20  # bytes of pictures per forward pass; a network's activations take many times as much
+PLACE = 32  # bytes per point of a plane's grid: coordinates, label, margin
+BATCH = 128  # pictures per forward pass at most: more do not fit a core's cache and take longer
+
+Logits = Callable[[torch.Tensor], torch.Tensor]  # a recogniser: pictures (N, 3, H, W) to logits (N, C)
 
 
 class Distances(NamedTuple):
-    """``value`` (D, N): RMS of the step to the first change along each direction, ``inf`` where the scan found none (censored);
-    ``outside`` (D, N): share of pixels out of [0, 1] there, or where the scan ended; ``right`` (N,): it names the label."""
+    """Distances of D directions and N pictures.
+
+    ``value`` (D, N): RMS of the step to the first change; ``inf`` where the scan found none (censored). ``outside`` (D, N):
+    share of pixels outside [0, 1] there, or at the end of the scan. ``right`` (N,): is the start classified correctly?
+    """
 
     value: np.ndarray
     outside: np.ndarray
@@ -32,12 +37,12 @@ class Distances(NamedTuple):
 
 
 def rms(step: torch.Tensor) -> torch.Tensor:
-    """(..., 3, H, W) to (...,) root mean squares over a picture."""
+    """(..., 3, H, W) to (...,): root mean square over a picture."""
     return step.double().square().mean((-3, -2, -1)).sqrt()
 
 
 def unit(step: torch.Tensor, name: str) -> torch.Tensor:
-    """The steps (N, 3, H, W) scaled to an RMS of 1; StudyError where one is zero, for it points nowhere."""
+    """The steps (N, 3, H, W) scaled to an RMS of 1; StudyError where one is zero and has no direction."""
     size = rms(step)
     if not (size > 0).all():
         places = torch.nonzero(size <= 0).flatten().tolist()
@@ -54,7 +59,7 @@ def random_like(step: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def with_spectrum_of(step: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Noise whose amplitude at each frequency and in each channel is that of the steps (N, 3, H, W); its phases are random."""
+    """Noise with the amplitudes of the steps (N, 3, H, W) at each frequency and in each channel, and random phases."""
     phases = torch.fft.rfft2(random_like(step, generator))
     amplitude = torch.fft.rfft2(step).abs()
     return torch.fft.irfft2(amplitude * phases / phases.abs().clamp_min(1e-12), s=step.shape[-2:])
@@ -66,13 +71,13 @@ def first_change(
     """The first distance at which something has changed, found on a grid and bisected.
 
     Args:
-        changed: takes places (M,) and distances (M,), gives bool (M,).
+        changed: takes indices (M,) and distances (M,), gives bool (M,).
         grid: (K, n) increasing distances for each of the n.
         tolerance: (n,) width at which bisection stops.
 
     Returns:
-        (n,) the upper end of the last interval; ``inf`` where nothing had changed up to the grid's end. A change and its
-        reversal between two places of the grid are not seen.
+        (n,) the upper end of the last interval; ``inf`` where nothing had changed up to the end of the grid. A change that is
+        reversed before the next point of the grid is missed.
     """
     n = grid.shape[1]
     low, high, waiting = np.zeros(n), np.full(n, np.inf), np.arange(n)
@@ -91,55 +96,49 @@ def first_change(
 
 @torch.inference_mode()
 def distances(
-    reader: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, directions: torch.Tensor, step: np.ndarray,
-    label: np.ndarray, uphill: Sequence[int] = (), budget: int = BUDGET,
+    reader: Logits, start: torch.Tensor, directions: torch.Tensor, step: np.ndarray, label: np.ndarray,
+    uphill: Sequence[int] = (), budget: int = BUDGET,
 ) -> Distances:  # fmt: skip
-    """Distances from ``start`` (N, 3, H, W) to the first change of ``reader``'s verdict, along unit directions.
+    """Distances from ``start`` (N, 3, H, W) to the first change of a recogniser's prediction, along unit directions.
 
-    Where the reader names ``label`` (N,) at the start: to the first other verdict (leaving the class). Else: to the first place
-    where it names the label (entering it).
+    Where ``label`` (N,) is predicted at the start: to the first other prediction (leaving the class). Elsewhere: to the first
+    point where it is predicted (entering the class).
 
     Args:
         directions: (D, N, 3, H, W) of RMS 1.
         step: (N,) RMS of the RA step; the scan goes to ``REACH`` times it.
-        uphill: places of directions that are followed backwards by pictures the reader names rightly: a loss falls towards the
-            true class, which those leave uphill.
-        budget: bytes of pictures that are read at a time; no figure depends on it.
+        uphill: indices of directions that correctly classified pictures follow backwards: a loss falls towards the true class,
+            and these pictures leave it uphill.
+        budget: bytes of pictures per forward pass; no result depends on it.
     """
     many, n = directions.shape[:2]
-    part = _at_a_time(start[0], budget)
-
-    def verdicts(line: np.ndarray, picture: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        found = [np.zeros(0, np.int64)]
-        for k in range(0, len(picture), part):
-            d, p = line[k : k + part], picture[k : k + part]
-            moved = directions[d, p] * torch.from_numpy(distance[k : k + part]).float().view(-1, 1, 1, 1) + start[p]
-            found.append(_read(reader, moved).argmax(1).numpy())
-        return np.concatenate(found)
-
+    part = _pictures_per_pass(start[0], budget)
     line, picture = np.repeat(np.arange(many), n), np.tile(np.arange(n), many)
-    right = verdicts(np.zeros(n, int), np.arange(n), np.zeros(n)) == label
-    sign = np.ones((many, n))
-    sign[np.ix_(list(uphill), right)] = -1
-    sign = sign.ravel()
 
-    def changed(place: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        of = picture[place]
-        return (verdicts(line[place], of, sign[place] * distance) == label[of]) != right[of]
+    def moved(line: np.ndarray, picture: np.ndarray, distance: np.ndarray) -> Iterator[torch.Tensor]:
+        for k in range(0, len(picture), part):
+            d, p, e = (array[k : k + part] for array in (line, picture, distance))
+            yield directions[d, p] * torch.from_numpy(e).float().view(-1, 1, 1, 1) + start[p]
 
-    reach = REACH * np.asarray(step, np.float64)
-    grid = np.linspace(0, 1, STEPS + 1)[1:, None] * reach[None, picture]
-    value = first_change(changed, grid, TOLERANCE * np.asarray(step, np.float64)[picture])
-    end = sign * np.where(np.isfinite(value), value, reach[picture])
-    outside = np.empty(many * n)
-    for k in range(0, many * n, part):
-        d, p = line[k : k + part], picture[k : k + part]
-        there = directions[d, p] * torch.from_numpy(end[k : k + part]).float().view(-1, 1, 1, 1) + start[p]
-        outside[k : k + part] = ((there - 0.5).abs() > 0.5).float().mean((1, 2, 3)).numpy()
+    def predictions(*where: np.ndarray) -> np.ndarray:
+        return np.concatenate([_read(reader, pictures).argmax(1).numpy() for pictures in moved(*where)])
+
+    right = predictions(np.zeros(n, int), np.arange(n), np.zeros(n)) == label
+    sign = np.where(np.isin(line, uphill) & right[picture], -1.0, 1.0)
+
+    def changed(index: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        of = picture[index]
+        return (predictions(line[index], of, sign[index] * distance) == label[of]) != right[of]
+
+    step = np.asarray(step, np.float64)[picture]
+    reach = REACH * step
+    value = first_change(changed, np.linspace(0, 1, STEPS + 1)[1:, None] * reach, TOLERANCE * step)
+    ends = moved(line, picture, sign * np.where(np.isfinite(value), value, reach))
+    outside = np.concatenate([((end - 0.5).abs() > 0.5).float().mean((1, 2, 3)).numpy() for end in ends])
     return Distances(value.reshape(many, n), outside.reshape(many, n), right)
 
 
-def _read(reader: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
+def _read(reader: Logits, pictures: torch.Tensor) -> torch.Tensor:
     """Logits (N, C); StudyError where C is 1: such a recogniser has no boundary."""
     logits = reader(pictures.contiguous(memory_format=torch.channels_last))
     if logits.shape[1] < 2:
@@ -147,21 +146,16 @@ def _read(reader: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor
     return logits
 
 
-def _at_a_time(picture: torch.Tensor, budget: int) -> int:
-    """How many pictures may be read at a time; StudyError where there is no room for one."""
+def _pictures_per_pass(picture: torch.Tensor, budget: int) -> int:
+    """How many pictures fit the budget; StudyError where not even one does."""
     size = picture.numel() * 4
     if size > budget:
         raise StudyError(f"a picture of {size} bytes exceeds the budget of {budget} bytes; give at least {size}")
     return min(BATCH, budget // size)
 
 
-def median(value: np.ndarray) -> float:
-    """The median of distances of which some are censored (``inf``): itself ``inf`` where half of them or more are."""
-    return float(np.quantile(value, 0.5, method="higher")) if len(value) else float("nan")
-
-
 def plane(first: torch.Tensor, second: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two orthonormal directions (RMS 1) that span the plane of two steps (3, H, W); StudyError where they span none."""
+    """Two orthonormal directions (RMS 1) that span the plane of two steps (3, H, W); StudyError where these are parallel."""
     one = unit(first[None], name)[0].double()
     rest = second.double() - (second.double() * one).mean() * one
     if rms(rest) <= 1e-6 * rms(second) or not rms(second) > 0:
@@ -171,14 +165,16 @@ def plane(first: torch.Tensor, second: torch.Tensor, name: str) -> tuple[torch.T
 
 @torch.inference_mode()
 def label_map(
-    reader: Callable[[torch.Tensor], torch.Tensor], origin: torch.Tensor, axes: tuple[torch.Tensor, torch.Tensor],
-    extent: tuple[float, float, float, float], size: int, budget: int = BUDGET,
+    reader: Logits, origin: torch.Tensor, axes: tuple[torch.Tensor, torch.Tensor], extent: tuple[float, float, float, float],
+    size: int, budget: int = BUDGET,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """The reader's verdict and its margin on a grid of a plane.
+    """A recogniser's predictions and their margins on a grid of a plane.
 
     Args:
-        origin: (3, H, W); ``axes``: two directions from :func:`plane`; ``extent``: lowest and highest coordinate along each.
-        size: places along either axis.
+        origin: (3, H, W).
+        axes: two directions from :func:`plane`.
+        extent: lowest and highest coordinate along each axis.
+        size: points along either axis.
 
     Returns:
         labels (size, size) int64, rows along the second axis from the lowest up; margin (size, size): the softmax of the first
@@ -188,9 +184,8 @@ def label_map(
         fits = math.isqrt(budget // PLACE)
         raise StudyError(f"a grid of {size} x {size} exceeds the budget of {budget} bytes; {fits} x {fits} fits")
     x, y = (torch.linspace(low, high, size) for low, high in (extent[:2], extent[2:]))
-    places = torch.cartesian_prod(y, x)
     labels, margins = [], []
-    for part in places.split(_at_a_time(origin, budget)):
+    for part in torch.cartesian_prod(y, x).split(_pictures_per_pass(origin, budget)):
         pictures = origin + part[:, 1, None, None, None] * axes[0] + part[:, 0, None, None, None] * axes[1]
         best = _read(reader, pictures).softmax(1).topk(2)
         labels.append(best.indices[:, 0])
@@ -199,15 +194,15 @@ def label_map(
 
 
 def confusion(one: np.ndarray, other: np.ndarray, classes: int) -> np.ndarray:
-    """How often one names i where the other names j, (classes, classes) int64."""
+    """How often one predicts i where the other predicts j, (classes, classes) int64."""
     pairs = one.astype(np.int64).ravel() * classes + other.ravel()
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of confusions (..., C, C): the share of equal labels, Cohen's kappa, and the share of equal labels that chance gives.
+    """Of confusions (..., C, C): the share of equal labels, Cohen's kappa, and the share expected by chance.
 
-    Kappa is undefined (nan) where both name one class alone.
+    Kappa is undefined (nan) where both predict a single class.
     """
     counts = counts / counts.sum((-2, -1), keepdims=True)
     same = np.trace(counts, axis1=-2, axis2=-1)

@@ -1,7 +1,7 @@
-"""What the recognisers say around plain P's pictures: along directions, on planes, on the way to RA's. ``measure`` keeps it.
+"""What recognisers predict around plain P's pictures: along directions, on planes, on the way to RA's picture.
 
-``results/<preset>/boundaries/<degradation>.npz`` holds what :mod:`rastudy.boundaries.tables` makes tables of. Parts of it that an
-interrupted run has finished lie under ``runs/<preset>/boundaries`` and are not measured again.
+:func:`measure` writes ``results/<preset>/boundaries/<degradation>.npz``, from which :mod:`rastudy.boundaries.tables` makes its
+tables. The parts that an interrupted run has finished are kept under ``runs/<preset>/boundaries`` and are not measured again.
 """
 
 import hashlib
@@ -10,8 +10,10 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,20 +33,18 @@ from rastudy.models.classifiers import Classifier, load_classifier, weights_vers
 from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import is_variant, short_name
-from rastudy.training.run_store import load_models
+from rastudy.training.weights import load_models
 
-PICTURES, PICTURES_FULL = 200, 500  # of the test set: the first ones
-FEWER = {"smoke": 20, "imagenet_lite": 60}  # photographs at equal distances
-PER_PLANE, GRID = 20, 25  # of so many pictures the planes of one are drawn; places along either axis
-PLANE_KINDS = ("random", "unsupervised", "gradient", "pictures")  # the second direction of a plane; the first is RA's
+PICTURES, PICTURES_FULL = 200, 500  # test pictures, unless the preset sets boundary_pictures
+PER_PLANE, GRID = 20, 25  # one picture in so many has its planes drawn; points along either axis
 PATH = tuple(np.linspace(-1, 2, 13).tolist())  # t of P_plain + t (P_ra - P_plain)
-BANDS = (0.125, 0.25, 0.375)  # cycles a pixel, between the frequency bands
-EDGES = 0.2  # share of the pixels that count as edges: those of the steepest luminance
-MODES = ("ra", "ra_unsupervised", "ra_transformer")  # of the preset's source; other sources have ra's direction
+BANDS = (0.125, 0.25, 0.375)  # cycles per pixel, between the frequency bands
+EDGES = 0.2  # share of pixels that count as edges: those where luminance is steepest
+MODES = ("ra", "ra_unsupervised", "ra_transformer")  # trained with the preset's source; other sources give RA's direction alone
 
 
-def boundaries_file(config: Config) -> Path:
-    return results_folder(config.preset) / "boundaries" / f"{short_name(config.task, config.strength).replace(' ', '')}.npz"
+def boundaries_file(preset: str, task: str, strength: float) -> Path:
+    return results_folder(preset) / "boundaries" / f"{short_name(task, strength).replace(' ', '')}.npz"
 
 
 def command_of(preset: str) -> str:
@@ -58,86 +58,84 @@ def sweep_command(config: Config) -> str:
     return f"rastudy sweep --preset {config.preset} --task {config.task}"
 
 
+def main_source(preset: str) -> str:
+    """The preset's R in the loss."""
+    return PRESETS[preset]["source_arch"]
+
+
+def run_of(config: Config, direction: str) -> Config:
+    """The run of a direction such as ``ra:resnet18_small``, or of ``plain``, for the degradation of ``config``."""
+    mode, _, source = direction.partition(":")
+    same = {name: getattr(config, name) for name in ("strength", "data_dir", "cache_dir", "device")}
+    return make_config(config.preset, config.task, mode, **same, **({"source_arch": source} if source else {}))
+
+
 def has_weights(config: Config, direction: str) -> bool:
-    """Whether the P of a direction such as ``ra:resnet18_small`` lies here."""
-    return bool(weights_of(taught_by(config, direction)))
-
-
-def main_source(config: Config) -> str:
-    return PRESETS[config.preset]["source_arch"]
-
-
-def taught_by(config: Config, direction: str) -> Config:
-    """The run of a direction such as ``ra:resnet18_small``."""
-    mode, source = direction.split(":")
-    return _beside(config, mode, source_arch=source)
-
-
-def plain_of(config: Config) -> Config:
-    return _beside(config, "plain")
-
-
-def _beside(config: Config, mode: str, **changes: str) -> Config:
-    where = {name: getattr(config, name) for name in ("strength", "data_dir", "cache_dir", "device")}
-    return make_config(config.preset, config.task, mode, **where, **changes)
+    """Whether the weights of a direction's P (see :func:`run_of`) are on disk."""
+    return bool(weights_of(run_of(config, direction)))
 
 
 def trained(preset: str) -> list[tuple[str, float]]:
-    """The preset's degradations whose plain and RA lie here."""
+    """The preset's degradations for which the weights of plain and of RA are on disk."""
     configs = [make_config(preset, task, "plain", strength=strength) for task, strength in degradations(preset)]
-    return [(c.task, c.strength) for c in configs if weights_of(c) and has_weights(c, f"ra:{main_source(c)}")]
+    ra = f"ra:{main_source(preset)}"
+    return [(config.task, config.strength) for config in configs if has_weights(config, "plain") and has_weights(config, ra)]
 
 
 def readers_of(config: Config, full: bool) -> list[str]:
-    """The five, or the preset's own; ``full``: and second trainings and other families, where there are weights of them."""
+    """The preset's recognisers; ``full``: also retrained copies and other families whose weights are on disk."""
     own = [name for name in config.targets if not is_variant(name)]
     if not full:
         return own
     again = [name for name in config.targets if is_variant(name) and "_on_" not in name]
-    others = dict.fromkeys([*again, f"{main_source(config)}_seed1", *registry.unlike_recognisers("small")])
+    others = dict.fromkeys([*again, f"{main_source(config.preset)}_seed1", *registry.unlike_recognisers("small")])
     return own + [name for name in others if (WEIGHTS / config.dataset / f"{name}.safetensors").is_file()]
 
 
 def directions_of(config: Config, full: bool) -> list[str]:
-    """Names of the directions; of other sources (``full``) those whose P is there."""
-    source = main_source(config)
-    taught = [f"{mode}:{source}" for mode in MODES if has_weights(config, f"{mode}:{source}")]
+    """Names of the directions; ``full``: also RA's of the other sources whose weights are on disk."""
+    source = main_source(config.preset)
+    taught = [f"{mode}:{source}" for mode in MODES]
     if full and source in registry.main_recognisers():
-        others = [f"ra:{name}" for name in registry.main_recognisers() if name != source]
-        taught += [name for name in others if has_weights(config, name)]
+        taught += [f"ra:{name}" for name in registry.main_recognisers() if name != source]
+    taught = [name for name in taught if has_weights(config, name)]
     return [*taught, "clean", *(f"gradient:{name}" for name in readers_of(config, full=False)), "white", "spectrum"]
 
 
+def second_directions(source: str) -> dict[str, str]:
+    """The second direction of a plane by the plane's kind; the first one is always RA's."""
+    return {"random": "spectrum", "unsupervised": f"ra_unsupervised:{source}", "gradient": f"gradient:{source}",
+            "pictures": "clean"}  # fmt: skip
+
+
 def description(config: Config, directions: Sequence[str], readers: Sequence[str], n: int, pictures: PictureSet) -> dict:
-    """All that a measurement depends on."""
-    plain, source = plain_of(config), main_source(config)
-    weights = {"plain": weights_of(plain)} | {d: weights_of(taught_by(config, d)) for d in directions if d.startswith("ra")}
-    weights.setdefault(f"ra:{source}", {})
-    for name, found in weights.items():
-        if not found:
-            what = f"{config.preset}, {short_name(config.task, config.strength)}"
-            raise StudyError(f"{what}: no weights of {name}; run {sweep_command(config)}")
-    constants = {"reach": boundary.REACH, "steps": boundary.STEPS, "tolerance": boundary.TOLERANCE, "path": PATH, "grid": GRID,
-                 "planes": max(1, n // PER_PLANE),
-                 "kinds": [kind for kind in PLANE_KINDS if kind != "unsupervised" or f"ra_unsupervised:{source}" in directions],
-                 "bands": BANDS, "edges": EDGES}  # fmt: skip
+    """Everything that a measurement depends on; StudyError where a run's weights are missing."""
+    source = main_source(config.preset)
+    needed = dict.fromkeys(["plain", *(name for name in directions if name.startswith("ra")), f"ra:{source}"])
+    weights = {name: weights_of(run_of(config, name)) for name in needed}
+    if missing := [name for name, found in weights.items() if not found]:
+        what = f"{config.preset}, {short_name(config.task, config.strength)}"
+        raise StudyError(f"{what}: no weights of {missing[0]}; run {sweep_command(config)}")
     return {
         "preset": config.preset, "task": config.task, "strength": config.strength, "source": source, "n": n,
         "data": pictures.digest, "directions": list(directions), "weights": weights,
-        "readers": weights_versions(list(dict.fromkeys((*readers, *readers_of(config, False)))), config.dataset), **constants,
+        "readers": weights_versions(list(dict.fromkeys((*readers, *readers_of(config, False)))), config.dataset),
+        "reach": boundary.REACH, "steps": boundary.STEPS, "tolerance": boundary.TOLERANCE, "path": PATH, "grid": GRID,
+        "planes": max(1, n // PER_PLANE), "kinds": [k for k, name in second_directions(source).items() if name in directions],
+        "bands": BANDS, "edges": EDGES,
     }  # fmt: skip
 
 
 def is_current(config: Config, wanted: dict, pictures: Callable[[int], PictureSet]) -> bool:
-    """Whether a file holds at least what is wanted, measured with the P's and R's that lie here now."""
-    path = boundaries_file(config)
+    """Whether the file holds at least what is wanted, measured with the weights that are on disk now."""
+    path = boundaries_file(config.preset, config.task, config.strength)
     if not path.is_file():
         return False
     about = load_predictions(path).about
     enough = all(set(wanted[part]) <= set(about[part]) for part in ("directions", "readers")) and about["n"] >= wanted["n"]
     try:
         now = description(config, about["directions"], list(about["readers"]), about["n"], pictures(about["n"]))
-    except StudyError:  # of a P or an R that is not here any more
+    except StudyError:  # the weights of one of its P's or R's are gone
         return False
     return enough and json.dumps(now) == json.dumps(about)
 
@@ -145,24 +143,28 @@ def is_current(config: Config, wanted: dict, pictures: Callable[[int], PictureSe
 # --- measuring
 
 
-def steps_of(config: Config, directions: Sequence[str], lq: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, dict]:
-    """Plain P's pictures (N, 3, H, W), as P gives them, and the steps from there to what R sees of other runs and to clean."""
+def steps_of(
+    config: Config, directions: Sequence[str], lq: torch.Tensor, gt: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Plain P's pictures (N, 3, H, W), not rounded, and the steps from there to other runs' pictures and to the clean ones."""
     device = config.torch_device()
+    lq = lq.to(device)
     with torch.no_grad():
-        start = load_models(plain_of(config))[0].to(device)(lq.to(device)).cpu()
+        start = load_models(run_of(config, "plain"))[0].to(device)(lq).cpu()
         steps = {}
-        for name in directions:
-            if name.startswith("ra"):
-                processor, transformer = (net and net.to(device) for net in load_models(taught_by(config, name)))
-                seen = processor(lq.to(device))
-                steps[name] = (seen if transformer is None else transformer(round_to_8_bits(seen))).cpu() - start
+        for name in (name for name in directions if name.startswith("ra")):
+            processor, transformer = load_models(run_of(config, name))
+            seen = processor.to(device)(lq)
+            seen = seen if transformer is None else transformer.to(device)(round_to_8_bits(seen))
+            steps[name] = seen.cpu() - start
     return start, steps | {"clean": gt - start}
 
 
 def descent(classifier: Classifier, pictures: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W): where the cross-entropy of a recogniser falls fastest."""
-    x = pictures.detach().to(classifier.mean.device).requires_grad_()
-    F.cross_entropy(classifier(x).double(), label.to(x.device), reduction="sum").backward()  # double: R may be very sure
+    """(N, 3, H, W): the direction of steepest descent of a recogniser's cross-entropy."""
+    device = classifier.mean.device
+    x = pictures.detach().to(device).requires_grad_()
+    F.cross_entropy(classifier(x).double(), label.to(device), reduction="sum").backward()  # double: R may be very sure
     return -x.grad.cpu()
 
 
@@ -170,100 +172,104 @@ def measure_part(config: Config, about: dict, part: int, planes: Sequence[int]) 
     """Measure one evaluation batch; pictures are the last axis of every array.
 
     Args:
-        planes: places in the whole set whose planes are drawn.
+        about: from :func:`description`.
+        part: index of the batch.
+        planes: indices, in the whole set, of the pictures whose planes are drawn.
     """
     torch.set_num_threads(config.threads)
     pictures = first_pictures(load_pictures(config, "test"), about["n"])
     batch = next(itertools.islice(evaluation_batches(pictures, config), part, None))
-    label, device = batch.label.numpy(), config.torch_device()
-    names = about["directions"]
+    names, source, label = about["directions"], about["source"], batch.label.numpy()
+    nets = {name: load_classifier(name, config.dataset).to(config.torch_device()) for name in about["readers"]}
+    reads = [reader_of(net) for net in nets.values()]
     start, steps = steps_of(config, names, batch.lq, batch.gt)
-    ra = steps[f"ra:{about['source']}"]
-    nets = {name: load_classifier(name, config.dataset).to(device) for name in about["readers"]}
+    ra = steps[f"ra:{source}"]
+    gradients = [name for name in names if name.startswith("gradient:")]
+    steps |= {name: descent(nets[name.partition(":")[2]], start, batch.label) for name in gradients}
     generators = [torch.Generator().manual_seed(int(place)) for place in batch.index]
-    for name in names:
-        if name.startswith("gradient:"):
-            steps[name] = descent(nets[name.partition(":")[2]], start, batch.label)
     for name, draw in (("white", boundary.random_like), ("spectrum", boundary.with_spectrum_of)):
         steps[name] = torch.cat([draw(one[None], generator) for one, generator in zip(ra, generators, strict=True)])
     lines = torch.stack([boundary.unit(steps[name], name) for name in names])
-    step = boundary.rms(ra).numpy()
-    uphill = [k for k, name in enumerate(names) if name.startswith("gradient:")]
-    reads = {name: reader_of(net) for name, net in nets.items()}
-    found = [boundary.distances(read, start, lines, step, label, uphill) for read in reads.values()]
+    step, uphill = boundary.rms(ra).numpy(), [names.index(name) for name in gradients]
+    found = [boundary.distances(read, start, lines, step, label, uphill) for read in reads]
     arrays = {
         "label": label.astype(np.uint16), "group": pictures.groups[batch.index.numpy()].astype(np.int64), "step": step,
         "size": np.stack([boundary.rms(steps[name]).numpy() for name in names]),
         "value": np.stack([one.value for one in found]), "outside": np.stack([one.outside for one in found]),
         "right": np.stack([one.right for one in found]),
     }  # fmt: skip
-    arrays |= along_path(list(reads.values()), start, ra, batch.gt, batch.label)
-    for name in ("clean", *(name for name in names if name.partition(":")[2] == about["source"] and name[:2] == "ra")):
+    arrays |= along_path(reads, start, ra, batch.gt, batch.label)
+    for name in ("clean", *(name for name in names if name.startswith("ra") and name.endswith(f":{source}"))):
         arrays |= {f"added.{name}.{what}": values for what, values in added(start, steps[name]).items()}
     drawn = [k for k, place in enumerate(batch.index.tolist()) if place in planes]
-    kind = np.uint8 if len(pictures.classes) < 256 else np.uint16
-    maps = [[[boundary.label_map(read, start[k], axes, extent, GRID)[0] for read in reads.values()]
-             for axes, extent, _ in planes_of({name: step[k] for name, step in steps.items()}, about["source"]).values()]
+    maps = [[[boundary.label_map(read, start[k], plane.axes, plane.extent, GRID)[0] for read in reads]
+             for plane in planes_of({name: step[k] for name, step in steps.items()}, source).values()]
             for k in drawn]  # fmt: skip
-    empty = np.zeros((0, len(about["kinds"]), len(reads), GRID, GRID))
-    return arrays | {"planes": np.moveaxis(np.array(maps) if maps else empty, 0, -1).astype(kind)}
+    shape = (len(drawn), len(about["kinds"]), len(reads), GRID, GRID)
+    kind = np.uint8 if len(pictures.classes) < 256 else np.uint16
+    return arrays | {"planes": np.moveaxis(np.array(maps).reshape(shape), 0, -1).astype(kind)}
 
 
-def reader_of(net: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Pictures (N, 3, H, W) to logits on the CPU, wherever R lies."""
+def reader_of(net: Classifier) -> boundary.Logits:
+    """Logits on the CPU, whichever device R is on."""
     return lambda pictures: net(pictures.to(net.mean.device)).float().cpu()
 
 
-def planes_of(steps: dict[str, torch.Tensor], source: str) -> dict[str, tuple]:
-    """The planes through one plain picture, by kind: two axes, the extent (in RMS), and the places of runs' pictures on it.
+class Plane(NamedTuple):
+    """A plane through plain's picture; coordinates are in RMS.
 
-    The first axis is RA's direction. The extent is 1.5 RA steps back, 3 on and 2.25 to either side; the plane through plain's,
-    RA's and the clean picture shows all three with a quarter to spare.
+    ``extent``: lowest and highest coordinate along each axis; ``anchors``: the coordinates of runs' pictures, by mode.
+    """
+
+    axes: tuple[torch.Tensor, torch.Tensor]
+    extent: tuple[float, float, float, float]
+    anchors: dict[str, tuple[float, float]]
+
+
+def planes_of(steps: dict[str, torch.Tensor], source: str) -> dict[str, Plane]:
+    """The planes through one plain picture, by kind, of the steps (3, H, W) that are given.
+
+    The first axis is RA's direction. The extent is 1.5 RA steps back, 3 forward and 2.25 to either side; the plane of kind
+    ``pictures`` shows plain's, RA's and the clean picture with a margin of a quarter.
     """
     ra, planes = steps[f"ra:{source}"], {}
-    seconds = {
-        "random": "spectrum",
-        "unsupervised": f"ra_unsupervised:{source}",
-        "gradient": f"gradient:{source}",
-        "pictures": "clean",
-    }
     size = float(boundary.rms(ra))
-    for kind, name in seconds.items():
-        if name not in steps:  # of a run that is not here
+    for kind, name in second_directions(source).items():
+        if name not in steps:
             continue
         axes = boundary.plane(ra, steps[name], f"RA's direction and {name}")
-        at = lambda step, axes=axes: tuple(float((step.double() * axis.double()).mean()) for axis in axes)  # noqa: E731
         anchors = {"plain": (0.0, 0.0), "ra": (size, 0.0)}
         extent = (-1.5 * size, 3 * size, -2.25 * size, 2.25 * size)
         if kind in ("unsupervised", "pictures"):
-            anchors[name.partition(":")[0]] = at(steps[name])  # named as its mode
+            x, y = (float((steps[name].double() * axis.double()).mean()) for axis in axes)
+            anchors[name.partition(":")[0]] = (x, y)
         if kind == "pictures":
-            x, y = zip(*anchors.values(), strict=True)
-            margin = max(max(x) - min(x), max(y) - min(y)) / 4
-            extent = (min(x) - margin, max(x) + margin, min(y) - margin, max(y) + margin)
-        planes[kind] = (axes, extent, anchors)
+            left, right, low, high = min(0.0, x), max(size, x), min(0.0, y), max(0.0, y)
+            margin = max(right - left, high - low) / 4
+            extent = (left - margin, right + margin, low - margin, high + margin)
+        planes[kind] = Plane(axes, extent, anchors)
     return planes
 
 
 @torch.inference_mode()
 def along_path(
-    reads: Sequence[Callable], start: torch.Tensor, step: torch.Tensor, gt: torch.Tensor, label: torch.Tensor
+    reads: Sequence[boundary.Logits], start: torch.Tensor, step: torch.Tensor, gt: torch.Tensor, label: torch.Tensor
 ) -> dict[str, np.ndarray]:
     """``path_hits`` (T, R, N) bool, ``path_mse`` and ``path_ssim`` (T, N) of start + t step for the t of ``PATH``."""
-    hits, mse, ssim = [], [], []
+    found = []
     for t in PATH:
         seen = start + t * step
-        hits.append(np.stack([(read(seen).argmax(1) == label).numpy() for read in reads]))
-        mse.append(metrics.mse_per_image(seen, gt).numpy())
-        ssim.append(metrics.ssim_per_image(seen, gt).numpy())
-    return {"path_hits": np.stack(hits), "path_mse": np.stack(mse), "path_ssim": np.stack(ssim)}
+        hits = np.stack([(read(seen).argmax(1) == label).numpy() for read in reads])
+        found.append((hits, metrics.mse_per_image(seen, gt).numpy(), metrics.ssim_per_image(seen, gt).numpy()))
+    names = ("path_hits", "path_mse", "path_ssim")
+    return {name: np.stack(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def added(start: torch.Tensor, step: torch.Tensor) -> dict[str, np.ndarray]:
     """What a step adds to pictures (N, 3, H, W): shares of its energy, and its size in the 255 levels of a file.
 
     ``bands`` (4, N): by frequency (``BANDS``); ``edges`` (N,): on the ``EDGES`` of pixels where plain's luminance is steepest;
-    ``colour`` (N,): what is not the same in all three channels; ``rms``, ``largest`` (N,).
+    ``colour`` (N,): what differs between the channels; ``rms``, ``largest`` (N,).
     """
     energy = step.double().square().sum((1, 2, 3))
     spectrum = torch.fft.fft2(step.double()).abs().square().sum(1) / (step.shape[2] * step.shape[3])
@@ -273,16 +279,11 @@ def added(start: torch.Tensor, step: torch.Tensor) -> dict[str, np.ndarray]:
     grey = F.pad(start.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).view(1, 1, 3, 3)
     slope = (F.conv2d(grey, sobel).square() + F.conv2d(grey, sobel.mT).square()).flatten(1)
-    steep = slope >= slope.quantile(1 - EDGES, 1, keepdim=True) if slope.shape[1] < 2**24 else slope > slope.mean(1, True)
-    there = (step.double().square().sum(1).flatten(1) * steep).sum(1) / energy
+    steep = slope >= slope.quantile(1 - EDGES, 1, keepdim=True)
+    edges = (step.double().square().sum(1).flatten(1) * steep).sum(1) / energy
     colour = 1 - 3 * step.double().mean(1).square().sum((1, 2)) / energy
-    values = {
-        "bands": bands,
-        "edges": there,
-        "colour": colour,
-        "rms": 255 * boundary.rms(step),
-        "largest": 255 * step.abs().amax((1, 2, 3)),
-    }
+    size = {"rms": 255 * boundary.rms(step), "largest": 255 * step.abs().amax((1, 2, 3))}
+    values = {"bands": bands, "edges": edges, "colour": colour, **size}
     return {name: value.double().numpy() for name, value in values.items()}
 
 
@@ -293,34 +294,34 @@ def measure(
     preset: str, keys: Sequence[tuple[str, float]] = (), full: bool = False, jobs: int = 1, n: int = 0,
     log: Callable[[str], object] = print, **where: str,
 ) -> list[Path]:  # fmt: skip
-    """Measure degradations of a preset, unless their files hold them already; ``jobs`` one-thread processes side by side.
+    """Measure degradations of a preset, unless their files hold them already; returns the files.
 
     Args:
         keys: (task, strength); none: all of the preset's.
-        full: also other sources' RA, second trainings and other families of readers, where there are weights of them.
-        n: test pictures, at most those that there are; 0: ``PICTURES``, ``PICTURES_FULL`` or ``FEWER``.
-        where: ``data_dir``, ``cache_dir`` and ``device``, as of a run.
-
-    Returns:
-        the files.
+        full: also other sources' RA, retrained copies and other families of recognisers whose weights are on disk.
+        jobs: one-thread processes that work side by side.
+        n: test pictures, at most the whole set; 0: the preset's number.
+        where: ``data_dir``, ``cache_dir`` and ``device`` of the runs.
     """
+    if n < 0:
+        raise StudyError(f"pictures={n} is not valid; use 0 or more; 0: the preset's number")
     files = []
     for task, strength in keys or degradations(preset):
         config = make_config(preset, task, "plain", strength=strength, **where)
-        whole = load_pictures(config, "test")
-        pictures = lambda count, whole=whole: first_pictures(whole, count)  # noqa: E731
-        count = min(n or FEWER.get(preset, PICTURES_FULL if full else PICTURES), len(whole))
+        pictures = partial(first_pictures, load_pictures(config, "test"))
+        count = n or PRESETS[preset].get("boundary_pictures", PICTURES_FULL if full else PICTURES)
+        count = len(pictures(count))  # the set may be smaller
         about = description(config, directions_of(config, full), readers_of(config, full), count, pictures(count))
-        files.append(boundaries_file(config))
+        files.append(boundaries_file(preset, task, strength))
         if is_current(config, about, pictures):
             log(f"{short_name(task, strength)}: measured already")
-            continue
-        arrays = _in_parts(config, about, pictures(count), jobs, log)
-        save_predictions(files[-1], arrays, about)
+        else:
+            save_predictions(files[-1], _in_parts(config, about, pictures(count), jobs, log), about)
     return files
 
 
 def _in_parts(config: Config, about: dict, pictures: PictureSet, jobs: int, log: Callable) -> dict[str, np.ndarray]:
+    """Measure the batches whose files are missing, and join all of them along their last axis."""
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     folder = root() / "runs" / config.preset / "boundaries"
     per_batch = len(next(evaluation_batches(pictures, config)).label)
@@ -329,11 +330,10 @@ def _in_parts(config: Config, about: dict, pictures: PictureSet, jobs: int, log:
     todo = [k for k, path in enumerate(paths) if not path.is_file()]
     started, what = time.perf_counter(), f"{short_name(config.task, config.strength)}: {about['n']} pictures"
     log(f"{what}, {len(about['directions'])} directions, {len(about['readers'])} recognisers")
-    arguments = [(config, about, k, places) for k in todo]
+    work = partial(measure_part, config, about, planes=places)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        results = pool.map(measure_part, *zip(*arguments, strict=True)) if jobs > 1 and len(todo) > 1 else (
-            measure_part(*one) for one in arguments)  # fmt: skip
-        for done, (k, arrays) in enumerate(zip(todo, results, strict=False), start=1):
+        results = pool.map(work, todo) if jobs > 1 and len(todo) > 1 else map(work, todo)
+        for done, (k, arrays) in enumerate(zip(todo, results, strict=True), start=1):
             save_predictions(paths[k], arrays, about)
             seconds = time.perf_counter() - started
             left = seconds / done * (len(todo) - done)
