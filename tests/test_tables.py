@@ -1,6 +1,7 @@
 """The tables: gains by hand, rules, the paper's figures, and the committed results against their own evidence."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from rastudy.analysis import tables
 from rastudy.analysis.checks import paper_gains, paper_reported
 from rastudy.analysis.comparisons import load_cells
 from rastudy.analysis.tables import TABLES, load_table, make_tables
+from rastudy.boundaries import tables as boundary_tables
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.evaluation.predictions import load_results, predictions_file, results_file, save_predictions
+from rastudy.evaluation.predictions import COLUMNS, load_results, predictions_file, results_file, save_predictions
 from rastudy.grid import grid
 from rastudy.presets import PRESETS, SMALL_FIVE, degradations, settings_of
 from rastudy.report import claims
 from rastudy.report import figures as plots
 from rastudy.report import results_page as readme
+from rastudy.training.run_store import CURVE_COLUMNS
+from rastudy.transfer import tables as transfer_tables
 
 ROOT = Path(__file__).parents[1]
 N = 400
@@ -582,6 +586,43 @@ def test_the_main_table_shows_the_presets_runs(study_root):
     assert list(table.columns) == ["ResNet-18", "ResNet-50", "VGG-16-BN", "PSNR", "SSIM", "seeds"]
     assert table.loc[("sr x4", "ra")].tolist() == [55, 52.5, 50, 20, 0.5, 1]
     assert table.loc[("sr x4", "plain"), "PSNR"] == 30 and pd.isna(table.loc[("sr x4", "clean"), "PSNR"])
+
+
+# --- results/README.md
+
+GUIDE = (ROOT / "results" / "README.md").read_text()
+QUERIES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", GUIDE, re.DOTALL)
+
+
+@pytest.mark.parametrize("code, printed", QUERIES)
+def test_the_guides_queries(code, printed, monkeypatch, capsys):
+    """Each runs from the repository's root and prints what stands below it."""
+    monkeypatch.chdir(ROOT)
+    exec(code, {})
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == printed.splitlines()
+    assert len(QUERIES) == GUIDE.count("```python") == 5
+
+
+def described(heading: str) -> set[str]:
+    """The columns in the first cells of the guide's table below a heading; patterns as ``*_release`` are left out."""
+    section = re.split(r"\n##+ ", GUIDE.split(heading, 1)[1])[0]
+    cells = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    return set(re.findall(r"`(\w+)`", " ".join(cells)))
+
+
+GUIDED = {
+    **{f"`{name}.csv`": columns for name, columns in TABLES.items()},
+    "`runs.csv`": COLUMNS, "`curves.csv`": ("run_id", *CURVE_COLUMNS), "`transfer_<direction>.csv`": transfer_tables.COLUMNS,
+    "`boundary_distances.csv`, `_pairs`": boundary_tables.COLUMNS, "`boundary_points.csv`": boundary_tables.POINTS,
+    "`boundary_explains.csv`": boundary_tables.EXPLAINS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", GUIDED)
+def test_the_guide_describes_every_column(file):
+    """There or among the shared ones; and none that the file does not have."""
+    own, shared, columns = described(f"### {file}"), described("## Columns that several files share"), set(GUIDED[file])
+    assert own <= columns and columns <= own | shared
 
 
 # --- the paper
