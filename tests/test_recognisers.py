@@ -12,8 +12,9 @@ from rastudy.data.datasets import load_split
 from rastudy.data.degradations import to_uint8
 from rastudy.data.loaders import Loader
 from rastudy.models import classifiers
-from rastudy.models.classifiers import load_classifier, pinned_hashes, sha256
+from rastudy.models.classifiers import load_classifier
 from rastudy.models.small_nets import build_small
+from rastudy.models.weight_files import pinned_hashes, sha256
 from rastudy.training import fit_classifiers as recognisers
 from rastudy.training.fit_classifiers import train_recogniser, untrained_recogniser
 

@@ -35,8 +35,9 @@ from rastudy.evaluation.predictions import (
     tidy_rows,
 )
 from rastudy.grid import Run
-from rastudy.models.classifiers import Classifier, load_classifier, sha256, weights_versions
+from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.models.processors import ResnetGenerator, apply_processor, build_processor
+from rastudy.models.weight_files import sha256
 from rastudy.paths import read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.registry import is_variant

@@ -1,6 +1,6 @@
 """Recognisers without a network: scikit-learn's, fitted to clean training pictures whenever they are needed.
 
-Nothing of them is stored: a pickle would execute what it holds. The fit is deterministic and takes seconds.
+They are not stored, since loading a pickle executes what it holds. The fit is deterministic and takes seconds.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def pixels(pictures: np.ndarray) -> np.ndarray:
     return pictures.reshape(len(pictures), -1).astype(np.float32) / 255
 
 
-# name: features, scikit-learn's classifier; none of their settings was searched
+# name: features, scikit-learn's classifier; no setting was tuned
 SHALLOW: dict[str, tuple[Callable, Callable]] = {
     "svm_hog": (gradients, lambda: make_pipeline(StandardScaler(), PCA(150, random_state=0), SVC(C=10, random_state=0))),
     "forest_pixels": (pixels, lambda: RandomForestClassifier(300, min_samples_leaf=2, random_state=0, n_jobs=1)),
@@ -52,8 +52,8 @@ class ShallowClassifier(nn.Module):
         super().__init__()
         self.name, self.weights = name, version(name, train)
         self.features, make = SHALLOW[name]
-        self.model = make().fit(self.features(train.pictures[:FITTED_TO]), train.labels[:FITTED_TO])
-        self.register_buffer("mean", torch.zeros(1))  # says on which device pictures are wanted
+        self.model = make().fit(self.features(train.array[:FITTED_TO]), train.labels[:FITTED_TO])
+        self.register_buffer("mean", torch.zeros(1))  # its device is where pictures are wanted
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         features = self.features(np.stack([to_uint8(picture.cpu()) for picture in pictures]))
@@ -67,11 +67,11 @@ def version(name: str, train: PictureSet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-_fitted: dict[str, ShallowClassifier] = {}  # by version: a set that is loaded anew is the same set
+_fitted: dict[str, ShallowClassifier] = {}  # by version: the same pictures, loaded again, need no new fit
 
 
 def load_shallow(name: str, train: PictureSet) -> ShallowClassifier:
-    """One of ``SHALLOW`` fitted to a training set, once a process for the same pictures."""
+    """One of ``SHALLOW`` fitted to a training set, once per process for the same pictures."""
     key = version(name, train)
     if key not in _fitted:
         _fitted[key] = ShallowClassifier(name, train)

@@ -18,20 +18,16 @@ from rastudy.config import Config
 from rastudy.data import scenes
 from rastudy.data.scenes import Boxes
 from rastudy.errors import StudyError, one_of
-from rastudy.models.classifiers import (
-    Classifier,
-    load_classifier,
-    load_state,
-    load_state_file,
-    pinned_hashes,
-    sha256,
-)
-from rastudy.models.small_nets import build_small
+from rastudy.models.classifiers import Classifier, Frozen, load_classifier
+from rastudy.models.small_nets import resnet18, vgg16_bn
+from rastudy.models.weight_files import load_state, read_pinned, sha256
 from rastudy.paths import WEIGHTS
+
+COMMAND = "rastudy recognisers --preset scenes"  # trains them
 
 
 class _Features(nn.Module):
-    """What a detector's heads read: (N, 3, H, W) normalised to (N, C, H / 8, W / 8)."""
+    """The backbone of a detector: normalised pictures (N, 3, H, W) to features (N, C, H / 8, W / 8)."""
 
     def __init__(self, body: nn.Module, channels: int, out_channels: int):
         super().__init__()
@@ -42,8 +38,8 @@ class _Features(nn.Module):
 
 
 def _faster_rcnn() -> nn.Module:
-    """Two-stage: proposals, then a verdict on each."""
-    backbone = _Features(build_small("resnet18_small", 10).features, 56, 64)
+    """Two-stage: proposals, then a classification of each."""
+    backbone = _Features(resnet18(10).features, 56, 64)
     anchors = AnchorGenerator(sizes=((12, 18, 26),), aspect_ratios=((1.0, 1.5, 2.0),))
     pooling = MultiScaleRoIAlign(["0"], output_size=5, sampling_ratio=2)
     return FasterRCNN(
@@ -55,40 +51,33 @@ def _faster_rcnn() -> nn.Module:
 
 
 def _fcos() -> nn.Module:
-    """One-stage, without anchors: every place of the map says what it sees and where it ends."""
-    layers = build_small("vgg16_bn_small", 10).features
+    """One-stage, without anchors: every place of the feature map predicts a class and the distances to the box's sides."""
+    layers = vgg16_bn(10).features
     third = [k for k, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)][2]
     anchors = AnchorGenerator(sizes=((8,),), aspect_ratios=((1.0,),))
-    net = FCOS(
+    return FCOS(
         _Features(layers[: third + 1], 32, 32), num_classes=10, min_size=scenes.SIZE, max_size=scenes.SIZE,
         anchor_generator=anchors, score_thresh=0.05, nms_thresh=0.5, detections_per_img=20, topk_candidates=100,
     )  # fmt: skip
-    return net
 
 
 DETECTORS: dict[str, Callable[[], nn.Module]] = {"faster_rcnn_small": _faster_rcnn, "fcos_small": _fcos}
 
 
-class Detector(nn.Module):
+class Detector(Frozen):
     """A frozen detector: pictures (N, 3, H, W) in [0, 1] to ``boxes``, ``labels`` and ``scores`` of each.
 
-    Its parameters take no gradient, its batch norm and dropout stay in eval mode; gradients flow to the pictures.
+    Gradients flow to the pictures.
 
     Args:
         first_label: the network's number of the first class (torchvision's two-stage detectors keep 0 for the background).
-        truth: what is in each picture of the training set, for :meth:`loss`.
+        truth: the boxes in each picture of the training set, for :meth:`loss`.
     """
 
     def __init__(self, name: str, net: nn.Module, weights: str, first_label: int = 0, truth: Sequence[Boxes] = ()):
-        super().__init__()
-        self.name, self.weights, self.net, self.first_label, self.truth = name, weights, net, first_label, truth
-        self.register_buffer("mean", torch.zeros(1))
-        self.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> "Detector":
-        """Stay in eval mode whatever is asked."""
-        return super().train(False)
+        super().__init__(name, net, weights)
+        self.first_label, self.truth = first_label, truth
+        self.register_buffer("mean", torch.zeros(1))  # its device is where pictures are wanted
 
     def forward(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         found = self.net(list(pictures))
@@ -97,7 +86,7 @@ class Detector(nn.Module):
     def loss(self, pictures: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """The sum of the detector's losses on the pictures with these places in ``truth``, as torchvision trains it.
 
-        The two-stage detector draws the places that it is judged on; the draw depends on the pictures' places alone.
+        The two-stage detector samples the proposals that enter its loss; the draw depends on the pictures' places alone.
         """
         truth = [self.truth[k] for k in index.tolist()]
         with torch.random.fork_rng(devices=[]), losses_of(self.net):
@@ -107,7 +96,7 @@ class Detector(nn.Module):
 
 @contextmanager
 def losses_of(net: nn.Module) -> Iterator[None]:
-    """In train mode torchvision's detectors give losses; their batch norm and dropout stay in eval mode."""
+    """Switch a torchvision detector to train mode, in which it gives losses; batch norm and dropout stay in eval mode."""
     still = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.Dropout)
     for module in net.modules():
         module.training = not isinstance(module, still)
@@ -131,18 +120,15 @@ def first_label_of(name: str) -> int:
 def load_detector(name: str, truth: Sequence[Boxes] = ()) -> Detector:
     """One of ``DETECTORS`` with its pinned weights; StudyError where they are missing or not the pinned ones."""
     one_of("detector", name, DETECTORS)
-    folder = WEIGHTS / "scenes"
-    path = folder / f"{name}.safetensors"
+    path = WEIGHTS / "scenes" / f"{name}.safetensors"
     if not path.is_file():
-        raise StudyError(f"{path}: no weights for {name}; rastudy recognisers --preset scenes trains and puts them there")
-    if pinned_hashes(folder).get(path.name, sha256(path)) != sha256(path):
-        raise StudyError(f"{path}: its SHA-256 is not the one in SHA256SUMS; restore it or rerun rastudy recognisers --preset scenes")
-    net = load_state(DETECTORS[name](), load_state_file(path), path)
+        raise StudyError(f"{path}: no weights for {name}; {COMMAND} trains and puts them there")
+    net = load_state(DETECTORS[name](), read_pinned(path, COMMAND)[0], path)
     return Detector(name, net, f"scenes:{sha256(path)[:8]}", first_label_of(name), truth)
 
 
 def load_source(name: str, config: Config) -> Classifier | Detector:
-    """A run's R by its name: a classifier of the data set, or a detector that knows what is in its training scenes."""
+    """A run's source R by its name: a classifier of the data set, or a detector that knows the boxes of the training scenes."""
     if name in DETECTORS:
         return load_detector(name, scenes.render("train", config.train_images or scenes.SPLITS["train"])[1])
     return load_classifier(name, config.dataset)

@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rastudy.config import Config
+from rastudy.config import PROCESSORS, Config
 from rastudy.data.degradations import no_processing
 from rastudy.data.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError, one_of
-
-PROCESSORS = ("srresnet", "srdensenet", "resnet_generator")
 
 
 def _to_unit(x: torch.Tensor) -> torch.Tensor:
@@ -35,7 +33,7 @@ class _FewChannelConv(nn.Conv2d):
     """A convolution to 3 channels, computed for 2 x 2 output pixels at once.
 
     The same parameters and the same sums, but 12 output channels fill a CPU's vector registers where 3 leave most lanes
-    empty; the shifted kernels' zeros cost less than that. GPUs and odd sizes take the ordinary way.
+    empty; the zeros in the shifted kernels cost less than that. GPUs and odd sizes use the ordinary convolution.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -165,4 +163,4 @@ def apply_processor(processor: nn.Module | None, lq: torch.Tensor, gt: torch.Ten
         return gt
     if config.mode == "none":
         return torch.stack([no_processing(p.cpu(), config.task, config.strength) for p in lq]).to(gt.device)
-    return processor(lq)  # in full precision, whatever it was trained in
+    return processor(lq)  # in full precision, whatever precision it was trained in

@@ -1,8 +1,11 @@
-"""Small counterparts of the paper's five recognisers, and two unlike them, for 32 x 32 pixels: 50k to 200k parameters each.
+"""Small counterparts of the paper's five recognisers, and two of other families, for 32 x 32 pixels.
 
-They keep what tells the families apart (basic or bottleneck residual blocks, dense connections, plain convolutions
-with a fully connected head, and the depths), and shrink the widths. Built from torchvision's own blocks.
+Of 50k to 200k parameters each. They keep what distinguishes the families (basic or bottleneck residual blocks, dense
+connections, plain convolutions with a fully connected head, and the depths) and shrink the widths. Built from torchvision's
+own blocks.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -60,13 +63,10 @@ def densenet121(num_classes: int) -> DenseNet:
 
 
 def _tokens(width: int) -> nn.Sequential:
-    """The 8 x 8 tokens of a picture by two strided convolutions: with them few pictures are enough (Xiao et al. 2021)."""
-    return nn.Sequential(
-        nn.Conv2d(3, width // 2, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(width // 2),
-        nn.ReLU(),
-        nn.Conv2d(width // 2, width, 3, 2, 1),
-    )
+    """A picture's 8 x 8 tokens by two strided convolutions: with them few pictures are enough (Xiao et al. 2021)."""
+    narrow = width // 2
+    stem = [nn.Conv2d(3, narrow, 3, 2, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
+    return nn.Sequential(*stem, nn.Conv2d(narrow, width, 3, 2, 1))
 
 
 class SmallViT(nn.Module):
@@ -101,7 +101,7 @@ class _Mix(nn.Module):
 
 
 class SmallMixer(nn.Module):
-    """An MLP mixer of 8 x 8 tokens: no convolution but the tokens', no attention."""
+    """An MLP mixer of 8 x 8 tokens: no attention, and no convolution after the tokens."""
 
     def __init__(self, num_classes: int, width: int = 64, depth: int = 4):
         super().__init__()
@@ -132,3 +132,11 @@ def vgg16_bn(num_classes: int) -> SmallVGG:
 def build_small(arch: str, num_classes: int) -> nn.Module:
     """A freshly initialised small recogniser, by its name in the registry."""
     return registry.resolve(registry.RECOGNISERS[arch].build)(num_classes)
+
+
+def n_classes_of(arch: str, state: Mapping[str, torch.Tensor]) -> int:
+    """How many classes weights of an architecture are for: where their shapes differ from those for one class."""
+    with torch.device("meta"):
+        single = build_small(arch, 1).state_dict()
+    sides = (pair for name in single.keys() & state.keys() for pair in zip(state[name].shape, single[name].shape, strict=False))
+    return next((have for have, one in sides if have != one), 1)

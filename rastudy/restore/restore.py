@@ -36,7 +36,8 @@ from rastudy.data.degradations import round_to_8_bits, to_tensor
 from rastudy.data.image_files import centre_crop, shorter_side
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import config_of
-from rastudy.models.classifiers import Classifier, load_classifier, needs_download
+from rastudy.models.classifiers import Classifier, load_classifier
+from rastudy.models.pretrained import needs_download
 from rastudy.presets import PRESETS
 from rastudy.registry import DATASETS, bounds_of, display_name, half_of, resolve
 from rastudy.restore import image_io

@@ -97,7 +97,7 @@ def reading(config: Config, target_archs: str) -> Cost:
     targets = [_forward(_reader(config), name.strip()) for name in target_archs.split(",")]
     if config.is_baseline:
         return sum(targets, Cost(0, 0))
-    nets = [_forward(config, "")] + [_forward(config, "T")] * registry.MODES[config.mode].has_transformer
+    nets = [_forward(config, part) for part in ("", "T")[: 1 + registry.MODES[config.mode].has_transformer]]
     return sum(nets + 2 * targets, Cost(0, 0))
 
 

@@ -38,7 +38,8 @@ from rastudy.data.photo_cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.errors import one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.evaluate import predict
-from rastudy.models.classifiers import Classifier, folded, load_classifier, without_weights
+from rastudy.models.classifiers import Classifier, load_classifier, without_weights
+from rastudy.models.pretrained import folded
 from rastudy.models.processors import SRResNet
 from rastudy.paths import root, write_csv
 from rastudy.report.figures import plot_benchmark

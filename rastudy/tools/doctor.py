@@ -22,7 +22,8 @@ from torchvision import datasets
 from rastudy.data.datasets import load_split
 from rastudy.data.image_files import list_pictures
 from rastudy.errors import StudyError
-from rastudy.models.classifiers import needs_download, pinned_hashes, sha256, torchvision_address
+from rastudy.models.pretrained import needs_download, torchvision_address
+from rastudy.models.weight_files import pinned_hashes, sha256
 from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS
 from rastudy.training.run_store import read_records

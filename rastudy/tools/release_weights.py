@@ -21,8 +21,8 @@ from torch import nn
 
 from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
-from rastudy.models.classifiers import sha256
 from rastudy.models.processors import ResnetGenerator, build_processor
+from rastudy.models.weight_files import sha256
 from rastudy.registry import TASKS
 from rastudy.training.weights import save_weights
 

@@ -1,22 +1,21 @@
 """Train the study's own small recognisers on clean pictures: ``rastudy recognisers --preset digits``.
 
 Each is written to ``rastudy/weights/<recipe>/<arch>.safetensors`` and its hash to ``SHA256SUMS``. The last epoch is
-kept; validation accuracy is reported, never used to choose. ``--adapt-to plain --task jpeg`` trains the clean one on, on what
-plain P gives: the other way to have an R read degraded pictures. ``--adapt-to none``: on the degraded pictures themselves.
-Epoch by epoch they are those that RA's run of this degradation learns from: the same noise, the same flips.
+kept; validation accuracy is reported, never used to choose. ``--adapt-to plain --task jpeg`` fine-tunes the recogniser of clean
+pictures on plain P's output: the other way to make an R read degraded pictures; ``--adapt-to none`` takes the latter.
+In every epoch they are the pictures that RA's run of this degradation trains on: the same noise, the same flips.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from rastudy import registry
 from rastudy.config import Config, make_config
@@ -24,36 +23,33 @@ from rastudy.data.datasets import PictureSet, load_split
 from rastudy.data.degradations import to_uint8
 from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
 from rastudy.errors import StudyError, one_of
-from rastudy.models.classifiers import IMAGENET_MEAN, IMAGENET_STD, load_state_file, sha256, write_hashes
+from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.processors import apply_processor
 from rastudy.models.small_nets import build_small
-from rastudy.paths import WEIGHTS, write_atomic
+from rastudy.models.weight_files import load_state_file, sha256, write_pinned
+from rastudy.paths import WEIGHTS
 from rastudy.registry import HALVES
 from rastudy.training.fit_detectors import fit_detectors
 from rastudy.training.train import train as train_run
 from rastudy.training.weights import load_models
 
-# pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4), and architectures
-# that train for a multiple of the epochs: thin bottlenecks stay near chance for a third of the usual ones, and so do tokens on
-# the few digits. Tokens learn at half of the rate, in full precision (bf16 is slower on matrices as small as theirs)
+# Thin bottlenecks stay near chance for a third of the usual epochs, and so do tokens on the few digits: these architectures
+# train for a multiple of the epochs. Nets of tokens learn at half the rate, in full precision (bf16 is slower on their small
+# matrices).
 LONGER = {"resnet50_small": 2, "resnet101_small": 2}
 OF_TOKENS = ("vit_small", "mixer_small")
+# by data: pictures (0: all), epochs, top learning rate, ordinary augmentation (flip, and crop after padding by 4)
 RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {
-        "train_images": 16000,
-        "epochs": 10,
-        "lr": 4e-3,
-        "augment": False,
-        "longer": LONGER | {"vit_small": 3, "mixer_small": 2},
-    },
+    "digits": {"train_images": 16000, "epochs": 10, "lr": 4e-3, "augment": False,
+               "longer": LONGER | {"vit_small": 3, "mixer_small": 2}},
     "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": LONGER},
-}
-# half of the classes: as many steps on the digits; on CIFAR-10 half as many
+}  # fmt: skip
+# half of the classes: as many steps on the digits; half as many on CIFAR-10
 RECIPES |= {f"digits_{half}": RECIPES["digits"] | {"epochs": 20} for half in HALVES}
 RECIPES |= {f"cifar10_{half}": RECIPES["cifar10"] for half in HALVES}
 
-# a fourth of the clean training's, not searched; for as many epochs as RA's run has after its pretraining, so that plain P and
-# an adapted R have gone as often through P and through R, forward and backward, as RA's P
+# Fine-tuning: a fourth of the clean training's rate, not tuned; for as many epochs as RA's run has after its pretraining, so
+# that plain P and an adapted R together pass as often through P and through R, forward and backward, as RA's P.
 ADAPTED_LR = 1e-3
 BATCH_SIZE, WEIGHT_DECAY = 128, 0.05
 
@@ -76,22 +72,22 @@ def _batch(pictures: torch.Tensor, augment: bool, generator: torch.Generator) ->
 def accuracy(net: torch.nn.Module, pictures: PictureSet) -> float:
     """Top-1 in percent."""
     net.eval()
+    pixels, labels = torch.from_numpy(pictures.array), torch.from_numpy(pictures.labels)
     hits, generator = 0, torch.Generator()
     for index in torch.arange(len(pictures)).split(500):
-        x = _batch(torch.from_numpy(pictures.pictures[index.numpy()]), False, generator)
-        hits += int((net(x).argmax(1) == torch.from_numpy(pictures.labels[index.numpy()])).sum())
+        hits += int((net(_batch(pixels[index], False, generator)).argmax(1) == labels[index]).sum())
     return 100 * hits / len(pictures)
 
 
 @torch.no_grad()
 def untrained_recogniser(arch: str, train: PictureSet, seed: int) -> tuple[dict, dict]:
-    """Initial weights, with the batch norm statistics of clean pictures: the control for what a loss of any net gives.
+    """Initial weights with the batch norm statistics of clean pictures: the control for what a loss of any network gives.
 
     Returns the state dict and metadata (strings).
     """
     torch.manual_seed(seed)
     net = build_small(arch, len(train.classes)).to(memory_format=torch.channels_last).train()
-    pictures, generator = torch.from_numpy(train.pictures), torch.Generator().manual_seed(seed)
+    pictures, generator = torch.from_numpy(train.array), torch.Generator().manual_seed(seed)
     for index in torch.randperm(len(train), generator=generator)[: 50 * BATCH_SIZE].split(BATCH_SIZE):
         net(_batch(pictures[index], False, generator))
     return net.state_dict(), _metadata(arch, train, seed, epochs=0)
@@ -109,7 +105,7 @@ def train_recogniser(
     """Train one recogniser with AdamW and one cycle of learning rate, most in bf16 autocast.
 
     Args:
-        start: the state to train on from; default: a fresh network.
+        start: the state dict to fine-tune; default: a fresh network.
         redraw: gives each epoch's version of ``train``, in the same order; default: always the same pictures.
 
     Returns the state dict and metadata (strings).
@@ -122,12 +118,12 @@ def train_recogniser(
     optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True)
     steps = -(-len(train) // BATCH_SIZE) * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps)
-    pictures, labels = torch.from_numpy(train.pictures), torch.from_numpy(train.labels)
+    pictures, labels = torch.from_numpy(train.array), torch.from_numpy(train.labels)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         started, total = time.perf_counter(), 0.0
         if redraw is not None:
-            pictures = torch.from_numpy(redraw(epoch).pictures)
+            pictures = torch.from_numpy(redraw(epoch).array)
         net.train()
         for index in torch.randperm(len(train), generator=generator).split(BATCH_SIZE):
             x = _batch(pictures[index], recipe["augment"], generator)
@@ -148,13 +144,13 @@ def train_recogniser(
 
 @torch.inference_mode()
 def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) -> PictureSet:
-    """The pictures as a finished run's P (or a baseline) gives them, in 8 bits: what an R may be trained on.
+    """The pictures as a trained run's P (or a baseline) gives them, in 8 bits, for an R to be trained on.
 
     Args:
         batches: the whole set, in any order: a :class:`Loader`'s ``ordered()``, or an epoch with its own noise and flips.
     """
     processor = None if config.is_baseline else load_models(config)[0]
-    pixels = np.empty_like(pictures.pictures)
+    pixels = np.empty_like(pictures.array)
     for batch in batches:
         restored = apply_processor(processor, batch.lq, batch.gt, config)
         pixels[batch.index] = np.stack([to_uint8(picture) for picture in restored])
@@ -165,36 +161,40 @@ def recognisers_command(args: argparse.Namespace) -> None:
     if args.preset == "scenes":
         return fit_detectors(args.arch or registry.recognisers("detector"))
     one_of("preset", args.preset, RECIPES)
-    archs = args.arch or registry.main_recognisers()
-    for arch in archs:
+    for arch in args.arch:
         one_of("arch", arch, registry.recognisers("small"))
     if args.adapt_to:
         one_of("adapt-to", args.adapt_to, ("none", "plain"))
         if args.seed or args.untrained:
             raise StudyError("--adapt-to fine-tunes the recognisers of seed 0; leave out --seed and --untrained")
-    recipe = RECIPES[args.preset]
     torch.set_num_threads(1)
-    suffix, folder, redraw = "_untrained" * args.untrained, WEIGHTS / args.preset, None
-    train, val = (load_split(args.preset, s, n, data_dir=args.data) for s, n in (("train", recipe["train_images"]), ("val", 0)))
+    recipe, folder, archs = RECIPES[args.preset], WEIGHTS / args.preset, args.arch or registry.main_recognisers()
+    train = load_split(args.preset, "train", recipe["train_images"], data_dir=args.data)
+    val = load_split(args.preset, "val", 0, data_dir=args.data)
     if args.adapt_to:
         run = make_config(args.preset, args.task, args.adapt_to, strength=args.strength, data_dir=args.data)
-        train_run(run)
-        recipe = recipe | {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
-        suffix = f"_on_{run.mode}_{run.task}{run.strength:g}"
-        train_loader, val_loader = (Loader(p, run.task, run.strength, EVALUATION_BATCH, run.flip) for p in (train, val))
-        val = processed(run, val, val_loader.ordered())
-        redraw = lambda epoch: processed(run, train, train_loader.epoch(run.seed, run.pretrain_epochs + epoch))  # noqa: E731
-    folder.mkdir(parents=True, exist_ok=True)
+        return fine_tune(archs, folder, run, train, val)
     for arch in archs:
         if args.untrained:
             state, metadata = untrained_recogniser(arch, train, args.seed)
         else:
-            clean = folder / f"{arch}.safetensors"
-            start = load_state_file(clean) if args.adapt_to else None
-            state, metadata = train_recogniser(arch, train, val, args.seed, recipe, start, redraw)
-        name = arch + (f"_seed{args.seed}" if args.seed else "") + suffix
-        if args.adapt_to:
-            metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
-        state = {k: v.contiguous() for k, v in state.items()}
-        write_atomic(folder / f"{name}.safetensors", partial(save_file, state, metadata=metadata))
-        write_hashes(folder)
+            state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
+        name = arch + f"_seed{args.seed}" * bool(args.seed) + "_untrained" * args.untrained
+        write_pinned(folder / f"{name}.safetensors", state, metadata)
+
+
+def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet, val: PictureSet) -> None:
+    """Fine-tune the recognisers of clean pictures on what a run's P (or a baseline) gives; trains the run first."""
+    train_run(run)
+    recipe = {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
+    of_train, of_val = (Loader(pictures, run.task, run.strength, EVALUATION_BATCH, run.flip) for pictures in (train, val))
+    val = processed(run, val, of_val.ordered())
+
+    def redraw(epoch: int) -> PictureSet:
+        return processed(run, train, of_train.epoch(run.seed, run.pretrain_epochs + epoch))
+
+    for arch in archs:
+        clean = folder / f"{arch}.safetensors"
+        state, metadata = train_recogniser(arch, train, val, 0, recipe, load_state_file(clean), redraw)
+        metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
+        write_pinned(folder / f"{arch}_on_{run.mode}_{run.task}{run.strength:g}.safetensors", state, metadata)

@@ -3,25 +3,23 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rastudy.data import digits, scenes
 from rastudy.errors import one_of
-from rastudy.models.classifiers import write_hashes
 from rastudy.models.detectors import DETECTORS, detection_loss, first_label_of
-from rastudy.paths import WEIGHTS, write_atomic
+from rastudy.models.weight_files import write_pinned
+from rastudy.paths import WEIGHTS
 
 TRAINING: dict[str, Any] = {"scenes": 4000, "epochs": 12, "lr": 2e-3}
 BATCH_SIZE, WEIGHT_DECAY = 16, 0.05
 
 
 def train_detector(name: str, recipe: dict, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Train one of ``DETECTORS`` on clean scenes, flipped never (a mirrored digit is none); returns its state dict."""
+    """Train one of ``DETECTORS`` on clean scenes, without flips (a mirrored digit is no digit); returns its state dict."""
     torch.manual_seed(seed)
     net = DETECTORS[name]().train()
     pixels, truth = scenes.render("train", recipe["scenes"])
@@ -48,13 +46,9 @@ def train_detector(name: str, recipe: dict, seed: int = 0) -> dict[str, torch.Te
 def fit_detectors(names: Sequence[str]) -> None:
     """Train detectors and write their weights and hashes."""
     torch.set_num_threads(1)
+    digest = hashlib.sha256(scenes.render("train", TRAINING["scenes"])[0].tobytes()).hexdigest()[:16]
     for name in names:
         one_of("detector", name, DETECTORS)
-        state = {k: v.contiguous() for k, v in train_detector(name, TRAINING).items()}
         metadata = {"arch": name, "dataset": "scenes", "classes": "".join(digits.CLASSES)}
-        metadata |= {k: str(v) for k, v in TRAINING.items()} | {
-            "digest": hashlib.sha256(scenes.render("train", TRAINING["scenes"])[0].tobytes()).hexdigest()[:16]
-        }
-        path = WEIGHTS / "scenes" / f"{name}.safetensors"
-        write_atomic(path, partial(save_file, state, metadata=metadata))
-        write_hashes(path.parent)
+        metadata |= {k: str(v) for k, v in TRAINING.items()} | {"digest": digest}
+        write_pinned(WEIGHTS / "scenes" / f"{name}.safetensors", train_detector(name, TRAINING), metadata)

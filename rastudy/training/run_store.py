@@ -19,7 +19,8 @@ import torch
 from rastudy.config import Config
 from rastudy.data.imagenet import data_version
 from rastudy.errors import StudyError
-from rastudy.models.classifiers import sha256, weights_versions
+from rastudy.models.classifiers import weights_versions
+from rastudy.models.weight_files import sha256
 from rastudy.paths import PACKAGE, read_json, results_folder, root, write_atomic, write_csv, write_json
 from rastudy.training.steps import Models
 from rastudy.training.weights import weights_file, weights_files

@@ -10,8 +10,8 @@ from torch import nn
 
 from rastudy.config import Config
 from rastudy.errors import StudyError
-from rastudy.models.classifiers import load_state
 from rastudy.models.processors import ResnetGenerator, build_processor
+from rastudy.models.weight_files import load_state
 from rastudy.paths import results_folder, write_atomic
 from rastudy.registry import MODES
 

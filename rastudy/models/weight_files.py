@@ -1,0 +1,69 @@
+"""Files of weights: read without executing anything, and compared with the hashes that are pinned beside them."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rastudy.errors import StudyError
+from rastudy.paths import write_atomic
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 as hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pinned_hashes(folder: Path) -> dict[str, str]:
+    """File name to SHA-256, read from the folder's SHA256SUMS (empty where there is none)."""
+    sums = folder / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def write_pinned(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a state dict as safetensors, and pin the SHA-256 of every weight file of its folder in SHA256SUMS."""
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    write_atomic(path, lambda p: save_file(state, p, metadata))
+    lines = [f"{sha256(file)}  {file.name}" for file in sorted(path.parent.glob("*.safetensors"))]
+    write_atomic(path.parent / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
+
+
+def read_pinned(path: Path, command: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The state dict and the metadata of a safetensors file of the study's own; ``command`` trains what it holds.
+
+    Raises:
+        StudyError: the file is damaged, or its hash is not the one that its folder's SHA256SUMS lists.
+    """
+    if pinned_hashes(path.parent).get(path.name, sha256(path)) != sha256(path):
+        raise StudyError(f"{path}: its SHA-256 is not the one in SHA256SUMS; restore it or rerun {command}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
+    except (SafetensorError, OSError) as error:
+        raise StudyError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_state_file(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from safetensors or from torch.save's format; executes nothing from the file."""
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many types; all mean that this file is not a state dict
+        raise StudyError(f"{path}: not a readable state dict ({type(error).__name__}: {error})") from error
+
+
+def load_state(net: nn.Module, state: dict[str, torch.Tensor], path: Path) -> nn.Module:
+    """Load the state dict that ``path`` holds into a network; StudyError where it does not fit, or is not finite."""
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise StudyError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
+    odd = [name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()]
+    if odd:
+        raise StudyError(f"{path}: {odd[0]} holds numbers that are not finite; train it anew, or restore the file")
+    return net
