@@ -21,14 +21,11 @@ from rastudy.presets import PRESETS, degradations
 
 
 class Control(NamedTuple):
-    """The main RA run with one thing changed.
-
-    ``change``: what differs from the main RA run; ``baseline``: what its gain is measured against.
-    """
+    """The main RA run with one thing changed."""
 
     shown: str
-    change: dict
-    baseline: str = "plain"
+    change: dict  # what differs from the main RA run
+    baseline: str = "plain"  # what its gain is measured against
 
 
 CONTROLS = {

@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 class Groups:
-    """The resampling units of a picture set: sums over groups, and bootstrap means that are shared by all figures.
+    """The resampling units of a picture set: sums over groups, and bootstrap means from draws that all values share.
 
     Args:
         group: (N,) group of each picture.
@@ -70,9 +70,11 @@ class Groups:
             levels, level = np.unique(column, return_inverse=True)
             codes = codes * len(levels) + level
         _, first, count = np.unique(codes, return_index=True, return_counts=True)
-        if len(first) > min(FEW, len(values) // 10):
+        n = len(values)
+        if len(first) > min(FEW, n // 10):
             return None
-        return np.round(_counts(tuple(count.tolist())) @ rounded[first] / len(values), 9) + 0.0
+        drawn = np.random.default_rng(0).multinomial(n, count / n, size=RESAMPLES)
+        return np.round(drawn @ rounded[first] / n, 9) + 0.0
 
     def _drawn_by_group(self, values: np.ndarray) -> np.ndarray:
         """Resampled means of groups that are drawn one by one; in parts that fit the processor's cache."""
@@ -85,13 +87,6 @@ class Groups:
         return np.concatenate([np.ones((1, len(self.code))), _resamples(len(self.sizes))[:many, self.code]]).astype(np.float32)
 
 
-@lru_cache(maxsize=256)
-def _counts(count: tuple[int, ...]) -> np.ndarray:
-    """How often each value comes in each resample, (RESAMPLES, values); ``count``: how often in the sample."""
-    n = sum(count)
-    return np.random.default_rng(0).multinomial(n, np.array(count) / n, size=RESAMPLES)
-
-
 @lru_cache(maxsize=2)
 def _resamples(n_groups: int) -> np.ndarray:
     """How often each group is drawn in each resample, (RESAMPLES, G)."""
@@ -100,7 +95,7 @@ def _resamples(n_groups: int) -> np.ndarray:
 
 
 def percentile(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled figures; infinite ones count as extreme, undefined ones (0/0) not at all."""
+    """The 95 % percentile interval of resampled values; infinite ones are extremes, undefined ones (0/0) are left out."""
     ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     with np.errstate(invalid="ignore"):
         low, high = np.nanquantile(resampled, ends)
@@ -112,19 +107,18 @@ def percentile(resampled: np.ndarray) -> tuple[float, float]:
 def mean_intervals(values: np.ndarray, groups: Groups, differences: bool = False) -> list[Estimate]:
     """Means of the columns of (N, M) with intervals: Wilson's for independent hits, else a bootstrap over groups.
 
-    ``differences`` are no hits, even where each of them is 0 or 1.
+    ``differences`` are never taken for hits, even where all of them are 0 or 1.
     """
     hits = [groups.independent and not differences and bool(np.isin(column, (0.0, 1.0)).all()) for column in values.T]
-    others = np.flatnonzero(~np.array(hits))
-    resampled = dict(zip(others, groups.bootstrap_each(values[:, others]).T, strict=True)) if len(others) else {}
-    estimates = []
-    for k, column in enumerate(values.T):
-        if hits[k]:
-            interval = stats.binomtest(int(column.sum()), len(column)).proportion_ci(LEVEL, method="wilson")
-            estimates.append(Estimate(float(column.mean()), interval.low, interval.high))
-        else:
-            estimates.append(Estimate(float(column.mean()), *percentile(resampled[k])))
-    return estimates
+    others = values[:, [not hit for hit in hits]]
+    drawn = iter(groups.bootstrap_each(others).T if others.size else ())
+    ends = [_wilson(column) if hit else percentile(next(drawn)) for hit, column in zip(hits, values.T, strict=True)]
+    return [Estimate(float(column.mean()), low, high) for column, (low, high) in zip(values.T, ends, strict=True)]
+
+
+def _wilson(hits: np.ndarray) -> tuple[float, float]:
+    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(LEVEL, method="wilson")
+    return interval.low, interval.high
 
 
 def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
@@ -151,7 +145,7 @@ def _mcnemar(differences: np.ndarray) -> float:
 
 
 def _flip_pictures(differences: np.ndarray) -> float:
-    """The sign-flip test of independent pictures: of those that differ by as much, so many are flipped."""
+    """The sign-flip test of independent pictures: how many of equal size are flipped is binomial."""
     sizes, counts = np.unique(np.abs(np.round(differences, 9)), return_counts=True)
     rng = np.random.default_rng(1)
     sums = sum(size * (2.0 * rng.binomial(count, 0.5, FLIPS) - count) for size, count in zip(sizes, counts, strict=True))
