@@ -16,7 +16,7 @@ import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, cells_of, load_cells, paired_cells
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, cells_of, load_cells, named, paired_cells
 from rastudy.analysis.tables import load_table as load_study_table
 from rastudy.analysis.tables import main_cells, rounded, without_variants
 from rastudy.data import scenes
@@ -102,8 +102,8 @@ def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iter
                 rows = list(_cell_rows(variant, cell, plain, _clean_of(cells), at_home))
             for row in rows:
                 if cell.key in of_source:
-                    row |= dict(zip(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE), strict=True))
-                row |= cell.base() | cell.counts() | {"direction": direction, "variant": variant.name}
+                    row |= named(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE))
+                row |= cell.base() | {"direction": direction, "variant": variant.name}
                 yield row | {"verdict": verdict(row)}
 
 
@@ -123,7 +123,7 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
     p_values = stats.paired_p(values / 100, cell.groups)
     for k, (reader, rows) in enumerate(groups.items()):
         bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
-        row = dict(zip(ESTIMATE, estimates[k], strict=True)) | {
+        row: dict = named(ESTIMATE, estimates[k]) | {
             "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
         }  # fmt: skip
         if at_home is not None:
@@ -140,7 +140,7 @@ def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None
     reference: dict[str, float] = {}
     if at_home is not None:
         (estimate,) = stats.mean_intervals(at_home.of([])[:, None], at_home.cell.groups, differences=True)
-        reference = dict(zip(REFERENCE, estimate, strict=True))
+        reference = named(REFERENCE, estimate)
     for metric in detection.RECALLS:
         mine, theirs, bound = (
             np.stack([_precisions(one, name)[metric] for name in cell.targets]) for one in (cell, plain, clean)
@@ -149,7 +149,7 @@ def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None
         for reader, rows in groups.items():
             gain, way = (mine - theirs)[rows].mean(0), (bound - theirs)[rows].mean(0)
             tail = min(np.mean(gain[1:] <= 0), np.mean(gain[1:] >= 0))
-            yield reference | dict(zip(ESTIMATE, (gain[0], *stats.percentile(gain[1:])), strict=True)) | {
+            yield reference | named(ESTIMATE, (gain[0], *stats.percentile(gain[1:]))) | {
                 "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
                 **_share(gain[0], gain[1:], way[0], way[1:]), "p": min(1.0, 2 * max(tail, 1 / len(gain))),
             }  # fmt: skip
@@ -178,13 +178,13 @@ def _beside(values: np.ndarray, groups: stats.Groups, reference: np.ndarray, at_
     else:
         mine, theirs = groups.bootstrap(values[:, None])[:, 0], at_home.bootstrap(reference[:, None])[::-1, 0]
         difference = stats.Estimate(values.mean() - reference.mean(), *stats.percentile(mine - theirs))
-    found = dict(zip(REFERENCE + DIFFERENCE, (*estimate, *difference), strict=True))
+    found = named(REFERENCE, estimate) | named(DIFFERENCE, difference)
     return found | (_share(values.mean(), mine, reference.mean(), theirs) if estimate.low > 0 else {})
 
 
 def _share(value: float, resampled: np.ndarray, whole: float, resampled_whole: np.ndarray) -> dict:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return dict(zip(SHARE, (value / whole, *stats.percentile(resampled / resampled_whole)), strict=True))
+        return named(SHARE, (value / whole, *stats.percentile(resampled / resampled_whole)))
 
 
 def verdict(row: dict) -> str:
@@ -204,17 +204,16 @@ def verdict(row: dict) -> str:
 
 def architecture_rows(preset: str) -> Iterator[dict]:
     """The main study's own direction, unseen architectures beside the source R, as rows of the summary."""
-    gains, kept = (main_cells(load_study_table(preset, name), preset).query("mode == 'ra'") for name in ("gains", "kept"))
-    accuracy = without_variants(load_study_table(preset, "accuracy")).query("metric == 'top1' and split == 'test'")
-    for _, unseen in gains[gains["role"] == "mean_unseen"].iterrows():
-        (_, source), (_, share) = (
-            next(rows[(rows[list(CELL)] == unseen[list(CELL)]).all(axis=1)].iterrows())
-            for rows in (gains[gains["role"] == "source"], kept)
-        )
-        same = accuracy.query("task == @unseen.task and strength == @unseen.strength and target_arch != @unseen.source_arch")
-        level = main_cells(same, preset).groupby("mode")["value"].mean()
+    gains, kept, accuracy = (main_cells(load_study_table(preset, name), preset) for name in ("gains", "kept", "accuracy"))
+    gains, read = gains.query("mode == 'ra'"), without_variants(accuracy).query("metric == 'top1' and split == 'test'")
+    of_source, shares = (rows.set_index(["task", "strength"])[list(ESTIMATE)]
+                         for rows in (gains.query("role == 'source'"), kept.query("mode == 'ra'")))  # fmt: skip
+    for unseen in gains.query("role == 'mean_unseen'").to_dict("records"):
+        key = unseen["task"], unseen["strength"]
+        same = (read["task"] == key[0]) & (read["strength"] == key[1]) & (read["target_arch"] != unseen["source_arch"])
+        level = read[same].groupby("mode")["value"].mean()
         row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, "p", *COUNTS)}
-        row |= dict(zip(REFERENCE + SHARE, (*source[list(ESTIMATE)], *share[list(ESTIMATE)]), strict=True))
+        row |= named(REFERENCE, of_source.loc[key]) | named(SHARE, shares.loc[key])
         row |= {"direction": "architectures", "variant": "unseen", "reader": "mean", "metric": "top1"}
         row |= {"plain": level["plain"], "clean": level.get("clean", np.nan)}
         yield row | {"verdict": verdict(row)}
