@@ -1,4 +1,4 @@
-"""Everything that the study knows by name: tasks, modes, data sets and recognisers. Adding one is adding an entry here.
+"""Everything that the study knows by name: tasks, modes, data sets and recognisers. To add one, add an entry.
 
 Plain data, no torch: code is named as ``module:function`` and imported when it is needed. The order of entries is the order of
 rows in every table and figure.
@@ -28,6 +28,7 @@ class Task:
 
     ``degrade``: (H, W, 3) uint8, strength and seed to lq. ``strength``: what its strength is, ``low`` to ``high`` or one of
     ``choices``; ``curve``: the strengths that notebook 00 shows. ``rate``: pictures a second in training a small P on one core.
+    ``random``: its lq depends on the seed; others give 8-bit pictures that depend on picture and strength alone.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     whole: bool = False
     choices: tuple[float, ...] = ()
     upscales: bool = False
+    random: bool = False
 
     @property
     def allowed(self) -> str:
@@ -132,7 +134,7 @@ TASKS: dict[str, Task] = _by_name((
     Task("sr", "super-resolution", _DEGRADE + "downsample", "upscaling factor", "factor", "x{:g}", "x{:g}", (2, 4), 700,
          choices=(2, 4), upscales=True),
     Task("dn", "denoising", _DEGRADE + "add_noise", "noise sigma on [0, 1]", "sigma", "{:g}", "sigma {:g}",
-         (0.05, 0.1, 0.2, 0.3, 0.4), 400),
+         (0.05, 0.1, 0.2, 0.3, 0.4), 400, random=True),
     Task("jpeg", "JPEG deblocking", _DEGRADE + "compress", "JPEG quality", "quality", "{:g}", "quality {:g}",
          (4, 6, 8, 10, 20, 40), 400, low=1, high=95, whole=True),
 ))  # fmt: skip

@@ -39,7 +39,7 @@ def downsample(gt: np.ndarray, factor: float, _seed: int) -> torch.Tensor:
 
 
 def add_noise(gt: np.ndarray, sigma: float, seed: int) -> torch.Tensor:
-    clean = torch.from_numpy(gt.astype(np.float32) / 255).permute(2, 0, 1)
+    clean = to_tensor(gt)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     return (clean + noise * sigma).clamp(0, 1)
 

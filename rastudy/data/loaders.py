@@ -15,7 +15,7 @@ from rastudy.data.degradations import degrade
 from rastudy.data.image_files import centre_crop
 from rastudy.data.photo_cache import Photos
 from rastudy.errors import StudyError
-from rastudy.registry import MODES
+from rastudy.registry import MODES, TASKS
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 100, 1_000_000  # most pictures and pixels of a batch; results do not depend on them
 Order = TypeVar("Order", torch.Tensor, list)
@@ -75,7 +75,7 @@ class Loader(Batches):
         self.task, self.strength = task, strength
         variants = [pictures.array, pictures.array[:, :, ::-1]][: 1 + flip]
         self.gt = torch.from_numpy(np.stack(variants))  # V N H W 3
-        self.lq = None if task == "dn" else torch.stack([self._degrade_all(v) for v in variants])
+        self.lq = None if TASKS[task].random else torch.stack([self._degrade_all(v) for v in variants])
 
     def _degrade_all(self, pictures: np.ndarray) -> torch.Tensor:
         lq = [(degrade(p, self.task, self.strength) * 255).round().to(torch.uint8) for p in pictures]
@@ -98,7 +98,7 @@ class Loader(Batches):
     def _batch(self, index: torch.Tensor, variant: torch.Tensor, noise_seed: torch.Tensor) -> Batch:
         gt = self.gt[variant, index]
         if self.lq is None:
-            noisy = [degrade(p.numpy(), "dn", self.strength, int(s)) for p, s in zip(gt, noise_seed, strict=True)]
+            noisy = [degrade(p.numpy(), self.task, self.strength, int(s)) for p, s in zip(gt, noise_seed, strict=True)]
             lq = torch.stack(noisy).contiguous(memory_format=torch.channels_last)
         else:
             lq = to_float(self.lq[variant, index])

@@ -1,4 +1,4 @@
-"""Scenes of several digits over photographs, with boxes: what the study's detectors are trained and judged on.
+"""Scenes of several digits over photographs, with boxes: what the study's detectors are trained and evaluated on.
 
 Source: the embedded digits (:mod:`rastudy.data.digits`): the same source digits, parts of photographs and ink for each split.
 """
@@ -26,7 +26,7 @@ class Boxes(NamedTuple):
 
 @lru_cache(maxsize=4)
 def render(split: str, n: int) -> tuple[np.ndarray, tuple[Boxes, ...]]:
-    """The first ``n`` scenes of a split: pictures (n, 96, 96, 3) uint8 and what is in each of them, none to four digits."""
+    """The first ``n`` scenes of a split: pictures (n, 96, 96, 3) uint8 and the boxes of each, none to four."""
     _, columns, _ = digits.SPLITS[split]
     known, sources = load_digits(), digits.source_digits(split)
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
