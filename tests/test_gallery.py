@@ -17,7 +17,7 @@ from rastudy.models.processors import apply_processor
 from rastudy.presets import PRESETS
 from rastudy.report import gallery
 from rastudy.report.gallery import SHOWN, Turned, pair_of, turned, turned_table
-from rastudy.training.run_store import load_models
+from rastudy.training.weights import load_models
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [name for name in PRESETS if name != "smoke" and list((ROOT / "results" / name / "predictions").glob("*.npz"))]
@@ -129,7 +129,7 @@ def test_the_figure():
 def test_no_pair_no_counts(study_root):
     """A preset without runs has an empty table, and its figure says what to do."""
     assert turned_table("smoke").empty
-    with pytest.raises(StudyError, match=r"python -m rastudy\.sweep --preset smoke"):
+    with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
         gallery.plot_turned_counts("smoke")
 
 

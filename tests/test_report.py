@@ -32,7 +32,8 @@ def file(tmp_path_factory) -> Path:
     """The report of the committed studies, through the command that a user types."""
     before = {path: path.read_bytes() for path in (ROOT / "figures").rglob("turned*.png")}  # drawn anew, where nothing changes
     path = tmp_path_factory.mktemp("report") / "report.html"
-    done = subprocess.run([sys.executable, "-m", "rastudy", "report", "-o", str(path)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "rastudy", "report", "-o", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     for figure, content in before.items():
         figure.write_bytes(content)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -139,9 +140,7 @@ def test_every_figure_is_in_it_once(page):
     """The committed figures, those with pictures pixel by pixel, with caption and alternative text."""
     figures = page.find_all("figure")
     expected = [path for path in (ROOT / "figures").rglob("*.png") if "smoke" not in path.parts]
-    free = [
-        path for path in expected if path.parent.name in ("figures", "digits") or not path.stem.startswith(report.SHOW_PICTURES)
-    ]
+    free = [path for path in expected if path.parent.name in ("figures", "digits") or not path.stem.startswith(report.PICTURES)]
     assert sorted(figure["data-file"] for figure in figures) == sorted(str(path.relative_to(ROOT)) for path in free)
     assert len({figure.find("figcaption").get_text() for figure in figures}) == len(figures)
     for figure in figures:
@@ -231,9 +230,10 @@ def test_studies(study_root):
         report.studies_of("")
     with pytest.raises(StudyError, match="preset='digit' is unknown"):
         report.studies_of("smoke, digit") if report.has_results("smoke") else report.studies_of("digit")
-    with pytest.raises(StudyError, match="rastudy.sweep.sweep --preset smoke"):
+    with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
         report.studies_of("smoke")
-    write_csv(study_root / "results" / "smoke" / "gains.csv", [dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1]}], GAINS)
+    row = dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1]}
+    write_csv(study_root / "results" / "smoke" / "gains.csv", [row], GAINS)
     assert report.studies_of(" smoke ") == ["smoke"]
 
 

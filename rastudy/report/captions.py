@@ -1,4 +1,4 @@
-"""What the figures are called and show, for people and for those who cannot see them."""
+"""Caption and alternative text of each figure, by its name."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from rastudy.presets import PRESETS
 from rastudy.registry import TASKS, display_name, task_name
 from rastudy.report.claims import study_name
 
-# by the beginning of a figure's name: its caption, and what is plotted. The order is the report's.
+# by the beginning of a figure's name: its caption, and what is plotted; the order is the report's
 CAPTIONS = {
     "degradations": ("What each P gets to see", "Test pictures, a column each: the original and its degraded versions."),
     "strengths": ("Top-1 against the strength of each degradation", "Lines, one per recogniser, a panel per task; the study's "
@@ -52,12 +52,15 @@ CAPTIONS = {
                   "lines of an evaluation's time against its size."),
 }  # fmt: skip
 
+PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")  # these show pictures
+SHADED = (*PICTURES, "boundary_planes")  # these need more than 256 colours
+
 
 def _parts(stem: str) -> tuple[str, str, str, str]:
     """A figure's name: the longest of ``CAPTIONS`` that it begins with, task, strength, and what is left."""
     key = max((key for key in CAPTIONS if stem.startswith(key)), key=len, default="")
     rest = stem[len(key) :].strip("_")
-    degradation = re.fullmatch(r"(sr|dn|jpeg)([\d.]*)(?:_(.+))?", rest)
+    degradation = re.fullmatch(rf"({'|'.join(TASKS)})([\d.]*)(?:_(.+))?", rest)
     task, strength, left = degradation.groups("") if degradation else ("", "", rest)
     return key, task, strength, left
 
@@ -65,7 +68,7 @@ def _parts(stem: str) -> tuple[str, str, str, str]:
 def rank_of(stem: str) -> tuple[int, int, str]:
     """A figure's place in the report: by kind, task and name."""
     key, task, *_ = _parts(stem)
-    return list(CAPTIONS).index(key) if key else len(CAPTIONS), TASKS.index(task) if task else -1, stem
+    return list(CAPTIONS).index(key) if key else len(CAPTIONS), list(TASKS).index(task) if task else -1, stem
 
 
 def caption_of(path: Path) -> tuple[str, str]:
@@ -74,5 +77,6 @@ def caption_of(path: Path) -> tuple[str, str]:
     caption, plotted = CAPTIONS.get(key, ("A figure", "A figure of the study."))
     words = [study_name(path.parent.name)] if path.parent.name in PRESETS else []
     words += [task_name(task, float(strength) if strength else None)] if task else []
-    words += [f"read by {display_name(rest)}" if rest in registry.main_recognisers() else rest.replace("_", " ")] if rest else []
+    if rest:
+        words += [f"read by {display_name(rest)}" if rest in registry.main_recognisers() else rest.replace("_", " ")]
     return f"{caption}{': ' * bool(words)}{', '.join(words)}", plotted

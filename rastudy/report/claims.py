@@ -1,31 +1,40 @@
 """The paper's claims beside what the studies measured, with a verdict for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from rastudy import registry
-from rastudy.analysis.tables import load_table, main_cells, paper_gains
+from rastudy.analysis.checks import paper_gains
+from rastudy.analysis.comparisons import ESTIMATE
+from rastudy.analysis.tables import load_table, main_cells
 from rastudy.paths import results_folder
-from rastudy.presets import degradations
-from rastudy.registry import mode_name
+from rastudy.presets import PRESETS, degradations
+from rastudy.registry import TASKS, mode_name, short_name
+from rastudy.report.style import sample
 
-STUDIES = {"digits": "digits", "cifar10": "CIFAR-10", "imagenet_lite": "700 photographs"}  # the presets with committed results
-CONDITIONS = {"sr x4": ("sr", 4.0), "sr x2": ("sr", 2.0), "dn": ("dn", None), "jpeg": ("jpeg", None)}  # None: the preset's
-PAPER_TASKS = {"sr x4": "sr", "dn": "dn", "jpeg": "jpeg"}
-NOTHING = 1.0  # points: a gain below it is one of nothing, the paper's (unsupervised RA's in denoising) and ours
+STUDIES = {name: document["shown"] for name, document in PRESETS.items() if document.get("shown")}  # with committed results
+# the rows of the claims table: a task, and its strength where the task has only a few; None: the preset's own
+CONDITIONS: dict[str, tuple[str, float | None]] = {
+    short_name(name, strength) if task.choices else name: (name, strength)
+    for name, task in TASKS.items() for strength in reversed(task.choices or (None,))
+}  # fmt: skip
+OF_PAPER = {task: name for name, (task, strength) in CONDITIONS.items()
+            if strength is None or (task, strength) in degradations("imagenet")}  # fmt: skip
+NOTHING = 1.0  # points: a smaller gain counts as none, the paper's (unsupervised RA's in denoising) and ours
 MOST = 0.5  # unseen R's keep most of the source's gain where they keep more than this share
 
 
-def markdown(rows: list[list[str]], header: list[str]) -> str:
+def markdown(rows: list[list[str]], header: Sequence[str]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def interval(row: pd.Series, digits: int = 1, sign: str = "+") -> str:
-    """``value [low, high]``."""
-    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def interval(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
+    """``value [low, high]`` of these columns; empty where there is no value."""
+    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in names)
+    return "" if pd.isna(row[names[0]]) else f"{value} [{low}, {high}]"
 
 
 def study_name(preset: str) -> str:
@@ -49,13 +58,15 @@ def degradation_of(preset: str, condition: str) -> tuple[str, float] | None:
 
 
 def main_rows(name: str, preset: str, condition: str, baseline: str = "plain", **wanted: str) -> pd.DataFrame:
-    """The main comparison's rows of a table under a condition, of one mode, say."""
+    """A table's rows of the main comparison under a condition, where columns have the ``wanted`` values."""
     rows = main_cells(load_table(preset, name), preset, baseline)
     task, strength = degradation_of(preset, condition) or ("", 0)
-    keep = (rows["task"] == task) & (rows["strength"] == strength)
-    for column, value in wanted.items():
-        keep &= rows[column] == value
-    return rows[keep]
+    return where(rows, task=task, strength=strength, **wanted)
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    return table[(table[list(values)] == pd.Series(values)).all(axis=1)]
 
 
 def verdict(claim: float | None, low: float, high: float) -> str:
@@ -84,54 +95,40 @@ def kept_of(preset: str, condition: str, mode: str, claimed: bool) -> str:
     row = rows.iloc[0]
     if pd.isna(row["value"]):
         return "the source's gain is not resolved" if "includes 0" in row["reason"] else "the source loses"
-    return f"{interval(row, 2, '')} {verdict(1 if claimed else None, *(row[['low', 'high']] - MOST))}".strip()
-
-
-def _paper_gains(condition: str, mode: str) -> dict[str, float]:
-    """The paper's mean gain of the source and of unseen R's; empty where its figure is not at hand."""
-    table = paper_gains()
-    same = table[(table["task"] == PAPER_TASKS.get(condition)) & (table["mode"] == mode)]
-    return same.groupby("role")["value"].mean().to_dict()
+    return f"{interval(row, digits=2, sign='')} {verdict(1 if claimed else None, *(row[['low', 'high']] - MOST))}".strip()
 
 
 def claims_table(presets: Sequence[str] = ()) -> str:
     """Claim by claim and degradation: the paper's figure, and ours with intervals and verdicts, on every set (or on these)."""
     presets = presets or present_studies()
     conditions = [name for name in CONDITIONS if any(degradation_of(preset, name) for preset in presets)]
-    header = ["claim", "task", "paper (ImageNet)", *(f"ours, {_shown(preset)}" for preset in presets)]
+    header = ["claim", "task", "paper (ImageNet)", *map(_header, presets)]
     return markdown([row for mode in registry.modes("paper")[1:] for row in _claims(mode, presets, conditions)], header)
+
+
+def _header(preset: str) -> str:
+    """A study's column: its data, with what its intervals rest on."""
+    pictures, seeds = sample(main_cells(load_table(preset, "gains"), preset), "")
+    return f"ours, {study_name(preset)} ({seeds}, {pictures})"
 
 
 def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:
     """A mode's rows. That T gains is claimed, too, though its figures are not at hand; of x2 the paper says nothing."""
-    for role, who in (("source", "the R in the loss"), ("unseen", "unseen R's")):
+    table = paper_gains()
+    paper = {name: where(table, task=task, mode=mode).groupby("role")["value"].mean() for task, name in OF_PAPER.items()}
+    missing = {name: "not at hand" if name in paper else "no such task" for name in conditions}
+    for role, row_role, who in (("source", "source", "the R in the loss"), ("unseen", "mean_unseen", "unseen R's")):
         for condition in conditions:
-            paper = _paper_gains(condition, mode).get(role)
-            claim = paper if paper is None or abs(paper) >= NOTHING else 0.0
-            if paper is None and condition in PAPER_TASKS:
-                claim = 1.0
-            ours = [gain_of(preset, condition, mode, {"unseen": "mean_unseen"}.get(role, role), claim) for preset in presets]
-            shown = f"{paper:+.1f}" if paper is not None else _no_figure(condition)
+            found = paper.get(condition, {}).get(role)
+            claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= NOTHING else 0.0
+            ours = [gain_of(preset, condition, mode, row_role, claim) for preset in presets]
+            shown = missing[condition] if found is None else f"{found:+.1f}"
             yield [f"{mode_name(mode)}: gain of {who} (points)", condition, shown, *ours]
     for condition in conditions:
-        paper = _paper_gains(condition, mode)
-        claimed = bool(paper) and paper["source"] >= NOTHING
-        shown = "source's gain near 0" if paper else _no_figure(condition)
+        found = paper.get(condition, {})
+        claimed = found.get("source", 0.0) >= NOTHING
+        shown = missing[condition] if not len(found) else "source's gain near 0"
         if claimed:
-            shown = f"{paper['unseen'] / paper['source']:.2f}"
+            shown = f"{found['unseen'] / found['source']:.2f}"
         ours = [kept_of(preset, condition, mode, claimed) for preset in presets]
         yield [f"{mode_name(mode)}: share that unseen R's keep", condition, shown, *ours]
-
-
-def _no_figure(condition: str) -> str:
-    return "not at hand" if condition in PAPER_TASKS else "no such task"
-
-
-def _shown(preset: str) -> str:
-    """The set's name with what its intervals rest on."""
-    rows = main_cells(load_table(preset, "gains"), preset)
-    seeds, n, groups = (int(rows[name].max()) for name in ("n_seeds", "n_images", "n_groups"))
-    of = f" of {groups:,} digits" if groups != n else ""
-    low = int(rows["n_seeds"].min())
-    seeds = f"{seeds} seed{'s' * (seeds > 1)}" if low == seeds else f"{low} to {seeds} seeds"
-    return f"{study_name(preset)} ({seeds}, {n:,} pictures{of})"

@@ -1,7 +1,7 @@
 """The report: ``rastudy report`` writes one HTML file with everything that the study found; it needs nothing else.
 
 ``notebooks/08_report.ipynb`` is executed and converted by nbconvert with the template ``report.html.j2``. Its tables are made
-from the CSVs by what makes the README's, its words are the README's, its figures those under ``figures/``.
+from the CSVs as the README's are, its words are the README's, its figures those under ``figures/``.
 """
 
 import argparse
@@ -22,17 +22,16 @@ from PIL import Image
 
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
-from rastudy.models.classifiers import sha256
+from rastudy.models.weight_files import sha256
 from rastudy.paths import CHECKOUT, NOTEBOOKS, PACKAGE, results_folder, root, write_atomic
 from rastudy.presets import PRESETS
-from rastudy.registry import display_name, short_name
+from rastudy.registry import TASKS, dataset_of, display_name, short_name
 from rastudy.report import results_page as readme
-from rastudy.report.captions import caption_of, rank_of
+from rastudy.report.captions import PICTURES, SHADED, caption_of, rank_of
 from rastudy.report.claims import claims_table, has_results, markdown, present_studies, study_name
 from rastudy.report.gallery import turned_table
 from rastudy.report.kernels import use_warm_kernels
 from rastudy.report.notebooks import execute
-from rastudy.report.results_page import MARKED
 
 TEMPLATE, README = PACKAGE / "report" / "report.html.j2", CHECKOUT / "README.md"
 LARGEST = 10_000_000  # bytes of the report
@@ -41,14 +40,12 @@ SECTIONS = {  # a study's own section of the README
     "digits": "Digits: all figures", "cifar10": "CIFAR-10: real photographs", "imagenet_lite": "700 photographs",
 }  # fmt: skip
 STUDY_TABLES = {  # those of other sections; one that a study has no rows of is left out
-    "The control for the schedule": readme.controls_table, "What the gain is not": readme.what_it_is_not_table,
-    "The same recognition by other means": readme.equal_cost_table, "Several sources at once": readme.matrix_table,
-    "Rounding to 8 bits": readme.rounding_table,
+    "Other processors": readme.processors_table, "The control for the schedule": readme.controls_table,
+    "What the gain is not": readme.what_it_is_not_table, "The same recognition by other means": readme.equal_cost_table,
+    "Several sources at once": readme.matrix_table, "Rounding to 8 bits": readme.rounding_table,
 }  # fmt: skip
 ELSEWHERE = ("boundary", "transfer", "turned")  # figures with a section of their own
-SHOW_PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")
-SHADED = (*SHOW_PICTURES, "boundary_planes")  # in as many colours as they have
-COLOURS = 256  # of a plot: half the bytes, and nobody sees it
+COLOURS = 256  # of a plot: half the bytes and no visible difference
 
 
 # --- what the notebook's cells show
@@ -86,10 +83,8 @@ def study(preset: str, pictures: bool = False) -> HTML:
     """
     title = SECTIONS.get(preset, study_name(preset))
     parts = [f"## {title}", section(title), readme.results_table(preset)]
-    if preset == "imagenet_lite":
-        parts.append(readme.photographs_table())
-    if preset == "digits":
-        parts += ["### Other processors", readme.processors_table()]
+    if (made := readme.photographs_table([preset])).startswith("|"):
+        parts.append(made)
     for title, table in STUDY_TABLES.items():
         if (made := table([preset])).startswith("|"):
             parts += [f"### {title}", section(title), made]
@@ -98,20 +93,15 @@ def study(preset: str, pictures: bool = False) -> HTML:
 
 
 def studies_page(studies: Sequence[str], pictures_of: str = "") -> HTML:
-    """Every study, one after the other; ``pictures_of``: whose pictures may be shown although they are not the package's."""
+    """Every study in turn; ``pictures_of``: a study whose pictures are shown although they are not the package's own."""
     return HTML("".join(study(preset, preset == pictures_of).data for preset in studies))
 
 
 def transfer(studies: Sequence[str]) -> HTML:
     """RA's gain in every direction that was tried."""
     summary = (root() / "figures").glob("transfer_summary.png") if set(studies) >= set(present_studies()) else ()
-    figures = [*summary, *_of_all(studies, "transfer")]
-    return page(
-        section("Transfer in other directions"),
-        readme.transfer_words(studies),
-        readme.transfer_table(studies),
-        *map(figure, figures),
-    )
+    tables = readme.transfer_words(studies), readme.transfer_table(studies)
+    return page(section("Transfer in other directions"), *tables, *map(figure, [*summary, *_of_all(studies, "transfer")]))
 
 
 def boundaries(studies: Sequence[str], pictures_of: str = "") -> HTML:
@@ -122,17 +112,18 @@ def boundaries(studies: Sequence[str], pictures_of: str = "") -> HTML:
 
 def gallery(studies: Sequence[str], pictures_of: str = "") -> HTML:
     """Counts and pictures of the verdicts that RA turns."""
-    rows = [
-        [study_name(preset), short_name(row["task"], row["strength"]), display_name(row["target_arch"]), f"{row['gained']:,}",
-         f"{row['lost']:,}", f"{row['n_images']:,}"]
-        for preset in studies for row in turned_table(preset).to_dict("records")
-    ]  # fmt: skip
+    rows = []
+    for preset in studies:
+        for _, row in turned_table(preset).iterrows():
+            counts = [f"{row[name]:,}" for name in ("gained", "lost", "n_images")]
+            degradation = short_name(row["task"], row["strength"])
+            rows.append([study_name(preset), degradation, display_name(row["target_arch"]), *counts])
     table = markdown(rows, ["data", "task", "read by", "wrong to right", "right to wrong", "of test pictures"])
     return page(*map(figure, _of_all(studies, "turned", pictures_of)), "### All counts", table)
 
 
 def provenance(studies: Sequence[str]) -> HTML:
-    """On what every number rests: commit, runs, seeds, versions, machines, times, digests of the tables that were read."""
+    """What every number rests on: commit, runs, seeds, versions, machines, times, digests of the tables that were read."""
     rows = [[study_name(preset), *_origin(preset)] for preset in studies]
     header = ["data", "runs", "seeds", "versions", "device", "test pictures, SHA-256", "results committed"]
     commit = _git("log", "-1", "--format=`%H` of %cs") or "none: not a git checkout"
@@ -178,7 +169,7 @@ def page(*parts: str) -> HTML:
 
 def section(title: str) -> str:
     """The README's words under a heading, without tables that are made here, figures and commands; empty where it has none."""
-    text = re.sub(r"^```.*?^```$", "```", MARKED.sub("", README.read_text()), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```$", "```", readme.MARKED.sub("", README.read_text()), flags=re.DOTALL | re.MULTILINE)
     found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE)
     blocks = re.split(r"\n{2,}", found[1].strip()) if found else []
     led = [*(following == "```" and block.endswith(":") for block, following in itertools.pairwise(blocks)), False]
@@ -188,8 +179,8 @@ def section(title: str) -> str:
 def figures_of(preset: str, pictures: bool = False) -> list[Path]:
     """A preset's figures in the report's order; those of pictures that are not the package's own only with ``pictures``."""
     files = sorted((root() / "figures" / preset).glob("*.png"), key=lambda path: rank_of(path.stem))
-    free = pictures or PRESETS[preset]["dataset"] == "digits"
-    return [path for path in files if free or not path.stem.startswith(SHOW_PICTURES)]
+    free = pictures or dataset_of(PRESETS[preset]["dataset"]).may_show
+    return [path for path in files if free or not path.stem.startswith(PICTURES)]
 
 
 def _of_all(studies: Iterable[str], kind: str, pictures_of: str = "") -> list[Path]:
@@ -222,12 +213,12 @@ def _each(values: Iterable[object]) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says about the checkout; empty where it is none."""
+    """What git says about the checkout; empty where it is not one, or git is missing."""
     if not (root() / ".git").exists():
         return ""
     try:
         return subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git here
+    except OSError:
         return ""
 
 
@@ -241,7 +232,8 @@ def convert(notebook: Path) -> str:
     html, _ = exporter.from_filename(str(notebook))
     html, contents = _with_anchors(html)
     html = re.sub(r"<table>.*?</table>", lambda m: f'<div class="scroll" tabindex="0">{m[0]}</div>', html, flags=re.DOTALL)
-    html = re.sub(r"<td>(?=(?:sr|dn|jpeg)\b)", '<td class="task">', re.sub(r"<td>(?=[+-]?\d)", '<td class="short">', html))
+    html = re.sub(r"<td>(?=[+-]?\d)", '<td class="short">', html)
+    html = re.sub(rf"<td>(?=(?:{'|'.join(TASKS)})\b)", '<td class="task">', html)
     html = re.sub(r" (agrees|disagrees|undecided)</td>", r' <span class="\1">\1</span></td>', html)
     return html.replace("<!-- contents -->", contents)
 

@@ -1,0 +1,82 @@
+"""What the report's figures share: panels, values with intervals, legends, and the note below them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rastudy import registry
+from rastudy.analysis.comparisons import ESTIMATE
+from rastudy.analysis.style import rows_of
+from rastudy.errors import StudyError
+from rastudy.presets import degradations
+
+Degradation = tuple[str, float]  # task and strength
+Style = dict[str, Any]  # matplotlib's settings
+SOURCE: Style = {"color": "#d55e00", "marker": "^"}  # of the R in the loss
+UNSEEN: Style = {"color": "#0072b2", "marker": "o"}  # of the others
+BESIDE: Style = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}  # a legend right of its panel
+BESIDE_TOP: Style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], style: str = "whitegrid", **settings: Any) -> tuple[Figure, Any]:
+    """A figure of ``size`` inches and its axes, always (rows, columns)."""
+    sns.set_theme(style=style, context="notebook")
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **settings)
+
+
+def degradations_in(rows: pd.DataFrame, preset: str) -> list[Degradation]:
+    """The preset's degradations that a table has rows of; StudyError where there is none."""
+    keys = [key for key in degradations(preset) if len(rows_of(rows, key))]
+    if not keys:
+        raise StudyError(
+            f"results/{preset} has no run with the preset's own settings, so there is nothing to draw; run rastudy sweep "
+            f"--preset {preset} first"
+        )
+    return keys
+
+
+def look_of(mode: str) -> Style:
+    """A mode's colour and marker."""
+    return {"color": registry.MODES[mode].colour, "marker": registry.MODES[mode].marker}
+
+
+def intervals(
+    ax: Axes, places: Any, rows: pd.DataFrame | pd.Series, names: Sequence[str] = ESTIMATE, across: bool = False, **look: Any
+) -> None:
+    """Points with their intervals.
+
+    Args:
+        places: where each row is drawn, on the x axis; with ``across`` on the y axis, and values go along x.
+        rows: a row per point, or one row.
+        names: the columns of value, lower and upper end.
+    """
+    value, low, high = (np.atleast_1d(rows[name]) for name in names)
+    error, places = [value - low, high - value], np.atleast_1d(places)
+    if across:
+        ax.errorbar(value, places, xerr=error, **{"ls": ""} | look)
+    else:
+        ax.errorbar(places, value, yerr=error, **{"ls": ""} | look)
+
+
+def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
+    """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 seeds``."""
+    n, groups = (int(rows[name].max()) for name in ("n_images", "n_groups"))
+    of = f" of {groups:,} digits" if groups != n else ""
+    low, high = (int(end) for end in (rows["n_seeds"].min(), rows["n_seeds"].max()))
+    seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
+    return f"{n:,} {split} pictures{of}".replace("  ", " "), seeds
+
+
+def finish(figure: Figure, note: str = "", legend: Axes | None = None, at: Style = BESIDE, below: float = 0.01) -> Figure:
+    """Draw a panel's legend, fit the panels into the figure, and write the note below them."""
+    if legend is not None:
+        legend.legend(**at)
+    figure.tight_layout()
+    figure.text(0.5, -below, note, ha="center", va="top", fontsize=9)
+    return figure
