@@ -22,18 +22,9 @@ from rastudy import registry
 from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
+from rastudy.boundaries import tables
 from rastudy.boundaries.measure import main_source
-from rastudy.boundaries.tables import (
-    FEWEST,
-    SIMILARITIES,
-    STRATA,
-    Measured,
-    load_measured,
-    load_table,
-    make_tables,
-    measured_files,
-    update,
-)
+from rastudy.boundaries.tables import STRATA, Measured, load_measured, load_table
 from rastudy.config import Config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, to_tensor, to_uint8
@@ -74,7 +65,7 @@ def _note(figure: Figure, y: float, text: str) -> None:
 def draw(preset: str) -> list[Path]:
     """Draw and save every figure that shows no picture, of all degradations that have been measured."""
     paths = []
-    for key in measured_files(preset):
+    for key in tables.measured_files(preset):
         figures = {"distances": plot_distances(load_measured(preset, *key)), "reached": plot_reached(preset, *key),
                    "pairs": plot_pairs(preset, *key), "path": plot_path(preset, *key)}  # fmt: skip
         paths += [save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
@@ -97,7 +88,7 @@ def plot_distances(m: Measured) -> Figure:
         chosen = m.right == right  # R N
         counts = chosen.sum(1)
         for ax, direction in zip(row, directions, strict=True):
-            for r in np.flatnonzero(counts >= FEWEST):
+            for r in np.flatnonzero(counts >= tables.FEWEST):
                 steps = np.sort(m.value[r, m.directions.index(direction), chosen[r]] / m.step[chosen[r]])
                 share = 100 * np.arange(1, len(steps) + 1) / len(steps)
                 share[np.isinf(steps)] = 100 * np.isfinite(steps).mean()
@@ -383,7 +374,7 @@ def plot_explains(preset: str) -> Figure:
     figure, axes = plt.subplots(len(keys), 3, figsize=(12.5, 0.8 + 3.1 * len(keys)), squeeze=False, sharey="row", sharex="col")
     for row, key in zip(axes, keys, strict=True):
         here, gains = rows_of(points, key), rows_of(tests, key).query("outcome == 'gain'")
-        for ax, similarity in zip(row, SIMILARITIES, strict=True):
+        for ax, similarity in zip(row, tables.SIMILARITIES, strict=True):
             for source, colour in colours.items():
                 of = here[here["source"] == source]
                 error = [of["gain"] - of["gain_low"], of["gain_high"] - of["gain"]]
@@ -407,9 +398,9 @@ def boundaries_command(args: argparse.Namespace) -> None:
     for preset in args.preset:
         one_of("preset", preset, PRESETS)
         if args.tables:
-            paths = make_tables(preset)
+            paths = tables.make_tables(preset)
         else:
             keys = degradations(preset, args.task)[: 1 if args.task else None]
             where = {"data_dir": args.data, "device": args.device}
-            paths = update(preset, keys, args.full, args.jobs, args.pictures, log=partial(print, flush=True), **where)
+            paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log=partial(print, flush=True), **where)
         print(*paths, *draw(preset), sep="\n")

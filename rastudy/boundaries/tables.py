@@ -115,10 +115,15 @@ class Measured:
         same = (small_arch(reader) or reader) == (small_arch(source) or source)
         return not (is_variant(reader) or reader in registry.unlike_recognisers() or same)
 
-    def row(self, where: np.ndarray | None = None, **given) -> dict:
+    def row(self, where: np.ndarray | None = None, **given: str) -> dict:
         """The columns of a row about the pictures ``where`` (N,) bool, or all."""
         group = self.group if where is None else self.group[where]
         return self.base | given | {"n_images": len(group), "n_groups": len(np.unique(group))}
+
+    def rows(self, found: dict[str, np.ndarray], where: np.ndarray | None = None, **given: str) -> Iterator[dict]:
+        """A row per metric of resampled statistics (B,)."""
+        for metric, resampled in found.items():
+            yield self.row(where, **given, metric=metric) | estimate(resampled)
 
 
 def measured_files(preset: str) -> dict[tuple[str, float], Path]:
@@ -157,13 +162,12 @@ def distance_rows(m: Measured) -> Iterator[dict]:
                 "median_steps": medians(in_steps, draws), "median_rms": medians(value, draws),
                 "outside": shares(m.arrays["outside"][r, d, where], draws),
             }  # fmt: skip
-            for metric, resampled in found.items():
-                yield m.row(where, **given, reader=reader, metric=metric) | estimate(resampled)
+            yield from m.rows(found, where, **given, reader=reader)
             if m.is_unseen(reader, direction):
                 for metric in unseen:
                     unseen[metric].append(found[metric])
-        for metric in (metric for metric, values in unseen.items() if values):
-            yield m.row(**given, reader="mean_unseen", metric=metric) | estimate(np.mean(unseen[metric], 0))
+        means = {metric: np.mean(values, 0) for metric, values in unseen.items() if values}
+        yield from m.rows(means, **given, reader="mean_unseen")
 
 
 def pair_rows(m: Measured) -> Iterator[dict]:
@@ -191,9 +195,7 @@ def pair_rows(m: Measured) -> Iterator[dict]:
             else:
                 found["rank"] = rank_correlations(one, two, draws)
                 found["rank_over_spectrum"] = found["rank"] - reference
-            for metric, resampled in found.items():
-                given = {"along": direction, "stratum": stratum, "reader": reader, "other": other, "metric": metric}
-                yield m.row(where, **given) | estimate(resampled)
+            yield from m.rows(found, where, along=direction, stratum=stratum, reader=reader, other=other)
 
 
 def plane_rows(m: Measured) -> Iterator[dict]:
@@ -215,8 +217,8 @@ def plane_rows(m: Measured) -> Iterator[dict]:
             parts = [boundary.agreement_and_kappa((part @ flat).reshape(-1, classes, classes)) for part in
                      np.array_split(draws, math.ceil(len(draws) * classes**2 / 2**24))]  # fmt: skip
             same, kappa, chance = (np.concatenate(values) for values in zip(*parts, strict=True))
-            for metric, resampled in (("agreement", 100 * same), ("kappa", kappa), ("chance", 100 * chance)):
-                yield m.row(drawn, along=kind, reader=reader, other=other, metric=metric) | estimate(resampled)
+            resampled = {"agreement": 100 * same, "kappa": kappa, "chance": 100 * chance}
+            yield from m.rows(resampled, drawn, along=kind, reader=reader, other=other)
 
 
 def path_rows(m: Measured) -> Iterator[dict]:
