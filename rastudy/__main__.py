@@ -72,7 +72,7 @@ def evaluate_options() -> list[Option]:
         option("--processor", says="P's safetensors file, as training wrote it", type=Path, required=True),
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=Path),
         TASK,
-        option("--data", says="folder of class folders (default: the test pictures that P belongs to)", default=""),
+        option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
         option("--out", says="also write the rows to this CSV (default: none)", type=Path),
         DEVICE, SKIP,
@@ -82,7 +82,7 @@ def evaluate_options() -> list[Option]:
 def sweep_options() -> list[Option]:
     return [
         preset(),
-        flag("--full", says="the full grid: seeds, weights, source models, controls; what else is named narrows it"),
+        flag("--full", says="the full grid: seeds, weights, source models, controls; other options narrow it"),
         option("--task", says="only these tasks (default: all)", nargs="*"),
         option("--mode", says="only these modes and baselines (default: all of the preset's)", nargs="*"),
         option("--seed", says="only these seeds (default: the grid's)", nargs="*", type=int, default=[]),
@@ -91,19 +91,19 @@ def sweep_options() -> list[Option]:
         option("--ra-weight", says="only these weights of R's loss, 0 or more (default: the preset's)", nargs="*", type=float,
                default=[]),
         option("--processor", says="only these P's (default: the preset's)", nargs="*", default=[]),
-        option("--split", says="val and test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
+        option("--split", says="val, test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
         DATA, DEVICE, JOBS,
         option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
                metavar="NAME=VALUE"),
-        option("--direction", says="the study of transfer instead: categories, datasets, detection, families, black_box, "
+        option("--direction", says="run these transfer studies instead: categories, datasets, detection, families, black_box, "
                "upload, multi_source (default: none)", nargs="*", default=[]),
         option("--black-box", says="tesseract, service:FILE.json or function:MODULE:NAME", default="tesseract"),
-        flag("--keep-committed", says="accept committed runs as finished where their hashes agree"),
+        flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
                nargs="+", default=[], metavar="ID"),
         flag("--list", says="print the ids of the grid's runs in the order of training, and stop"),
-        flag("--status", says="say what is done, stale, failed or to do, and stop"),
-        flag("--dry-run", says="say what would run and what it costs, and stop"),
+        flag("--status", says="list what is done, stale, failed or to do, and stop"),
+        flag("--dry-run", says="list what would run and what it would cost, and stop"),
         flag("--no-notebooks", says="do not execute the reading notebooks"),
     ]  # fmt: skip
 
@@ -121,7 +121,7 @@ def boundaries_options() -> list[Option]:
     return [
         preset(["digits"], "the studies", nargs="*"),
         option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
-        flag("--full", says="more pictures, other sources' RA, second trainings, other families of recognisers"),
+        flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families"),
         option("--pictures", says="test pictures, 1 or more; 0 (the default): the preset's number", type=int, default=0),
         DATA, JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
@@ -132,13 +132,13 @@ def restore_options() -> list[Option]:
     return [
         option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=Path),
         option("-o", "--out", says="a file for one input file, else a folder", type=Path, required=True),
-        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove its blocks)", required=True),
+        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts)", required=True),
         option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
         preset("imagenet_lite", "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
         option("--processor", says="P's safetensors file (default: the preset's P)", type=Path),
-        option("--classify", says="print what these recognisers say before and after (none named: the preset's; default: no)",
+        option("--classify", says="print what these recognisers predict before and after (no names: the preset's)",
                nargs="*", metavar="R"),
         DEVICE,
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def recognisers_options() -> list[Option]:
                default="digits"),
         option("--arch", says="which recognisers (default: the five; of scenes both detectors)", nargs="*", default=[]),
         DATA,
-        option("--seed", says="0 or more; another than 0 is written to <arch>_seed<S>.safetensors", type=int, default=0),
+        option("--seed", says="0 or more; a seed other than 0 is written to <arch>_seed<S>.safetensors", type=int, default=0),
         flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors"),
         option("--adapt-to", says="none or plain: fine-tune on pictures that this mode's seed-0 run gives (default: clean "
                "pictures)", default=""),
@@ -181,12 +181,12 @@ def convert_options() -> list[Option]:
 def cache_options() -> list[Option]:
     return [
         option("--data", says="folder of photographs: with train/ and val/, or class folders", required=True),
-        option("--part", says="train, val (default: what is there)", nargs="*", default=[]),
+        option("--part", says="train, val (default: whichever exist)", nargs="*", default=[]),
         option("--resize", says="the shorter side in pixels, 1 or more", type=int, default=256),
         option("--cache-dir", says="where caches lie (default: runs/cache)", default=""),
         option("--workers", says="processes, 1 or more", type=int, default=CORES),
         SKIP,
-        flag("--verify", says="compare every checksum"),
+        flag("--verify", says="verify every checksum"),
         flag("--rebuild", says="rebuild what is stale or damaged"),
     ]  # fmt: skip
 
@@ -204,9 +204,10 @@ def voc_options() -> list[Option]:
 
 def benchmark_options() -> list[Option]:
     return [
-        option("--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*",
-               default=[]),
-        option("--rounds", says="rounds that are counted, 1 or more", type=int, default=5),
+        option(
+            "--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*", default=[]
+        ),
+        option("--rounds", says="timed rounds, 1 or more", type=int, default=5),
         option("--threads", says="threads, 1 or more", type=int, default=CORES),
     ]
 
@@ -219,23 +220,23 @@ COMMANDS = {
     "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
     "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Have recognisers read P's output.", evaluate_options),
     "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", sweep_options),
-    "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild tables from the predictions.", tables_options),
-    "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the tables of transfer.", transfer_options),
+    "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild the tables from the predictions.", tables_options),
+    "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the transfer tables.", transfer_options),
     "boundaries": Command("rastudy.boundaries.figures:boundaries_command", "Measure decision boundaries.", boundaries_options),
     "restore": Command("rastudy.restore.restore:restore_command", "Restore your own pictures.", restore_options),
     "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", report_options),
-    "doctor": Command("rastudy.tools.doctor:doctor_command", "Say what this machine has and lacks.", doctor_options),
+    "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", doctor_options),
     "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast it is.", benchmark_options),
     "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.",
                            recognisers_options),
     "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", convert_options),
-    "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs once for all.", cache_options),
-    "voc": Command("rastudy.transfer.voc:voc_command", "Have detectors read PASCAL VOC as P gives it.", voc_options),
+    "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs ahead of training.", cache_options),
+    "voc": Command("rastudy.transfer.voc:voc_command", "Evaluate detectors on PASCAL VOC restored by P.", voc_options),
 }  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
-    """Abbreviations are off; an unknown option is answered with the nearest one."""
+    """Abbreviations are off; an unknown option suggests the nearest one."""
 
     def __init__(self, prog: str, **settings: Any):
         super().__init__(prog, f"{prog} [options]", allow_abbrev=False, **settings)
@@ -252,7 +253,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
-    """The command and its options; exits with status 2 where they are unusable."""
+    """The command and its options; exits with status 2 if they cannot be used."""
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {command.says}" for name, command in COMMANDS.items())
     about = f"Recognition-aware image processing: a study that you can run.\n\n{listing}"

@@ -1,7 +1,7 @@
 """One run's settings: a flat frozen dataclass, and the run id.
 
-A preset fills every field; the user overrides some of them by name. Unknown names, wrong types and values that no
-field takes raise StudyError before anything starts.
+A preset fills every field; the user overrides some of them by name. Unknown names, wrong types and values out of range
+raise StudyError before anything starts.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from rastudy.registry import ALIASES, MODES, TASKS
 if TYPE_CHECKING:
     import torch
 
-LABELS = ("correct", "shuffled", "constant")  # what R's loss is told; in controls permuted labels, or class 0 for all
+LABELS = ("correct", "shuffled", "constant")  # labels in R's loss; the controls permute them, or use class 0 for all
 SCHEDULES, PRECISIONS = ("onecycle", "step"), ("fp32", "bf16")
 PROCESSORS = ("srresnet", "srdensenet", "resnet_generator")
 NOT_APPLICABLE = "-"
@@ -31,10 +31,10 @@ def setting(default: Any, says: str, low: float | None = None, operational: bool
     """A field of :class:`Config`.
 
     Args:
-        says: its sentence in ``--help``.
+        says: its help text.
         low: the lowest value it takes.
-        operational: it changes where or how fast a run goes, not its numbers.
-        photographs: only data sets of photographs read it.
+        operational: it changes where or how fast a run is executed, not its results.
+        photographs: used only by data sets of photographs.
     """
     about = {"says": says, "low": low, "operational": operational, "photographs": photographs}
     return dataclasses.field(default=default, metadata=about)
@@ -48,24 +48,24 @@ class Config:
     task: str
     mode: str
     strength: float = setting(dataclasses.MISSING, "factor of sr (2 or 4), sigma of dn (0 to 1), quality of jpeg (1 to 95)")
-    source_arch: str = setting(dataclasses.MISSING, "R in the loss; several, separated by commas, share it equally")
+    source_arch: str = setting(dataclasses.MISSING, "R in the loss; several, separated by commas, are weighted equally")
     ra_weight: float = setting(dataclasses.MISSING, "weight of R's loss, the paper's lambda", low=0)
-    seed: int = setting(0, "of initial weights, shuffles and noise", low=0)
-    labels: str = setting("correct", f"what R's loss is told: {', '.join(LABELS)} (the latter two are controls)")
+    seed: int = setting(0, "seed of initial weights, shuffling and noise", low=0)
+    labels: str = setting("correct", f"labels in R's loss: {', '.join(LABELS)} (the latter two are controls)")
     # data
     dataset: str = setting("digits", f"{', '.join(registry.DATASETS)}; digits_first and the like: half of the classes")
     data_dir: str = setting("", "folder of the pictures", operational=True)
     image_size: int = setting(32, "side, in pixels, of a picture that R reads", low=1)
     resize: int = setting(256, "photographs: the shorter side after decoding, pixels", photographs=True)
     crop: int = setting(0, "photographs: side of training's random crops, a multiple of 4; 0: image_size", photographs=True)
-    pretrain_crop: int = setting(0, "photographs: the same in the pretraining", photographs=True)
+    pretrain_crop: int = setting(0, "photographs: the same in pretraining; 0: image_size", photographs=True)
     cache_dir: str = setting("", "where decoded photographs are kept (runs/cache); none: decode every time", operational=True)
-    workers: int = setting(0, "processes that crop and degrade photographs; 0: the run's own", low=0, operational=True)
+    workers: int = setting(0, "processes that crop and degrade photographs; 0: none", low=0, operational=True)
     train_images: int = setting(0, "training pictures; 0: all", low=0)
     val_images: int = setting(1000, "validation pictures, taken out of the training pictures", low=0)
     test_images: int = setting(0, "test pictures; 0: all", low=0)
     flip: bool = setting(False, "horizontal flips in training: true or false")
-    skip_unreadable: bool = setting(False, "leave unreadable pictures out: true or false", operational=True)
+    skip_unreadable: bool = setting(False, "skip unreadable pictures: true or false", operational=True)
     # networks
     processor: str = setting("srresnet", f"P: {', '.join(PROCESSORS)}")
     channels: int = setting(16, "P's width", low=1)
@@ -74,17 +74,17 @@ class Config:
     transformer_blocks: int = setting(6, "T's residual blocks")
     # training
     epochs: int = setting(4, "epochs with R in the loss", low=1)
-    batch_size: int = setting(32, "pictures a step", low=1)
+    batch_size: int = setting(32, "pictures per step", low=1)
     lr: float = setting(2e-3, "highest learning rate, above 0")
     schedule: str = setting("onecycle", "of the learning rate: onecycle, or step (the paper's)")
     # plain epochs that every mode starts from; T learns to copy meanwhile; the paper has none
-    pretrain_epochs: int = setting(0, "plain epochs before them, shared by every mode", low=0)
-    pretrain_lr: float = setting(2e-3, "highest learning rate of these, above 0")
+    pretrain_epochs: int = setting(0, "epochs of plain pretraining, shared by every mode", low=0)
+    pretrain_lr: float = setting(2e-3, "highest learning rate in pretraining, above 0")
     precision: str = setting("fp32", "of training: fp32 or bf16 (autocast)")
     # evaluation and machine
     target_archs: str = setting(",".join(registry.main_recognisers()), "R's in the test, separated by commas", operational=True)
     device: str = setting("auto", "auto, cpu or cuda", operational=True)
-    threads: int = setting(1, "threads a process", low=1, operational=True)
+    threads: int = setting(1, "threads per process", low=1, operational=True)
     processes: int = setting(1, "processes that share every batch; a divisor of batch_size", low=1, operational=True)
     micro_batch: int = setting(0, "pictures that R reads at a time, to save memory; 0: all", low=0, operational=True)
     compile: bool = setting(False, "torch.compile P, T and R: true or false", operational=True)
@@ -95,7 +95,7 @@ class Config:
         object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
         self._check_values()
         mode = MODES[self.mode]
-        if not mode.has_source:  # one run, whatever R the user had in mind
+        if not mode.has_source:  # the same run whatever R was named
             object.__setattr__(self, "ra_weight", 0.0)
             object.__setattr__(self, "source_arch", NOT_APPLICABLE)
         elif not self.sources and not mode.has_transformer:
@@ -107,7 +107,7 @@ class Config:
             object.__setattr__(self, "labels", "correct")
 
     def _check_values(self) -> None:
-        """Raise StudyError for a value that its field does not take."""
+        """Raise StudyError for a value out of range."""
         one_of("preset", self.preset, PRESETS)
         one_of("mode", self.mode, MODES)
         one_of("task", self.task, TASKS)
@@ -134,7 +134,7 @@ class Config:
             registry.check_spec(spec)
 
     def _check_detectors(self) -> None:
-        """Raise StudyError where a detector and what it learns from do not fit."""
+        """Raise StudyError unless detectors go with scenes and mode ``ra``."""
         detectors = [registry.kind_of(name) == "detector" for name in self.sources]
         if self.sources and (any(detectors) or self.dataset == "scenes"):
             if not (all(detectors) and self.dataset == "scenes" and self.mode == "ra"):
@@ -167,7 +167,7 @@ class Config:
 
     @property
     def pretraining(self) -> "Config | None":
-        """The run that this one starts from: without R, ``pretrain_epochs`` at ``pretrain_lr``; None from scratch.
+        """The run that this one starts from: without R, ``pretrain_epochs`` at ``pretrain_lr``; None if it starts from scratch.
 
         Plain P's, shared by every mode; RA with T then has a second one, in which T learns to copy that P's pictures.
         """

@@ -7,8 +7,8 @@ FAMILIES = main_recognisers()
 SMALL_FIVE = ",".join(FAMILIES)
 
 # A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
-# the one to take where none is named) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
-# sweep.py's ``product``).
+# the default) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
+# ``grid.product``).
 # ``shown``: the name of the study's data in tables, of presets with committed results.
 # ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
 PRESETS: dict[str, dict] = {}
@@ -44,7 +44,7 @@ PRESETS["digits"] = {
     "train_images": 8000,
     "test_images": 2500,
     "pretrain_lr": 1e-2,
-    # weights chosen by the rule of tables.py on validation, before the test pictures were read
+    # weights chosen by the rule of analysis/tables.py on validation, before the test pictures were read
     "degradations": {
         ("sr", 4.0): {"pretrain_epochs": 3, "epochs": 2, "ra_weights": _weights(1e-3, 0.01, 1e-2)},
         ("dn", 0.3): {"pretrain_epochs": 2, "epochs": 1, "ra_weights": _weights(3e-3, 0.03, 1e-2)},
@@ -75,13 +75,13 @@ PRESETS["digits"] = {
 # clean accuracy on validation (read before any RA run there); weights by the rule, on validation. bf16 trains P up to twice as
 # fast; evaluation is in full precision.
 # Command: rastudy sweep --preset cifar10 --full --data DIR (--dry-run tells its hours)
-_TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # second trainings of an R: boundaries differ, too
+_TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # with retrained copies, whose boundaries differ, too
 _ONCE = {"strengths": (2.0, 0.1, 10.0)}  # each task once
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
 
 
 def _adapted(degradation: str) -> str:
-    """The target R's where two more are trained on: on the degraded pictures, and on what plain gives."""
+    """The target R's with two fine-tuned copies: on degraded pictures, and on plain's output."""
     return f"{_TRAININGS},resnet18_small_on_none_{degradation},resnet18_small_on_plain_{degradation}"
 
 
@@ -115,7 +115,7 @@ PRESETS["cifar10"] = {
         {"modes": ("perceptual",), **_ONCE, "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (0.03, 0.1, 0.3), "splits": ("val",)},
-        # a step beyond the edge that the rule chose
+        # one step beyond the grid's edge where the rule chose the edge
         {"modes": ("ra",), "tasks": ("sr", "dn"), "weights": (3e-4,), "splits": ("val",)},
         {"modes": ("perceptual",), "tasks": ("dn", "jpeg"), "weights": (3e-2,), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "tasks": ("sr",), "weights": (0.01,), "splits": ("val",)},

@@ -197,9 +197,7 @@ def test_the_sweep_of_transfer(in_finished):
     before = snapshot(in_finished / "results" / "smoke" / "transfer")
     assert len(before) == (3 * 5 + 1) * 6
     again = command(in_finished, "--preset", "smoke", "--direction", "upload")
-    assert (
-        "0 predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
-    )
+    assert "0 predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
 
 
 def test_the_report_of_the_sweep(in_finished):
@@ -246,7 +244,9 @@ def test_an_interruption_ends_at_once(tmp_path, name, code, sign):
     """While a run trains, and while its kernel starts: no process stays behind, and nothing looks finished."""
     arguments = [
         sys.executable,
-        "-m", "rastudy", "sweep",
+        "-m",
+        "rastudy",
+        "sweep",
         "--preset",
         "digits",
         "--task",

@@ -184,9 +184,7 @@ def test_other_pictures_are_not_paired(by_hand):
 
 
 def test_nothing_read_yet(study_root):
-    with pytest.raises(
-        StudyError, match="nothing has been read; run rastudy sweep --preset smoke --direction upload"
-    ):
+    with pytest.raises(StudyError, match="nothing has been read; run rastudy sweep --preset smoke --direction upload"):
         transfer.make_table("smoke", "upload")
     with pytest.raises(StudyError, match="no such table; run rastudy sweep"):
         transfer.load_table("digits", "upload")

@@ -117,8 +117,10 @@ def plot_reached(preset: str, task: str, strength: float) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, stratum in zip(axes, STRATA, strict=True):
         rows = table[table["stratum"] == stratum]
-        wide = rows.pivot(index="along", columns="reader", values=["value", "text"])
-        value, text = (wide[what].reindex(index=directions, columns=readers) for what in ("value", "text"))
+        value, text = (
+            rows.pivot(index="along", columns="reader", values=what).reindex(index=directions, columns=readers)
+            for what in ("value", "text")
+        )
         sns.heatmap(value.astype(float), annot=text.fillna(""), fmt="", ax=ax, cmap="Blues", vmin=0, vmax=100,
                     cbar=ax is axes[-1], cbar_kws={"label": "% of pictures"}, annot_kws={"size": 8}, linewidths=1)  # fmt: skip
         ax.set_xticklabels([display_name(r).replace(" ", "\n").replace("-", "-\n", 1) for r in readers], rotation=0, fontsize=9)

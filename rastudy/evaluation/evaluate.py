@@ -202,7 +202,7 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
 
 
 def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
-    """The first pictures of a set; of one that comes class by class, as folders do, ``count`` at equal distances."""
+    """The first pictures of a set; of a set sorted by class, as folders are, ``count`` evenly spaced ones."""
     n = min(count, len(pictures))
     by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
     index = np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)

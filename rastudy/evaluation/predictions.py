@@ -142,7 +142,7 @@ def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd
 
 
 def load_results(preset: str) -> pd.DataFrame:
-    """Every tidy row of a preset; StudyError where there are none or two agree on a key."""
+    """Every tidy row of a preset; StudyError if there are none or two rows share a key."""
     if not results_file(preset).is_file():
         raise StudyError(f"{results_file(preset)}: no such table; run rastudy sweep --preset {preset}")
     return load_csv(results_file(preset))

@@ -11,7 +11,7 @@ import sys
 import threading
 from importlib.metadata import EntryPoint
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 import pandas
 from ipykernel.kernelapp import IPKernelApp
@@ -58,7 +58,7 @@ class WarmProvisioner(LocalProvisioner):
         kernel.start()
         if _stopped.is_set():
             kernel.kill()
-        self.process = _Process(kernel)
+        self.process = cast(Any, _Process(kernel))
         self.pid = self.pgid = kernel.pid
         return self.connection_info
 

@@ -18,7 +18,7 @@ NO_SOURCE = ("source_arch", NOT_APPLICABLE)  # of pretrainings: otherwise the pr
 def torchrun(config: Config, log: Callable[[str], object], *arguments: str) -> None:
     """Run ``rastudy train`` for a config by ``config.processes`` processes of this machine, its lines going to ``log``.
 
-    A process that dies takes the others with it, and all start again from the last checkpoint, ``RESTARTS`` times at most.
+    If one process dies, all are stopped and restarted from the last checkpoint, ``RESTARTS`` times at most.
     """
     settings = flags_of(asdict(config))
     launcher = ["--standalone", f"--max-restarts={RESTARTS}", f"--nproc-per-node={config.processes}", "-m", "rastudy", "train"]

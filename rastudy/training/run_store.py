@@ -138,7 +138,7 @@ def merge_records(preset: str) -> None:
 
 
 def restore_records(configs: Iterable[Config]) -> None:
-    """Give a fresh checkout the markers of recorded runs; what they say is then checked against the files as always."""
+    """Give a fresh checkout the markers of recorded runs; they are then checked against the files as usual."""
     runs = {run.run_id: run for config in configs for run in config.chain}
     recorded = {preset: _recorded(preset) for preset in {run.preset for run in runs.values()}}
     for run in runs.values():

@@ -66,7 +66,7 @@ def perceptual_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.T
 
 
 def _imitation_step(models: Models, batch: Batch, of_clean: Callable, distance: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-    """P learns the image loss and that R answers to its picture as to the clean one."""
+    """P learns the image loss and to make R respond as it does to the clean picture."""
     targets = of_clean(models.sources, batch.gt)
     with models.autocast():
         restored = models.processor(batch.lq)
@@ -78,7 +78,7 @@ def _imitation_step(models: Models, batch: Batch, of_clean: Callable, distance: 
 def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss alone (bitwise plain's P); T, on P's detached output, learns R's cross-entropy alone.
 
-    Without an R, in T's pretraining, P rests and T learns to copy its pictures.
+    Without an R, in T's pretraining, P is frozen and T learns to reproduce its pictures.
     """
     if not models.sources:
         with torch.no_grad(), models.autocast():

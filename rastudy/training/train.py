@@ -33,7 +33,7 @@ from rastudy.training.run_store import (
 from rastudy.training.steps import Models, learning_rate, step_of
 from rastudy.training.weights import build_models, load_weights, save_weights, weights_file
 
-CURVE_POINTS = 40  # rows of a training curve, as far as they divide its epochs
+CURVE_POINTS = 40  # rows of a training curve, about; each epoch has equally many
 
 
 def make_models(config: Config) -> Models:
@@ -113,7 +113,7 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
             first, curve = load_checkpoint(checkpoint, models)
         except StudyError as error:
             log(f"{config.run_id}: {error}; starts over")
-            models = make_models(config)  # of which a part may have been overwritten
+            models = make_models(config)  # loading may have overwritten a part of them
     if first != distributed.from_first(first):
         raise StudyError(f"{checkpoint}: not the first process's checkpoint; all processes need one shared folder")
     started = time.perf_counter()
@@ -201,7 +201,7 @@ def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
 
 
 def check_classes(classifiers: Sequence[nn.Module], pictures: PictureSet) -> None:
-    """Raise StudyError where an R has fewer classes than the pictures."""
+    """Raise StudyError if an R has fewer classes than the data set."""
     for classifier in (one for one in classifiers if isinstance(one, Classifier)):
         with torch.inference_mode():
             picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
