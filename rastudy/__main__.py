@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -29,13 +30,27 @@ class Command(NamedTuple):
     options: Callable[[], list[Option]]
 
 
-def option(*names: str, says: str, **settings: Any) -> Option:
-    """An option of argparse's; its default is added to its sentence."""
+def option(*names: str, says: str, least: int | None = None, **settings: Any) -> Option:
+    """An option of argparse's; its lowest value, which is held, and its default are added to its sentence."""
     default = settings.get("default")
+    if least is not None:
+        sentence, given, rest = says.partition(" (default")
+        says, settings["type"] = f"{sentence}, {least} or more{given}{rest}", partial(number, settings.get("type", int), least)
     if default not in (None, "", []) and "default" not in says:
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         says += f" (default: {shown})"
     return names, settings | {"help": says.replace("%", "%%")}
+
+
+def number(kind: type, least: int, word: str) -> float:
+    """The number that a user wrote; argparse names the option where it is none or below ``least``."""
+    try:
+        value = kind(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not {'a whole' if kind is int else 'a'} number") from None
+    if not value >= least:
+        raise argparse.ArgumentTypeError(f"{word} is below {least}")
+    return value
 
 
 def flag(*names: str, says: str) -> Option:
@@ -49,7 +64,7 @@ def preset(default: str | list[str] = "digits", says: str = "the study", **setti
 
 DATA = option("--data", says="folder of the pictures, where the data set needs one (default: none)", default="")
 DEVICE = option("--device", says="auto, cpu or cuda", default="auto")
-JOBS = option("--jobs", says="one-thread processes side by side, 1 or more", type=int, default=CORES)
+JOBS = option("--jobs", says="one-thread processes side by side", least=1, default=CORES)
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
 SKIP = flag("--skip-unreadable", says="leave out pictures that cannot be read and warn, instead of stopping")
 MODES = ", ".join(registry.MODES)
@@ -85,10 +100,10 @@ def sweep_options() -> list[Option]:
         flag("--full", says="the full grid: seeds, weights, source models, controls; other options narrow it"),
         option("--task", says="only these tasks (default: all)", nargs="*"),
         option("--mode", says="only these modes and baselines (default: all of the preset's)", nargs="*"),
-        option("--seed", says="only these seeds (default: the grid's)", nargs="*", type=int, default=[]),
+        option("--seed", says="only these seeds (default: the grid's)", nargs="*", least=0, default=[]),
         option("--source-arch", says="only these recognisers in the loss; a,b trains with both (default: the preset's)",
                nargs="*", default=[]),
-        option("--ra-weight", says="only these weights of R's loss, 0 or more (default: the preset's)", nargs="*", type=float,
+        option("--ra-weight", says="only these weights of R's loss (default: the preset's)", nargs="*", type=float, least=0,
                default=[]),
         option("--processor", says="only these P's (default: the preset's)", nargs="*", default=[]),
         option("--split", says="val, test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
@@ -122,7 +137,7 @@ def boundaries_options() -> list[Option]:
         preset(["digits"], "the studies", nargs="*"),
         option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
         flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families"),
-        option("--pictures", says="test pictures, 1 or more; 0 (the default): the preset's number", type=int, default=0),
+        option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0),
         DATA, JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip
@@ -159,7 +174,7 @@ def recognisers_options() -> list[Option]:
                default="digits"),
         option("--arch", says="which recognisers (default: the five; of scenes both detectors)", nargs="*", default=[]),
         DATA,
-        option("--seed", says="0 or more; a seed other than 0 is written to <arch>_seed<S>.safetensors", type=int, default=0),
+        option("--seed", says="written to <arch>_seed<S>.safetensors if not 0", least=0, default=0),
         flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors"),
         option("--adapt-to", says="none or plain: fine-tune on pictures that this mode's seed-0 run gives (default: clean "
                "pictures)", default=""),
@@ -182,9 +197,9 @@ def cache_options() -> list[Option]:
     return [
         option("--data", says="folder of photographs: with train/ and val/, or class folders", required=True),
         option("--part", says="train, val (default: whichever exist)", nargs="*", default=[]),
-        option("--resize", says="the shorter side in pixels, 1 or more", type=int, default=256),
+        option("--resize", says="the shorter side in pixels", least=1, default=256),
         option("--cache-dir", says="where caches lie (default: runs/cache)", default=""),
-        option("--workers", says="processes, 1 or more", type=int, default=CORES),
+        option("--workers", says="processes", least=1, default=CORES),
         SKIP,
         flag("--verify", says="verify every checksum"),
         flag("--rebuild", says="rebuild what is stale or damaged"),
@@ -204,11 +219,9 @@ def voc_options() -> list[Option]:
 
 def benchmark_options() -> list[Option]:
     return [
-        option(
-            "--part", says="some of step, evaluation, input, growth, memory, boundaries (default: all)", nargs="*", default=[]
-        ),
-        option("--rounds", says="timed rounds, 1 or more", type=int, default=5),
-        option("--threads", says="threads, 1 or more", type=int, default=CORES),
+        option("--part", says="some of step, evaluation, input, boundaries (default: all)", nargs="*", default=[]),
+        option("--rounds", says="timed rounds", least=1, default=5),
+        option("--threads", says="threads", least=1, default=CORES),
     ]
 
 

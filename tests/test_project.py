@@ -138,6 +138,17 @@ def test_unknown_words_are_answered_with_the_nearest(arguments, wanted, capsys):
     assert ended.value.code == 2 and wanted in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_stated_range_is_held(name, capsys):
+    """Whatever option says "N or more" refuses N - 1, before anything runs."""
+    for names, settings in options_of(name):
+        if name != "train" and (low := re.search(r", (\d+) or more", settings["help"])):
+            for word, wanted in ((str(int(low[1]) - 1), f"is below {low[1]}"), ("nan", "nan"), ("x", "number")):
+                with pytest.raises(SystemExit) as ended:
+                    main([name, names[0], word])
+                assert ended.value.code == 2 and wanted in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sweep", "--help"]], ids=" ".join)
 def test_help_needs_no_torch(arguments):
     """It takes 0.15 s of CPU time on the machine where this was written, importing torch 5 s. The bound of 1.5 s is three times

@@ -48,8 +48,6 @@ CAPTIONS = {
                "wrong to the left, from wrong to right to the right."),
     "turned_": ("Pictures whose verdict RA turns", "A column per picture, those turned to right before those turned to wrong: "
                 "degraded, plain's and RA's with the verdicts, the original, the difference amplified."),
-    "benchmark": ("Speed and growth", "Bars of measured ratios beside what they must reach, of a training step's parts, and "
-                  "lines of an evaluation's time against its size."),
 }  # fmt: skip
 
 PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")  # these show pictures

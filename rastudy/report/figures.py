@@ -27,12 +27,6 @@ from rastudy.training.run_store import read_curves
 
 LOWEST = -8  # of the axes of trade-off and controls; values below it are written as text
 GAIN_AXIS = "gain over plain (points)"
-BARS = {"release / ours": 1.4, "share of the bound": 0.9, "cache / decoding": 5.0}  # what the benchmark must reach
-OPERATIONS = {  # the profile's largest kinds
-    "convolution, backward": ("convolution_backward",), "convolution": ("mkldnn_convolution",),
-    "PReLU, both ways": ("_prelu_kernel", "_prelu_kernel_backward"), "pixel shuffle": ("pixel_shuffle", "pixel_unshuffle"),
-    "all else": (),
-}  # fmt: skip
 VERDICTS = {"transfers": "#0072b2", "does not": "#d55e00"}
 UNDECIDED = "#808080"
 
@@ -337,46 +331,6 @@ def _line(row: dict, many: bool) -> str:
 def _span(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-# --- speed
-
-
-def plot_benchmark(table: pd.DataFrame) -> Figure:
-    """The ratios beside what they must reach, where our training step's time goes, and how an evaluation grows."""
-    figure, axes = panels(1, 3, (15, 4.2), width_ratios=(1, 1, 1))
-    left, middle, right = axes[0]
-    ratios = table[table["unit"] == "ratio"].set_index("variant").loc[list(BARS)]
-    shares = ratios[["value", "low", "high"]].div(pd.Series(BARS), axis=0)
-    for k, (name, row) in enumerate(shares.iterrows()):
-        error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        left.barh(k, row["value"], xerr=error, color="#0072b2", capsize=3)
-        text = f"{ratios.loc[name, 'value']:.3g}\n(bar {BARS[name]:g})"
-        left.text(max(row["high"], 1) + 0.1, k, text, va="center", fontsize=10)
-    left.axvline(1, color="#d55e00", lw=2)
-    left.set_yticks(range(len(ratios)), ["RA step:\nrelease / ours", "evaluation:\nshare of bound", "input:\ncache / decoding"])
-    left.set(xlabel="measured / bar (median, quartiles)", xlim=(0, 1.35 * shares["high"].max()))
-    layers = table[table["part"] == "layers"].set_index("variant")["value"]
-    kinds = {kind: shown for shown, found in OPERATIONS.items() for kind in found}
-    parts = layers.groupby([kinds.get(name.split(" ")[0], "all else") for name in layers.index]).sum()
-    parts = parts.reindex(OPERATIONS, fill_value=0.0)
-    whole = layers["whole step"]
-    parts["all else"] = whole - parts.drop("all else").sum()
-    middle.barh(list(parts.index), 100 * parts / whole, color="#009e73")
-    middle.invert_yaxis()
-    speeds = table[(table["part"] == "training step") & (table["unit"] == "GFLOP/s")].set_index("variant")["value"]
-    middle.set_xlabel("share of our training step (%)")
-    words = f"ours {speeds['ours']:.0f} GFLOP/s, release {speeds['release']:.0f}, matrix product {speeds['peak']:.0f}"
-    middle.set_title(words, fontsize=10)
-    growth = table[table["part"] == "growth"]
-    for name, rows in growth[growth["unit"] == "s"].groupby("variant"):
-        exponent = growth.set_index("variant").loc[f"{name}: exponent", "value"]
-        intervals(right, rows["n"], rows, marker="o", ls="-", label=f"{name}, time ~ n^{exponent:.2f}")
-    right.set(xscale="log", yscale="log", xlabel="pictures, or R's", ylabel="seconds of an evaluation")
-    right.legend(fontsize=10)
-    figure.suptitle(table["machine"].iloc[0], fontsize=10)
-    figure.tight_layout()
-    return figure
 
 
 # --- pieces

@@ -133,7 +133,7 @@ def provenance(studies: Sequence[str]) -> HTML:
         if (times := readme.timings_table(preset)).startswith("|"):
             parts += [f"### {study_name(preset)}: times", times]
     if (root() / "results" / "benchmark.csv").is_file():
-        parts += ["### Speed", readme.benchmark_table(), *map(figure, (root() / "figures").glob("benchmark.png"))]
+        parts += ["### Speed", readme.benchmark_table()]
     read = [*(root() / "results").glob("*.csv"), *(path for preset in studies for path in results_folder(preset).glob("*.csv"))]
     digests = [[f"`{path.relative_to(root())}`", f"`{sha256(path)[:16]}`"] for path in sorted(read)]
     return page(*parts, "### Tables that were read", markdown(digests, ["file", "SHA-256, first 16 digits"]))

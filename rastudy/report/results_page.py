@@ -32,7 +32,7 @@ from rastudy.report.claims import (
     study_name,
     where,
 )
-from rastudy.report.figures import BARS, variant_name
+from rastudy.report.figures import variant_name
 from rastudy.transfer.tables import REFERENCE, load_summary
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -329,6 +329,9 @@ def _ends(values: Sequence[float], sign: str = "") -> str:
 # --- speed, and the README itself
 
 
+BARS = {"release / ours": 1.4, "share of the bound": 0.9, "cache / decoding": 5.0}  # what the benchmark must reach
+
+
 def benchmark_table() -> str:
     """The benchmark's ratios beside what they must reach, and how near the training step comes to the machine's own speed."""
     found = pd.read_csv(root() / "results" / "benchmark.csv")
@@ -344,10 +347,6 @@ def benchmark_table() -> str:
         [f"RA step, {name}: share of a matrix product's speed", f"{speed[name] / speed['peak']:.2f}", ""]
         for name in ("ours", "release")
     ]
-    for r in found[found["variant"].str.endswith(": exponent")].to_dict("records"):
-        work = "distances to boundaries" if r["part"] == "boundaries" else "an evaluation"
-        what = f"{'memory' if r['part'] == 'memory' else 'time'} of {work} against {r['variant'].split(':')[0]}"
-        rows.append([f"{what}, exponent", f"{r['value']:.2f}", ""])
     return markdown(rows, ["measured", "median [quartiles]", "must reach"])
 
 

@@ -1,4 +1,4 @@
-"""Measure speed and growth: ``rastudy benchmark`` writes results/benchmark.csv and figures/benchmark.png.
+"""Measure speed: ``rastudy benchmark`` writes results/benchmark.csv.
 
 Every ratio comes from one run in which the variants take turns, so that a noisy machine disturbs all of them alike; values are
 medians with quartiles. Networks have the paper's sizes and random weights, on which time does not depend.
@@ -6,18 +6,13 @@ medians with quartiles. Networks have the paper's sizes and random weights, on w
 
 import argparse
 import copy
-import math
 import os
 import platform
-import re
-import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +37,6 @@ from rastudy.models.classifiers import Classifier, load_classifier, without_weig
 from rastudy.models.pretrained import folded
 from rastudy.models.processors import SRResNet
 from rastudy.paths import root, write_csv
-from rastudy.report.figures import plot_benchmark
 from rastudy.training.steps import Models, ra_step
 
 COLUMNS = ("part", "variant", "n", "unit", "value", "low", "high", "rounds", "machine")
@@ -67,13 +61,6 @@ def row(part: str, variant: str, n: float, unit: str, values: np.ndarray | float
     machine = f"{torch.get_num_threads()} of {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     names = {"part": part, "variant": variant, "n": n, "unit": unit, "rounds": np.size(values), "machine": machine}
     return names | {name: float(f"{x:.4g}") for name, x in zip(("value", "low", "high"), (value, low, high), strict=True)}
-
-
-def exponent(part: str, variant: str, measured: Mapping[int, np.ndarray | float]) -> dict:
-    """The row of the exponent of a power law that is fitted to the medians, by size."""
-    medians = [np.median(values) for values in measured.values()]
-    slope = np.polyfit(np.log(list(measured)), np.log(medians), 1)[0]
-    return row(part, f"{variant}: exponent", math.nan, "exponent", slope)
 
 
 # --- the training step
@@ -122,7 +109,7 @@ def models_to_compare(batch_size: int, side: int) -> tuple[Models, Models, Batch
 
 
 def training_step(rounds: int, batch_size: int = 20, side: int = 224) -> Iterator[dict]:
-    """The RA step at the paper's setting, ours against the release's, beside the machine's peak; then our step by operation."""
+    """The RA step at the paper's setting, ours against the release's, beside the machine's peak."""
     ours, theirs, fast, batch = models_to_compare(batch_size, side)
     a = torch.rand(2048, 2048)
     operations = {"peak": 2 * 2048**3}
@@ -137,29 +124,9 @@ def training_step(rounds: int, batch_size: int = 20, side: int = 224) -> Iterato
         yield row("training step", name, batch_size, "s", values)
         yield row("training step", name, batch_size, "GFLOP/s", operations[name] / values / 1e9)
     yield row("training step", "release / ours", batch_size, "ratio", seconds["release"] / seconds["ours"])
-    with torch.profiler.profile(record_shapes=True) as profile:
-        take_step(ours, fast)
-    events = sorted(profile.key_averages(group_by_input_shape=True), key=lambda event: -event.self_cpu_time_total)
-    for event in events[:14]:
-        shapes = " ".join("x".join(map(str, shape)) for shape in event.input_shapes[:3] if shape)
-        variant = f"{event.key.removeprefix('aten::')} {shapes}"
-        yield row("layers", variant, event.count, "ms", event.self_cpu_time_total / 1e3)
-    yield row("layers", "whole step", 1, "ms", sum(event.self_cpu_time_total for event in events) / 1e3)
 
 
 # --- evaluation
-
-
-def evaluation(side: int, channels: int, blocks: int) -> Callable[[PictureSet, Sequence[Classifier]], object]:
-    """An evaluation of a P for sr x4, without worker processes, whose start would be what is measured."""
-    config = make_config("imagenet", "sr", "plain", image_size=side, threads=torch.get_num_threads(), workers=0)
-    processor = SRResNet(4, channels, blocks).eval().to(memory_format=torch.channels_last)
-    return lambda pictures, targets: predict(config, pictures, targets, processor)
-
-
-def picture_set(pictures: np.ndarray | CachedPhotos, crop: int = 0) -> PictureSet:
-    n = len(pictures)
-    return PictureSet("pictures", "test", pictures, np.zeros(n, np.int64), np.arange(n), ("any",), crop)
 
 
 @contextmanager
@@ -184,15 +151,18 @@ def read_twice(target: Classifier, batch: torch.Tensor) -> None:
 
 def cross_evaluation(rounds: int, n: int = 10, side: int = 224) -> Iterator[dict]:
     """One P read by five R's in one pass, against five passes; the bound comes from the parts' own times in the same run."""
-    evaluate = evaluation(side, channels=64, blocks=5)
-    pictures = picture_set(np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8))
+    # no worker processes, whose start would be what is measured
+    config = make_config("imagenet", "sr", "plain", image_size=side, threads=torch.get_num_threads(), workers=0)
+    noise = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
+    pictures = PictureSet("pictures", "test", noise, np.zeros(n, np.int64), np.arange(n), ("any",))
+    evaluate = partial(predict, config, pictures, processor=SRResNet(4).eval().to(memory_format=torch.channels_last))
     targets = [without_weights(arch) for arch in FIVE]
     batch = torch.rand(n, 3, side, side).contiguous(memory_format=torch.channels_last)
     nothing = Classifier("nothing", _Nothing(), "none")
     work: dict[str, Callable[[], object]] = {
-        "one pass": lambda: evaluate(pictures, targets),
-        "five passes": lambda: [evaluate(pictures, [target]) for target in targets],
-        "P alone": lambda: evaluate(pictures, [nothing]),  # all but R's reading: degrading, P, the pictures' metrics
+        "one pass": lambda: evaluate(targets),
+        "five passes": lambda: [evaluate([target]) for target in targets],
+        "P alone": lambda: evaluate([nothing]),  # all but R's reading: degrading, P, the pictures' metrics
         **{f"{target.name} alone": partial(read_twice, target, batch) for target in targets},
     }
     seconds = interleaved(work, rounds)
@@ -227,92 +197,33 @@ def input_pictures(rounds: int, n: int = 64) -> Iterator[dict]:
     yield row("input", "cache / decoding", n, "ratio", seconds["decoding"] / seconds["cache"])
 
 
-# --- growth
-
-
-def processes(n: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(n, mp_context=get_context("spawn"))
-
-
-def growth(
-    rounds: int, side: int = 96, sizes: Sequence[int] = (20, 40, 80, 160), workers: Sequence[int] = (1, 2, 4)
-) -> Iterator[dict]:
-    """Seconds of an evaluation by the number of pictures and of R's, and its rate by the number of processes."""
-    evaluate, resnet18, several = evaluation(side, 16, 2), without_weights("resnet18"), (1, 2, 4, 8)
-    with photographs(max(sizes)) as (_, cached):
-        sets = {n: picture_set(cached.subset(range(n)), side) for n in sizes}
-        work = {f"pictures {n}": partial(evaluate, sets[n], [resnet18]) for n in sizes}
-        work |= {f"R's {k}": partial(evaluate, sets[min(sizes)], [resnet18] * k) for k in several}
-        seconds = interleaved(work, rounds)
-    for axis, values in (("pictures", sizes), ("R's", several)):
-        measured = {n: seconds[f"{axis} {n}"] for n in values}
-        yield from (row("growth", axis, n, "s", measured[n]) for n in values)
-        yield exponent("growth", axis, measured)
-    for count in workers:
-        if count <= max(2, os.cpu_count() or 1):
-            with processes(count) as pool:
-                list(pool.map(_rate, [side] * count))  # imports are not counted
-                yield row("growth", "processes", count, "pictures/s", sum(pool.map(_rate, [side] * count)))
-
-
-def memory(_rounds: int, side: int = 96, sizes: Sequence[int] = (100, 200, 400, 800)) -> Iterator[dict]:
-    """Peak memory of an evaluation by the number of pictures, each in a process of its own."""
-    peaks: dict[int, float] = {}
-    for n in sizes:
-        with processes(1) as pool:
-            peaks[n] = pool.submit(_peak, n, side).result()
-        yield row("memory", "pictures", n, "MB", peaks[n])
-    yield exponent("memory", "pictures", peaks)
-
-
-def _seconds(n: int, side: int) -> float:
-    """Seconds of evaluating ``n`` cached photographs with one R on one thread."""
-    torch.set_num_threads(1)
-    evaluate = evaluation(side, 16, 2)
-    with photographs(n) as (_, cached):
-        started = time.perf_counter()
-        evaluate(picture_set(cached, side), [without_weights("resnet18")])
-        return time.perf_counter() - started
-
-
-def _rate(side: int) -> float:
-    return 40 / _seconds(40, side)
-
-
-def _peak(n: int, side: int) -> float:
-    """Peak memory of this process in MB, after an evaluation."""
-    _seconds(n, side)
-    status = Path("/proc/self/status")
-    if status.is_file():  # of this program alone; ru_maxrss starts at the parent process's
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def boundary_distances(rounds: int, sizes: Sequence[int] = (25, 50, 100, 200), alone: int = 50) -> Iterator[dict]:
-    """Seconds of distances along eight random directions, all pictures at once against one picture after the other."""
+def boundary_distances(rounds: int, n: int = 50) -> Iterator[dict]:
+    """Distances along eight random directions: all pictures at once against one picture after the other."""
     net = load_classifier("resnet18_small", "digits")
-    pictures, labels, _ = digits.render("test", max(sizes))
+    pictures, labels, _ = digits.render("test", n)
     start = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
     noise = torch.randn(8, *start.shape, generator=torch.Generator().manual_seed(0))
     lines = torch.stack([boundary.unit(one, "random") for one in noise])
 
     def measure(chosen: slice) -> boundary.Distances:
-        n = len(labels[chosen])
-        return boundary.distances(net, start[chosen], lines[:, chosen], np.full(n, 0.05), labels[chosen])
+        steps = np.full(len(labels[chosen]), 0.05)
+        return boundary.distances(net, start[chosen], lines[:, chosen], steps, labels[chosen])
 
-    work: dict[str, Callable[[], object]] = {f"pictures {n}": partial(measure, slice(n)) for n in sizes}
-    seconds = interleaved(work | {"alone": lambda: [measure(slice(k, k + 1)) for k in range(alone)]}, rounds)
-    yield from (row("boundaries", "pictures", n, "s", seconds[f"pictures {n}"]) for n in sizes)
-    yield row("boundaries", "one picture after the other", alone, "s", seconds["alone"])
-    yield row("boundaries", "one after the other / at once", math.nan, "ratio", seconds["alone"] / seconds[f"pictures {alone}"])
-    yield exponent("boundaries", "pictures", {n: seconds[f"pictures {n}"] for n in sizes})
+    together, apart = "all pictures at once", "one picture after the other"
+    work: dict[str, Callable[[], object]] = {
+        together: partial(measure, slice(n)),
+        apart: lambda: [measure(slice(k, k + 1)) for k in range(n)],
+    }
+    seconds = interleaved(work, rounds)
+    for name, values in seconds.items():
+        yield row("boundaries", name, n, "s", values)
+    yield row("boundaries", "one after the other / at once", n, "ratio", seconds[apart] / seconds[together])
 
 
 PARTS: dict[str, Callable[..., Iterator[dict]]] = {
-    "step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "growth": growth, "memory": memory,
-    "boundaries": boundary_distances,
+    "step": training_step, "evaluation": cross_evaluation, "input": input_pictures, "boundaries": boundary_distances,
 }  # fmt: skip
-ORDER = ("training step", "layers", "cross-evaluation", "input", "growth", "memory", "boundaries")  # of the CSV's parts
+ORDER = ("training step", "cross-evaluation", "input", "boundaries")  # of the CSV's parts
 
 
 def benchmark_command(args: argparse.Namespace) -> None:
@@ -330,6 +241,3 @@ def benchmark_command(args: argparse.Namespace) -> None:
         kept = [entry for entry in pd.read_csv(path).to_dict("records") if entry["part"] not in measured]
         rows = sorted(kept + rows, key=lambda entry: ORDER.index(entry["part"]))
     write_csv(path, rows, COLUMNS)
-    if {entry["part"] for entry in rows} == set(ORDER):
-        (root() / "figures").mkdir(exist_ok=True)
-        plot_benchmark(pd.DataFrame(rows)).savefig(root() / "figures" / "benchmark.png", dpi=110)
