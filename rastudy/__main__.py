@@ -153,7 +153,7 @@ def restore_options() -> list[Option]:
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
         option("--processor", says="P's safetensors file (default: the preset's P)", type=Path),
-        option("--classify", says="print what these recognisers predict before and after; no names: the preset's (default: nothing)",
+        option("--classify", says="these recognisers' predictions before and after; no names: the preset's (default: none)",
                nargs="*", metavar="R"),
         DEVICE,
     ]  # fmt: skip
