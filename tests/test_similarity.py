@@ -1,6 +1,7 @@
 """Boundaries measured and told: statistics against libraries, and measurements on P's that need no training."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,13 @@ def draws() -> np.ndarray:
 
 
 # --- statistics
+
+
+def test_mean_shares_have_no_rounding_of_single_precision():
+    """Their last bits would depend on the order in which a CPU adds, and the tables with them."""
+    shares, draws = np.random.default_rng(0).random(400).astype(np.float32), np.ones((1, 400), np.float32)
+    exact = 100 * math.fsum(map(float, shares)) / 400
+    assert similarity.shares(shares, draws)[0] == pytest.approx(exact, rel=1e-13)
 
 
 def test_draws():

@@ -195,7 +195,7 @@ def test_the_sweep_of_transfer(in_finished):
     table = transfer.load_table("smoke", "upload")
     assert len(table) == 6 * 3 * 3 * 6 and (in_finished / "figures" / "smoke" / "transfer_upload.png").stat().st_size > 10_000
     before = snapshot(in_finished / "results" / "smoke" / "transfer")
-    assert len(before) == (3 * 5 + 1) * 6
+    assert [path.name for path in before] == ["upload.npz"]
     again = command(in_finished, "--preset", "smoke", "--direction", "upload")
     assert "0 predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
 

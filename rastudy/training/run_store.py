@@ -52,15 +52,16 @@ def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
     if not (folder / "config.json").is_file():
         write_json(folder / "config.json", config.science() | dict(inputs))
     elif changes := other_settings(config, inputs):
-        raise StudyError(f"{folder} belongs to another configuration ({changes}); delete that folder to start over")
+        raise StudyError(f"{folder / 'config.json'} is of another configuration ({changes}); delete {folder} to start over")
     return folder
 
 
 def other_settings(config: Config, inputs: Mapping[str, object]) -> str:
-    """How a run folder's settings differ from the current ones, in words; empty where they do not."""
+    """How a run folder's settings differ from the current ones, the first five in words; empty where they do not."""
     mine, theirs = config.science() | dict(inputs), read_json(run_folder(config) / "config.json")
     differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-    return ", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing)
+    told = [f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing[:5]]
+    return ", ".join(told + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
 
 
 def inputs_of(config: Config) -> dict:
