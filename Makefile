@@ -1,5 +1,5 @@
 # make study      the embedded study: train, evaluate, tables, figures, notebooks (about 10 minutes on two cores)
-# make test       the test suite        make test-full   with the slower checks
+# make quick      the tests of an edit loop, a minute     make test   all of them     make test-full   slower checks, too
 # make tables     rebuild every table from the committed predictions
 # make report     one HTML file of findings, tables, figures and provenance: runs/report.html
 # make recognisers, make study-full, make smoke: see README.md
@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: study study-full smoke tables report recognisers test test-full
+.PHONY: study study-full smoke tables report recognisers quick test test-full
 .DEFAULT_GOAL := study
 
 $(VENV)/installed: pyproject.toml
@@ -41,8 +41,13 @@ report: $(VENV)/installed
 recognisers: $(VENV)/installed
 	$(RUN) -m rastudy recognisers --preset digits
 
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/installed
+	$(PYTEST) -m "not full and not slow"
+
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not full"
+	$(PYTEST) -m "not full"
 
 test-full: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(PYTEST)

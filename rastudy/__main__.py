@@ -49,7 +49,7 @@ def number(kind: type, least: int, word: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{word!r} is not {'a whole' if kind is int else 'a'} number") from None
     if not value >= least:
-        raise argparse.ArgumentTypeError(f"{word} is below {least}")
+        raise argparse.ArgumentTypeError(f"{word} is not valid; use {least} or more")
     return value
 
 

@@ -1,7 +1,12 @@
 """Shared small fixtures: nothing here is written into the checkout."""
 
-from collections.abc import Callable
+import contextlib
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
+from rastudy.__main__ import main
 from rastudy.data import digits
 from rastudy.data.datasets import PictureSet
 from rastudy.models.small_nets import build_small
@@ -21,6 +27,40 @@ def study_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in the place of the checkout: results/, figures/ and runs/ go there."""
     monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path))
     return tmp_path
+
+
+# fixtures that run a study or write the report; `make quick` leaves their tests out, with those marked slow
+SLOW = {"finished", "in_finished", "undisturbed", "file", "page", "small_study"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # files that take long start first: none is left to one worker
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SimpleNamespace]]:
+    """``rastudy sweep`` of the smoke study in a root, in this process, which has imported everything already.
+
+    It returns what a finished process has: ``returncode``, ``stdout`` and ``stderr``.
+    """
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+
+    def run(root: Path, *arguments: str) -> SimpleNamespace:
+        monkeypatch.setenv("RASTUDY_ROOT", str(root))
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(["sweep", "--preset", "smoke", *arguments])
+        return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
+
+    yield run
+    os.environ.clear()  # warm kernels change it
+    os.environ.update(before)
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")

@@ -246,7 +246,7 @@ MISUSES = [
     ("boundaries: nothing measured", command("boundaries", "--preset", "digits", "--tables"),
      SystemExit, ["error: ", "results/digits/boundaries is empty", "run rastudy boundaries --preset digits"]),
     ("boundaries: pictures below 0", command("boundaries", "--preset", "smoke", "--pictures", "-1"),
-     SystemExit, ["error: pictures=-1", "0 or more"]),
+     SystemExit, ["error: argument --pictures: -1", "0 or more"]),
     ("recognisers: unknown architecture", command("recognisers", "--arch", "resnet19"),
      SystemExit, ["error: arch='resnet19'", "resnet18_small"]),
 ]  # fmt: skip

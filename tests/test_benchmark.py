@@ -8,6 +8,8 @@ from rastudy.paths import root
 from rastudy.report.results_page import BARS
 from rastudy.tools import benchmark
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_steps_do_the_same():
     """Equal losses and gradients up to rounding, in either layout."""

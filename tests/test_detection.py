@@ -91,6 +91,7 @@ def test_dropout_and_batch_norm_stay_still(name):
     assert not net.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detectors_learn(name, monkeypatch):
     """A few steps on a few scenes lower the loss."""
@@ -248,6 +249,7 @@ def small_study(study_root, monkeypatch):
     monkeypatch.setitem(PRESETS, "smoke", PRESETS["smoke"] | {"degradations": ONE})
 
 
+@pytest.mark.slow
 def test_the_direction(small_study):
     """Classification's P read by detectors, a detector's P by both; its P at weight 0 is plain's."""
     for run in directions.runs("smoke", "detection"):
@@ -307,6 +309,7 @@ def test_voc_in_miniature(devkit):
     assert [tuple(b.gt.shape[2:]) for b in batches] == [(64, 60)] * 3 and tuple(batches[0].lq.shape[2:]) == (16, 15)
 
 
+@pytest.mark.slow
 def test_voc_from_the_command(devkit, tmp_path, monkeypatch, capsys):
     """A real torchvision detector with weights in a local file: no processing, clean and P; a row a metric."""
     name = "fasterrcnn_mobilenet_v3_large_320_fpn"

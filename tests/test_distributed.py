@@ -23,6 +23,8 @@ from rastudy.training.run_store import run_folder
 from rastudy.training.train import train
 from rastudy.training.weights import weights_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):

@@ -322,6 +322,7 @@ def command(ground: dict[str, Path], *arguments: object) -> subprocess.Completed
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_on_ones_own_folder(ground, monkeypatch):
     """Every figure of P and T on a folder of class folders, as computed here; tidy rows on request."""
     out = ground["root"] / "out" / "rows.csv"
@@ -347,6 +348,7 @@ def test_command_on_ones_own_folder(ground, monkeypatch):
     assert len(rows) == 1 + len(lines) and rows[1].split(",")[2] == "pictures"
 
 
+@pytest.mark.slow
 def test_the_command_refuses_another_task(ground):
     """Exit code 2 and a message that names file and fix, no traceback."""
     done = command(ground, "--processor", ground["plain"], "--task", "dn", "--data", ground["data"])

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-COMMAND = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", "--task", "jpeg", "--mode", "plain", "ra",
-           "--no-notebooks", "--jobs", "2"]  # fmt: skip
+PART = ("--task", "jpeg", "--mode", "plain", "ra", "--no-notebooks", "--jobs", "2")
+COMMAND = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", *PART]
 
 
 def start(root: Path, before: Callable[[], object] | None = None) -> subprocess.Popen:
@@ -87,15 +87,14 @@ def test_two_sweeps_at_once(undisturbed, tmp_path):
     assert figures(tmp_path) == undisturbed[0]
 
 
-def test_clocks_may_jump(undisturbed, tmp_path):
+def test_clocks_may_jump(undisturbed, tmp_path, sweep):
     """Nothing goes by the age of a file: with all of them from another century there is nothing to do, and nothing changes."""
     shutil.copytree(undisturbed[2], tmp_path, dirs_exist_ok=True)
     for k, path in enumerate(sorted(tmp_path.rglob("*"))):
         if path.is_file():
             os.utime(path, (4e9, 4e9) if k % 2 else (1e9, 1e9))
-    process = start(tmp_path)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "0 to do" in output and figures(tmp_path) == undisturbed[0]
+    done = sweep(tmp_path, *PART)
+    assert done.returncode == 0 and "0 to do" in done.stdout and figures(tmp_path) == undisturbed[0]
 
 
 def no_room() -> None:
@@ -116,6 +115,7 @@ def test_a_full_disk(undisturbed, tmp_path):
     assert process.returncode == 0 and figures(tmp_path) == undisturbed[0], output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["read-only", "a file in its place"])
 def test_results_that_cannot_be_written(tmp_path, kind):
     """Said in a sentence that names the place, before anything is trained twice."""
@@ -133,14 +133,13 @@ def test_results_that_cannot_be_written(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["predictions", "weights"])
-def test_damaged_files_are_found_by_their_checksum(undisturbed, tmp_path, kind):
+def test_damaged_files_are_found_by_their_checksum(undisturbed, tmp_path, kind, sweep):
     """And named, and made anew: the rerun comes to the undisturbed figures."""
     shutil.copytree(undisturbed[2], tmp_path, dirs_exist_ok=True)
     (path,) = (tmp_path / "results" / "smoke" / kind).glob("*-ra-*.safetensors" if kind == "weights" else "*-ra-*.test.npz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    process = start(tmp_path)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "1 to do" in output and path.name.partition("-s0")[0] in output, output
+    done = sweep(tmp_path, *PART)
+    assert done.returncode == 0 and "1 to do" in done.stdout and path.name.partition("-s0")[0] in done.stdout, done
     assert figures(tmp_path) == undisturbed[0]

@@ -82,6 +82,7 @@ def test_the_protocol_is_the_papers():
     assert [published_top1(name) for name in config.targets] == [69.758, 76.13, 77.374, 74.434, 73.36]
 
 
+@pytest.mark.slow
 def test_from_photographs_to_tables(data, small_preset):
     """Every mode of one task, trained and read; tables and figures of the preset's own cells; the warning of wrong R's."""
     quiet = lambda _: None  # noqa: E731
@@ -140,6 +141,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
     assert "there is no clean baseline yet" in warning("imagenet", fine[:0])
 
 
+@pytest.mark.slow
 def test_the_dry_run_counts(data, study_root, capsys, monkeypatch):
     """Operations are those of paper.md for a full RA run, without a download or a picture."""
     monkeypatch.setattr(estimate, "TIMED_PIXELS", 100_000)
@@ -233,6 +235,7 @@ def test_lite_on_real_photographs(study_root):
     assert top1["clean"] == pytest.approx(89.0, abs=4.4) and top1["none"] == pytest.approx(50.5, abs=7)  # two standard errors
 
 
+@pytest.mark.slow
 def test_a_notebook_on_photographs(data, study_root, monkeypatch):
     """The training notebook in a kernel of its own, on a preset of ImageNet's: trained, and read by every R."""
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")

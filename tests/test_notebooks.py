@@ -128,6 +128,7 @@ def test_reading_notebooks_are_in_step_with_the_results(name):
         assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16] == digest, path
 
 
+@pytest.mark.slow
 def test_an_unknown_parameter_stops_the_training_notebook(study_root, monkeypatch):
     """papermill only warns; the notebook's check raises before anything is written."""
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")

@@ -143,7 +143,7 @@ def test_a_stated_range_is_held(name, capsys):
     """Whatever option says "N or more" refuses N - 1, before anything runs."""
     for names, settings in options_of(name):
         if name != "train" and (low := re.search(r", (\d+) or more", settings["help"])):
-            for word, wanted in ((str(int(low[1]) - 1), f"is below {low[1]}"), ("nan", "nan"), ("x", "number")):
+            for word, wanted in ((str(int(low[1]) - 1), f"use {low[1]} or more"), ("nan", "nan"), ("x", "number")):
                 with pytest.raises(SystemExit) as ended:
                     main([name, names[0], word])
                 assert ended.value.code == 2 and wanted in capsys.readouterr().err
@@ -168,7 +168,8 @@ def test_settings_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("arguments, status", [("sweep --full --list", 128 + signal.SIGPIPE), ("--help", 0)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, status", [("sweep --preset smoke --list", 128 + signal.SIGPIPE), ("--help", 0)])
 def test_a_closed_pipe_ends_quietly(arguments, status):
     """What ``| head -1`` does: nobody reads on. (argparse itself ignores that its help is not read.)"""
     reads, writes = os.pipe()
@@ -274,6 +275,7 @@ def test_the_way_from_picture_to_table_has_eight_lines(readme):
         assert all(name in MODULES or (ROOT / "rastudy" / name).is_dir() or name == Path("lq") for name in named), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
 def test_lint_is_silent(command):
     """Style, format and types, as `pyproject.toml` has them."""

@@ -34,6 +34,7 @@ def run(*arguments: str) -> None:
     assert main(["recognisers", "--preset", "digits", *arguments]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_can_be_loaded(folder):
     """Under the architecture's name, with its hash pinned, and what it was trained on in its metadata."""
     run("--arch", "resnet18_small")

@@ -70,6 +70,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_toy_mode_and_a_toy_recogniser_go_all_the_way(toys, weights, study_root, capsys):
     """Trained, in the loss and in the test, in the tables and figures of the main comparison under their shown names."""
     assert main(["recognisers", "--arch", "toy_small"]) == 0

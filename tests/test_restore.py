@@ -530,6 +530,7 @@ def peak(folder: Path, width: int, height: int) -> tuple[int, int]:
     return tuple(map(int, done.stdout.split()[-2:]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units elsewhere")
 def test_memory_is_that_of_a_tile(tmp_path):
     """A picture of 2 megapixels costs far less than its features would (16 channels of 4 bytes: 128 MB for each layer)."""

@@ -53,6 +53,7 @@ def finished(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_everything_is_planned_from_nothing(tmp_path):
     """A job a run and split, and one for each of the rest."""
     assert planned(tmp_path) == {"run": 4, "tables": 1, "notebooks": 1}

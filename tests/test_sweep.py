@@ -35,7 +35,7 @@ from rastudy.grid import Run, grid, merge, product
 from rastudy.presets import PRESETS, degradations, settings_of
 from rastudy.report import notebooks
 from rastudy.report.notebooks import READING
-from rastudy.sweep import sweep
+from rastudy.sweep import sweep as sweeps
 from rastudy.sweep.sweep import check_gate, select
 from rastudy.training.train import train
 from rastudy.training.weights import weights_file
@@ -53,19 +53,13 @@ class Finished(NamedTuple):
     stderr: str
 
 
-def command(root: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", *arguments],
-        env=os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-        cwd=root, capture_output=True, text=True, timeout=3000,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
     """The whole smoke study through the command that a user types."""
     root = tmp_path_factory.mktemp("sweep")
-    done = command(root, "--jobs", "2")
+    command = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", "--jobs", "2"]
+    environment = os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     return Finished(root, done.stdout, done.stderr)
 
@@ -187,16 +181,16 @@ def test_the_sweep_of_boundaries(in_finished):
     assert not found["boundary_explains"].empty or found["boundary_points"]["gain"].notna().any()
 
 
-def test_the_sweep_of_transfer(in_finished):
+def test_the_sweep_of_transfer(in_finished, sweep):
     """A direction's notebook reads the runs that are there, writes table and figure; a second call reads nothing again."""
-    done = command(in_finished, "--preset", "smoke", "--direction", "upload", "--jobs", "2")
+    done = sweep(in_finished, "--direction", "upload", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     assert "0 to do" in done.stdout and "upload: results/smoke/transfer_upload.csv" in done.stdout and not done.stderr
     table = transfer.load_table("smoke", "upload")
     assert len(table) == 6 * 3 * 3 * 6 and (in_finished / "figures" / "smoke" / "transfer_upload.png").stat().st_size > 10_000
     before = snapshot(in_finished / "results" / "smoke" / "transfer")
     assert [path.name for path in before] == ["upload.npz"]
-    again = command(in_finished, "--preset", "smoke", "--direction", "upload")
+    again = sweep(in_finished, "--direction", "upload")
     assert "0 predictions written" in again.stdout and snapshot(in_finished / "results" / "smoke" / "transfer") == before
 
 
@@ -236,26 +230,15 @@ def processes_of(root: Path) -> list[psutil.Process]:
 START, TRAINING = "*.running.ipynb", "config.json"  # what lies there when the kernel starts, and when it trains
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, code, sign",
     [("SIGINT", 130, TRAINING), ("SIGTERM", 143, TRAINING), ("SIGTERM", 143, START), ("SIGKILL", -9, TRAINING)],
 )
 def test_an_interruption_ends_at_once(tmp_path, name, code, sign):
     """While a run trains, and while its kernel starts: no process stays behind, and nothing looks finished."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "rastudy",
-        "sweep",
-        "--preset",
-        "digits",
-        "--task",
-        "jpeg",
-        "--mode",
-        "plain",
-        "--jobs",
-        "1",
-    ]
+    words = "rastudy sweep --preset digits --task jpeg --mode plain --jobs 1"
+    arguments = [sys.executable, "-m", *words.split()]
     environment = os.environ | {"RASTUDY_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
     # a shell's background jobs ignore SIGINT, and their children do, too
     restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
@@ -275,12 +258,12 @@ def test_an_interruption_ends_at_once(tmp_path, name, code, sign):
     assert not list(tmp_path.rglob("trained.json")) and not list(tmp_path.rglob("01_train.ipynb"))
 
 
-def test_a_fresh_checkout_may_keep_committed_runs(finished, tmp_path):
+def test_a_fresh_checkout_may_keep_committed_runs(finished, tmp_path, sweep):
     """Given ``--keep-committed``, runs whose files are those of their records are finished; a changed file's run is not."""
     shutil.copytree(finished.root / "results", tmp_path / "results")
     states = {}
     for name, flags in {"plainly": [], "kept": ["--keep-committed"]}.items():
-        done = command(tmp_path, "--dry-run", *flags)
+        done = sweep(tmp_path, "--dry-run", *flags)
         assert done.returncode == 0, done.stderr
         states[name] = {named(line): line.startswith("done") for line in done.stdout.splitlines()}
     assert not any(states["plainly"].values()) and all(states["kept"].values())
@@ -288,7 +271,7 @@ def test_a_fresh_checkout_may_keep_committed_runs(finished, tmp_path):
     jpeg = make_config("smoke", "jpeg", "ra")
     weights = tmp_path / "results" / "smoke" / "weights" / f"{jpeg.run_id}.processor.safetensors"
     shutil.copy(weights.with_name(f"{make_config('smoke', 'jpeg', 'plain').run_id}.processor.safetensors"), weights)
-    done = command(tmp_path, "--dry-run", "--keep-committed")
+    done = sweep(tmp_path, "--dry-run", "--keep-committed")
     assert [named(line) for line in done.stdout.splitlines() if line.startswith("to do")] == [jpeg.run_id]
 
 
@@ -297,11 +280,11 @@ def named(line: str) -> str:
     return line.removeprefix("to do").removeprefix("done").split()[0]
 
 
-def test_a_second_call_trains_nothing(finished, in_finished):
+def test_a_second_call_trains_nothing(in_finished, sweep):
     """Everything is found finished; evidence, weights and tables keep their bytes, notebooks are not executed again."""
     results, runs = in_finished / "results", in_finished / "runs"
     before, content = snapshot(runs), {path: path.read_bytes() for path in snapshot(results)}
-    done = command(in_finished, "--jobs", "2")
+    done = sweep(in_finished, "--jobs", "2")
     assert done.returncode == 0, done.stderr
     assert "18 runs, 18 finished, 0 to do" in done.stdout and "notebooks: up to date" in done.stdout
     assert main_table("smoke").to_string() in done.stdout
@@ -320,6 +303,7 @@ def test_a_finished_study_is_listed_as_done(in_finished, capsys):
 # --- dry run, misuse, failures
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(main, study_root, capsys):
     """It lists every run with its splits, and stops."""
     assert main(["--preset", "smoke", "--dry-run"]) == 0
@@ -349,10 +333,10 @@ def test_unknown_names_exit_2(main, study_root, capsys, arguments, allowed):
     assert not any(study_root.iterdir())
 
 
-def test_a_failing_run_is_named(in_finished):
+def test_a_failing_run_is_named(in_finished, sweep):
     """Exit 1; the run, why, and its failed notebook; what is finished stays as it is."""
     before = snapshot(in_finished / "results" / "smoke" / "predictions")
-    done = command(in_finished, "--task", "sr", "--mode", "ra", "--ra-weight", "1e39", "--jobs", "1")
+    done = sweep(in_finished, "--task", "sr", "--mode", "ra", "--ra-weight", "1e39", "--jobs", "1")
     run_id = make_config("smoke", "sr", "ra", ra_weight=1e39).run_id
     failed = in_finished / "runs" / "smoke" / run_id / "01_train.failed.ipynb"
     assert done.returncode == 1, done.stderr
@@ -364,7 +348,7 @@ def test_a_failing_run_is_named(in_finished):
 
 def test_runs_are_named_where_every_one_failed(main, monkeypatch, capsys):
     """Without any predictions, too, the failures are what is reported."""
-    monkeypatch.setattr(sweep, "run_all", lambda *args, **kwargs: {"sr4-ra-x": "StudyError: its reason"})
+    monkeypatch.setattr(sweeps, "run_all", lambda *args, **kwargs: {"sr4-ra-x": "StudyError: its reason"})
     assert main(["--preset", "smoke", "--task", "sr", "--mode", "ra"]) == 1
     error = capsys.readouterr().err
     assert "sr4-ra-x" in error and "its reason" in error
@@ -372,9 +356,9 @@ def test_runs_are_named_where_every_one_failed(main, monkeypatch, capsys):
 
 def test_a_notebook_that_only_ended_is_a_failure(main, study_root, monkeypatch):
     """A run counts as done when its files are there, not when its notebook ended."""
-    monkeypatch.setattr(sweep, "execute", lambda *args: "")
+    monkeypatch.setattr(sweeps, "execute", lambda *args: "")
     cells = [cell for cell in grid("smoke") if cell.config.mode == "none"][:1]
-    failures = sweep.run_all(cells, 1, log=lambda line: None)
+    failures = sweeps.run_all(cells, 1, log=lambda line: None)
     assert list(failures) == [cells[0].config.run_id] and "not finished" in failures[cells[0].config.run_id]
 
 

@@ -686,6 +686,7 @@ def committed(monkeypatch) -> Path:
     return complete("digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
 def test_committed_tables_follow_from_the_committed_predictions(preset, tmp_path, monkeypatch):
     """Recomputed, they are the same byte for byte, and so is ``runs.csv``."""

@@ -200,6 +200,7 @@ def _train_in_a_process(config: Config, root: str) -> None:
     train(config, quiet)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_pretraining(study_root):
     """Side by side they leave the files of one after the other."""
     runs = [small("plain", pretrain_epochs=2), small("ra", pretrain_epochs=2)]

@@ -50,7 +50,7 @@ STRATA = {"leave": True, "enter": False}  # pictures that R classifies correctly
 
 
 def shares(yes: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Percentages (B,) of the drawn pictures for which ``yes`` (N,) holds, or mean percentages of shares; nan: none is drawn."""
+    """Percentages (B,) of the drawn pictures for which ``yes`` (N,) holds, or their mean shares; nan where none is drawn."""
     # counts are exact in single precision; of shares it would leave last bits that depend on the CPU
     kind = np.float32 if yes.dtype == bool else np.float64
     with np.errstate(invalid="ignore"):
