@@ -88,7 +88,8 @@ class Dataset:
     ``load``: gives a PictureSet of a split. ``train``, ``test``: how many pictures it has; ``size``: the side of its pictures,
     where that is fixed. ``classes``: where the names of its classes are, if they are known without its folder.
     ``needs_folder``: the user provides it. ``photographs``: of any size, cropped when they are read. ``may_show``: pictures may
-    be published in figures. ``group``: what dependent pictures share (digits: the source digit).
+    be published in figures. ``halves``: half of its classes is a data set, too (``digits_first``). ``group``: what dependent
+    pictures share (digits: the source digit).
     """
 
     name: str
@@ -101,6 +102,7 @@ class Dataset:
     needs_folder: bool = False
     photographs: bool = False
     may_show: bool = False
+    halves: bool = False
     group: str = ""
 
 
@@ -153,12 +155,12 @@ ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 
 DATASETS: dict[str, Dataset] = _by_name((
     Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
-            group="digit"),
+            halves=True, group="digit"),
     Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",
-            needs_folder=True),
+            needs_folder=True, halves=True),
     Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
     Dataset("imagenet", "photographs", "rastudy.data.imagenet:load_photographs", 1_281_167, 50_000,
-            classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True),
+            classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True, halves=True),
     Dataset("scenes", "scenes", _DATA + "load_scenes", 4_000, 500, 96, "rastudy.data.digits:CLASSES", may_show=True),
 ))  # fmt: skip
 
@@ -215,7 +217,7 @@ def bounds_of(half: str, n_classes: int) -> tuple[int, int]:
 def dataset_of(name: str) -> Dataset:
     """A data set, or the one that ``name`` is half of; StudyError where it is unknown or cannot be halved."""
     whole, half = half_of(name)
-    halved = [f"{one}_{part}" for one in ("digits", "cifar10", "imagenet") for part in HALVES]
+    halved = [f"{one.name}_{part}" for one in DATASETS.values() if one.halves for part in HALVES]
     one_of("dataset", name, [*DATASETS, *halved])
     return DATASETS[whole]
 

@@ -418,7 +418,7 @@ def test_the_test_pictures_can_be_left_unread():
 
 
 def test_the_full_grid_can_be_run_in_parts():
-    """What is named narrows it; what RA is held against stays: the baselines, and plain beside a named mode or source."""
+    """What is named narrows it; RA's baselines stay: no processing, clean, and plain beside a named mode or source."""
     whole = {cell.config.run_id: cell for cell in select(parse(["--full"]))}
     part = select(parse(["--full", "--task", "jpeg", "--mode", "ra", "--seed", "0"]))
     assert {c.config.run_id for c in part} == {

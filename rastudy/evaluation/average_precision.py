@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """A class's detections by falling score: ``picture`` (M,), ``right`` (M,) bool; ``there`` (N,) its boxes per picture."""
+    """A class's detections by descending score: ``picture`` (M,), ``right`` (M,) bool; ``there`` (N,) its boxes per picture."""
 
     picture: np.ndarray
     right: np.ndarray
