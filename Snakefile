@@ -4,7 +4,7 @@
 # Settings of --config: preset, full (1), data, device, and directions of transfer, separated by spaces.
 import sys
 from rastudy.__main__ import parse
-from rastudy.grid import select
+from rastudy.grid import read_first, select
 from rastudy.paths import TABLES
 
 preset, directions = config.pop("preset", "digits"), config.pop("directions", "").split()
@@ -14,17 +14,15 @@ cells = {cell.config.run_id: cell for cell in select(parse(["sweep", *flags])[1]
 stamp, csv = f"runs/{preset}/notebooks/stamp.json", lambda names: [f"results/{preset}/{name}.csv" for name in names]
 evidence = lambda runs: [f"results/{preset}/predictions/{run}.{split}.npz" for run in runs for split in cells[run].splits]
 
-def plain_of(wildcards):  # whose pretraining the other modes share
-    start = lambda run: cells[run].config.pretraining and cells[run].config.chain[0].run_id
-    plain = [run for run in cells if cells[run].config.mode == "plain" and start(run) == start(wildcards.run)]
-    return [] if wildcards.run in plain else evidence(plain[:1])
+def first(wildcards):
+    return evidence(run.config.run_id for run in read_first(cells[wildcards.run], list(cells.values())))
 
 rule all:
     input: evidence(cells), csv([*TABLES["study"], *TABLES["boundaries"]]), csv(f"transfer_{name}" for name in directions), stamp
 
 rule run:
     output: f"results/{preset}/predictions/{{run}}.{{split}}.npz"
-    input: plain_of
+    input: first
     shell: "{sys.executable:q} -m rastudy sweep {flags:q} --run {wildcards.run:q} --split {wildcards.split} --jobs 1"
 
 rule tables:

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import difflib
+import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -88,6 +90,7 @@ def evaluate_options() -> list[Option]:
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=Path),
         TASK,
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
+        option("--classes", says="class folders to read, separated by commas (default: all that R knows)", default=""),
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
         option("--out", says="also write the rows to this CSV (default: none)", type=Path),
         DEVICE, SKIP,
@@ -289,9 +292,14 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, 1 (something failed), 2 (unusable input), 130 (Ctrl-C), 141 (closed pipe)."""
+    for stream in (sys.stdout, sys.stderr):  # file names may hold what no encoding knows
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         command, options = parse(sys.argv[1:] if arguments is None else arguments)
-        status = resolve(command.run)(options) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_others: print(f"warning: {message}", file=sys.stderr)
+            status = resolve(command.run)(options) or 0
         sys.stdout.flush()
         return status
     except StudyError as error:

@@ -55,6 +55,7 @@ class Config:
     # data
     dataset: str = setting("digits", f"{', '.join(registry.DATASETS)}; digits_first and the like: half of the classes")
     data_dir: str = setting("", "folder of the pictures", operational=True)
+    classes: str = setting("", "class folders to read, separated by commas; default: all that R and training know")
     image_size: int = setting(32, "side, in pixels, of a picture that R reads", low=1)
     resize: int = setting(256, "photographs: the shorter side after decoding, pixels", photographs=True)
     crop: int = setting(0, "photographs: side of training's random crops, a multiple of 4; 0: image_size", photographs=True)
@@ -123,6 +124,8 @@ class Config:
             if getattr(self, name) <= 0:
                 raise StudyError(f"{name}={getattr(self, name)!r} must be above 0")
         data = registry.dataset_of(self.dataset)
+        if self.classes and (data.photographs or not data.needs_folder):
+            raise StudyError(f"classes={self.classes!r} does not fit: {data.shown} have no class folders that it could name")
         if data.size and self.image_size != data.size:
             raise StudyError(f"image_size={self.image_size} does not fit; {data.shown} have {data.size} x {data.size} pixels")
         for name in ("image_size", "crop", "pretrain_crop") if data.photographs else ():
@@ -160,6 +163,10 @@ class Config:
     @property
     def sources(self) -> list[str]:
         return [] if self.source_arch == NOT_APPLICABLE else [name.strip() for name in self.source_arch.split(",")]
+
+    @property
+    def stated_classes(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.classes.split(",") if name.strip())
 
     @property
     def targets(self) -> list[str]:
@@ -205,11 +212,13 @@ class Config:
         skip = {f.name for f in dataclasses.fields(self)
                 if f.metadata.get("operational") or (f.metadata.get("photographs") and not self.of_photographs)}  # fmt: skip
         if self.is_baseline:  # only data and degradation matter
-            keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images",
-                    "resize"}  # fmt: skip
+            keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images", "resize",
+                    *(["classes"] if self.classes else [])}  # fmt: skip
             return {k: v for k, v in dataclasses.asdict(self).items() if k in keep - skip}
         if self.labels == "correct":
             skip |= {"labels"}
+        if not self.classes:
+            skip |= {"classes"}
         if not MODES[self.mode].has_transformer:
             skip |= {"transformer_channels", "transformer_blocks"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
@@ -251,7 +260,14 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -
 def reader_of(name: str) -> Callable[[str], object]:
     """The function that reads a field's value from the command line; it raises ValueError for an unusable text."""
     kind: Any = next(field.type for field in dataclasses.fields(Config) if field.name == name)
-    return (lambda text: text.lower() in ("1", "true", "yes")) if kind is bool else kind
+    return _yes_or_no if kind is bool else kind
+
+
+def _yes_or_no(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.strip().lower() not in words:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return words[text.strip().lower()]
 
 
 def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, dict]:

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from rastudy import registry
@@ -171,3 +171,12 @@ def in_order(runs: list[Run]) -> list[Run]:
 def is_first(run: Run) -> bool:
     """Whether a run starts from no other: a baseline, or plain."""
     return run.config.is_baseline or run.config.mode == "plain"
+
+
+def read_first(run: Run, runs: list[Run]) -> list[Run]:
+    """Those of the runs that a run needs before it: plain, whose pretraining it shares, and no processing, for its gate."""
+    if is_first(run):
+        return []
+    plain, none = (replace(run.config, mode=mode) for mode in ("plain", "none"))
+    same = [one for one in runs if one.config.mode == "plain" and one.config.chain[0] == plain.chain[0]]
+    return same[:1] + [one for one in runs if one.config.run_id == none.run_id]

@@ -75,5 +75,6 @@ def write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str]) -> No
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    if not (path.is_file() and path.read_bytes() == text.getvalue().encode()):
-        write_atomic(path, lambda p: p.write_text(text.getvalue()))
+    content = text.getvalue().encode(errors="surrogateescape")  # names of files may be no UTF-8
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomic(path, lambda p: p.write_bytes(content))

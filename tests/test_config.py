@@ -20,7 +20,7 @@ OTHER = {  # another valid value of each field; numbers are doubled or raised by
     "preset": "smoke", "task": "jpeg", "mode": "ra_unsupervised", "strength": 2.0, "source_arch": "resnet50_small",
     "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "constant",
     "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu", "resize": 512, "crop": 16,
-    "pretrain_crop": 16, "cache_dir": "none", "processes": 2,
+    "pretrain_crop": 16, "cache_dir": "none", "processes": 2, "classes": "cat",
 }  # fmt: skip
 BASE = make_config("digits", "sr", "ra", strength=4, ra_weight=0.01, seed=0)
 
@@ -42,7 +42,7 @@ def changed(config: Config, name: str) -> Config:
 def test_every_field_of_the_science_makes_another_run(name):
     """And no operational one does. T's size counts where there is a T."""
     transformer = name.startswith("transformer_")
-    setting = {"mode": "ra_transformer"} if transformer else {"dataset": "folder"} if name == "image_size" else {}
+    setting = {"mode": "ra_transformer"} if transformer else {"dataset": "folder"} if name in ("image_size", "classes") else {}
     setting |= {"dataset": "imagenet"} if name in OF_PHOTOGRAPHS else {}
     base = dataclasses.replace(BASE, **setting)
     assert (changed(base, name).run_id == base.run_id) == (name in OPERATIONAL)

@@ -23,7 +23,7 @@ from rastudy import registry
 from rastudy.analysis.tables import TABLES, load_table, main_table
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
-from rastudy.config import make_config
+from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import (
     load_predictions,
@@ -36,7 +36,7 @@ from rastudy.presets import PRESETS, degradations, settings_of
 from rastudy.report import notebooks
 from rastudy.report.notebooks import READING
 from rastudy.sweep import sweep as sweeps
-from rastudy.sweep.sweep import check_gate, select
+from rastudy.sweep.sweep import gate_problem, select
 from rastudy.training.train import train
 from rastudy.training.weights import weights_file
 from rastudy.transfer import tables as transfer
@@ -492,30 +492,63 @@ def test_a_run_asked_for_twice_is_evaluated_on_all_its_splits():
 # --- the gate before recognition-aware runs
 
 
+def read(config: Config, split: str, psnr: float, n: int = 4, flat: bool = False) -> None:
+    """Predictions of ``n`` pictures restored at so many dB; ``flat``: and one restored without an error."""
+    mse = np.r_[np.full(n, 10 ** (-psnr / 10)), np.zeros(int(flat))]
+    n = len(mse)
+    arrays = {"top5": np.zeros((1, n, 5), np.uint16), "top1_float": np.zeros((1, n), np.uint16), "label": np.zeros(n),
+              "group": np.arange(n), "mse": mse, "ssim": np.ones(n), "ssim_release": np.ones(n)}  # fmt: skip
+    about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": "d", "name": "digits",
+             "targets": {"resnet18_small": "w"}}  # fmt: skip
+    save_predictions(predictions_file(config, split), arrays, about)
+
+
+@pytest.mark.parametrize("settings", [{}, {"test_images": 100}, {"val_images": 200}, {"seed": 1, "channels": 8}], ids=str)
 @pytest.mark.parametrize("gain, opens", [(0.6, True), (0.4, False), (-1.0, False)])
-def test_the_gate(study_root, gain, opens):
-    """Plain must beat no processing by 0.5 dB on validation; test figures have no say."""
-    cells = [Run(make_config("digits", "sr", mode), ("val", "test")) for mode in ("none", "plain", "ra")]
-    for cell, psnr in zip(cells[:2], (20.0, 20.0 + gain), strict=True):
-        for split in ("val", "test"):
-            db = psnr if split == "val" else 20.0
-            verdicts = {"top5": np.zeros((1, 4, 5), np.uint16), "top1_float": np.zeros((1, 4), np.uint16)}
-            arrays = verdicts | {"label": np.zeros(4, np.uint16), "group": np.arange(4), "ssim": np.ones(4),
-                                 "mse": np.full(4, 10 ** (-db / 10)), "ssim_release": np.ones(4)}  # fmt: skip
-            about = {"config": cell.config.science(), "run_id": cell.config.run_id, "split": split, "data": "d",
-                     "name": "digits", "targets": {"resnet18_small": "w"}}  # fmt: skip
-            save_predictions(predictions_file(cell.config, split), arrays, about)
-    if opens:
-        check_gate(cells)
-    else:
-        with pytest.raises(StudyError, match="does not beat no processing") as caught:
-            check_gate(cells)
-        assert cells[1].config.run_id in str(caught.value)
+def test_the_gate(study_root, gain, opens, settings):
+    """Plain must beat no processing by 0.5 dB on validation, with the run's own settings; test figures have no say."""
+    none, plain, ra = (make_config("digits", "sr", mode, **settings) for mode in ("none", "plain", "ra"))
+    for config, psnr in ((none, 20.0), (plain, 20.0 + gain)):
+        read(config, "val", psnr)
+        read(config, "test", 20.0)
+    problem = gate_problem(ra)
+    assert bool(problem) != opens and (opens or ("does not beat no processing" in problem and plain.run_id in problem))
+    assert not gate_problem(plain) and not gate_problem(none)
+
+
+@pytest.mark.parametrize("missing", ["none", "plain"])
+def test_a_gate_that_cannot_be_checked_is_closed(study_root, missing):
+    """And a sweep reads what is missing itself."""
+    runs = {mode: make_config("digits", "sr", mode, test_images=100) for mode in ("none", "plain", "ra")}
+    for mode in {"none", "plain"} - {missing}:
+        read(runs[mode], "val", 30.0)
+    assert runs[missing].run_id in gate_problem(runs["ra"])
+    asked = sweeps.with_gates([Run(runs["ra"], ("test",))])
+    assert [(run.config.run_id, run.splits) for run in asked[1:]] == [(runs[missing].run_id, ("val",))]
+
+
+def test_a_flat_picture_does_not_close_the_gate(study_root):
+    """A picture that bicubic upsampling restores without an error has no infinite say in the mean."""
+    none, plain, ra = (make_config("digits", "sr", mode) for mode in ("none", "plain", "ra"))
+    read(none, "val", 20.0, n=400, flat=True), read(plain, "val", 21.0, n=401)
+    assert not gate_problem(ra)
+
+
+def test_a_closed_gate_costs_its_own_runs_alone(study_root, monkeypatch):
+    """They fail with the reason; another task's are trained."""
+    monkeypatch.setattr(sweeps, "_run_one", lambda run: ("", 0.0))
+    asked = [Run(make_config("digits", task, mode), ("val",)) for task in ("sr", "dn") for mode in ("none", "plain", "ra")]
+    for run in asked:
+        if run.config.mode != "ra":
+            read(run.config, "val", 30.0 if (run.config.task, run.config.mode) == ("dn", "plain") else 20.0)
+    told: list[str] = []
+    failures = sweeps.run_all(asked, 1, told.append)
+    assert list(failures) == [asked[2].config.run_id] and any(asked[5].config.run_id in line for line in told)
 
 
 def test_smoke_has_no_gate(study_root):
     """Its runs are too short to pass one."""
-    check_gate(grid("smoke"))
+    assert not any(gate_problem(run.config) for run in grid("smoke"))
 
 
 def test_a_changed_package_executes_the_notebooks_again(in_finished, tmp_path, monkeypatch):

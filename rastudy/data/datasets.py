@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from rastudy.data import digits, scenes
-from rastudy.data.image_files import centre_crop, list_pictures, read_picture
+from rastudy.data.image_files import EXTENSIONS, centre_crop, is_folder, list_folders, list_pictures, read_picture
 from rastudy.data.photo_cache import Photos
 from rastudy.errors import StudyError, one_of
 from rastudy.registry import DATASETS, bounds_of, half_of, resolve
 
 SPLITS = ("train", "val", "test")
+CIFAR10_FILES = datasets.CIFAR10.base_folder
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -76,7 +77,8 @@ class Source(NamedTuple):
 
     ``size``: side in pixels; ``half``: ``first`` or ``second``, of the classes; ``n_val``, ``n_test``: validation pictures, and
     test pictures where there are no separate ones, that training leaves out; ``labelled``: training's loss reads labels;
-    ``resize``, ``cache_dir``, ``workers``: fields of :class:`rastudy.config.Config`.
+    ``classes``: the class folders that are read, by default all; ``resize``, ``cache_dir``, ``workers``: fields of
+    :class:`rastudy.config.Config`.
     """
 
     data_dir: str = ""
@@ -86,6 +88,7 @@ class Source(NamedTuple):
     n_test: int = 0
     labelled: bool = True
     skip_unreadable: bool = False
+    classes: tuple[str, ...] = ()
     resize: int = 256
     cache_dir: str = ""
     workers: int = 0
@@ -132,12 +135,12 @@ def load_scenes(split: str, n: int, _source: Source) -> PictureSet:
 def load_cifar10(split: str, n: int, source: Source) -> PictureSet:
     """CIFAR-10 through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
     folder = source.folder("cifar10")
-    place = folder / datasets.CIFAR10.base_folder
+    place = folder / CIFAR10_FILES
     if not place.is_dir():
         if (folder / "train").is_dir():
-            return _from_folder("cifar10", folder / ("test" if split == "test" else "train"), split, n, source)
+            return _from_folder("cifar10", folder / part_of_folder(folder, split), split, n, source, CIFAR10)
         raise StudyError(
-            f"{folder}: no CIFAR-10 here; put {datasets.CIFAR10.base_folder}/ from {datasets.CIFAR10.url} there, "
+            f"{folder}: no CIFAR-10 here; put {CIFAR10_FILES}/ from {datasets.CIFAR10.url} there, "
             "or train/ and test/ with a folder per class, or name the folder with --data"
         )
     try:
@@ -151,57 +154,108 @@ def load_cifar10(split: str, n: int, source: Source) -> PictureSet:
 
 def load_folder(split: str, n: int, source: Source) -> PictureSet:
     folder = source.folder("folder")
-    part = "train" if split != "test" else "test" if (folder / "test").is_dir() else "val"
-    return _from_folder(folder.name, folder / part, split, n, source)
+    known = class_folders(folder / "train")[1] if is_folder(folder / "train") else ()  # training's classes are the test's
+    return _from_folder(folder.name, folder / part_of_folder(folder, split), split, n, source, known)
 
 
-def _from_folder(name: str, folder: Path, split: str, n: int, source: Source) -> PictureSet:
-    return _part(name, split, n, source, *read_folder(folder, source.size, source.skip_unreadable))
+def part_of_folder(folder: Path, split: str) -> str:
+    """The sub-folder that a split is taken from."""
+    return "train" if split != "test" else "test" if (folder / "test").is_dir() else "val"
 
 
-def read_folder(folder: Path, size: int, skip_unreadable: bool = False) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _from_folder(name: str, folder: Path, split: str, n: int, source: Source, known: Sequence[str]) -> PictureSet:
+    return _part(name, split, n, source, *read_folder(folder, source.size, source.skip_unreadable, known, source.classes))
+
+
+def read_folder(
+    folder: Path, size: int, skip_unreadable: bool = False, known: Sequence[str] = (), stated: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read a folder of class folders.
+
+    Args:
+        known: the names of the classes by label, where they are known: folders are matched by name.
+        stated: the class folders to read; default: all that are known.
 
     Returns:
         pictures (N, size, size, 3) uint8, labels (N,) int64, class names; sorted by class, then by file name.
 
     Raises:
-        StudyError: the folder is missing or empty, a class has no pictures, or a picture cannot be used
-            (``skip_unreadable`` leaves such pictures out and warns with their number).
+        StudyError: the folder is missing or empty, its class folders are not those that are known or stated, a class has no
+            pictures, or a picture cannot be used (``skip_unreadable`` leaves such pictures out and warns with their number).
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StudyError(f"{folder}: no such folder; give the data's folder with --data or the parameter data_dir")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise StudyError(f"{folder}: holds no class folders; pictures belong into one folder per class")
+    names, classes = class_folders(folder, known, stated)
+    label = {name: k for k, name in enumerate(classes)}
+    files = sorted(list_pictures(folder), key=lambda file: file.split("/"))
+    if beside := next((file for file in files if "/" not in file), None):
+        raise StudyError(f"{folder / beside}: lies beside class folders; put it into one of them")
+    if empty := set(names) - {file.split("/")[0] for file in files}:
+        raise StudyError(
+            f"{folder / min(empty)}: this folder holds no pictures ({', '.join(sorted(EXTENSIONS))}); every class needs some"
+        )
     pictures, labels, skipped = [], [], []
-    for label, name in enumerate(classes):
-        for file in sorted(list_pictures(folder / name), key=lambda file: file.split("/")):
-            try:
-                pictures.append(read_picture(folder / name / file, size))
-                labels.append(label)
-            except StudyError as error:
-                if not skip_unreadable:
-                    raise
-                skipped.append(str(error))
+    for file in files:
+        name = file.split("/")[0]
+        if name not in names:
+            continue
+        try:
+            pictures.append(read_picture(folder / file, size))
+            labels.append(label[name])
+        except StudyError as error:
+            if not skip_unreadable:
+                raise
+            skipped.append(str(error))
     if skipped:
         warnings.warn(f"{folder}: skipped {len(skipped)} pictures, the first because of {skipped[0]}", stacklevel=2)
     if not pictures:
         raise StudyError(f"{folder}: no usable picture is left")
-    return np.stack(pictures), np.array(labels, np.int64), tuple(classes)
+    return np.stack(pictures), np.array(labels, np.int64), classes
+
+
+def class_folders(folder: Path, known: Sequence[str] = (), stated: Sequence[str] = ()) -> tuple[list[str], tuple[str, ...]]:
+    """The class folders to read, and the classes by label: ``known``, else ``stated``, else the folders' own names, sorted.
+
+    Raises:
+        StudyError: no class folders, or others than those known or stated; it shows both lists.
+    """
+    if not is_folder(folder):
+        raise StudyError(f"{folder}: no such folder; give the data's folder with --data or the parameter data_dir")
+    there = list_folders(folder)
+    if not there:
+        raise StudyError(f"{folder}: holds no class folders; pictures belong into one folder per class")
+    for name in stated if known else ():
+        one_of("classes", name, known)
+    classes = tuple(known or stated or there)
+    names = sorted(stated or classes, key=classes.index)
+    missing, unknown = set(names) - set(there), set() if stated else set(there) - set(classes)
+    if missing or unknown:
+        deeper = next((one for one in there if set(classes) & set(list_folders(folder / one))), None)
+        step = (
+            f"the classes lie in {folder / deeper}; name that folder"
+            if deeper
+            else ("rename or add folders, or state the classes to read with --classes")
+        )
+        raise StudyError(
+            f"{folder}: its class folders are not the classes: missing {_listed(missing)}; unknown {_listed(unknown)}; {step}"
+        )
+    return names, classes
+
+
+def _listed(names: Collection[str]) -> str:
+    """Some names in words: ten of them and the number of the others."""
+    shown = sorted(names)[:10]
+    return ", ".join(shown) + f" and {len(names) - 10} more" * (len(names) > 10) if names else "none"
 
 
 def _part(
     name: str, split: str, n: int, source: Source, pictures: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
 ) -> PictureSet:
     """The training, validation or test pictures among those of a folder; a picture's group is its place there."""
-    index = np.arange(len(labels)) if split == "test" else _without_validation(split, source, labels, classes)
+    index = np.arange(len(labels)) if split == "test" else _without_validation(split, source, labels)
     index = index[: count_of(n, len(index), name, split)]
     return _half(PictureSet(name, split, pictures[index], labels[index], index, classes), source.half)
 
 
-def _without_validation(split: str, source: Source, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+def _without_validation(split: str, source: Source, labels: np.ndarray) -> np.ndarray:
     """Places of the training or the validation pictures among a folder's training pictures."""
     n_val, count = source.n_val, len(labels)
     if n_val >= count:
@@ -209,11 +263,21 @@ def _without_validation(split: str, source: Source, labels: np.ndarray, classes:
     if split == "val" and not n_val:
         raise StudyError(f"{source.data_dir}: no pictures for validation; set val_images above 0")
     # stratified where every class has enough pictures for it
-    enough = min(np.bincount(labels, minlength=len(classes)).min(), n_val / len(classes)) >= 2
-    stratify = labels if enough and count - n_val >= len(classes) else None
+    sizes = np.unique(labels, return_counts=True)[1]
+    enough = min(sizes.min(), n_val / len(sizes)) >= 2
+    stratify = labels if enough and count - n_val >= len(sizes) else None
     # n_val 0: one picture is split off and put back, since sklearn refuses an empty part
     rest, val = train_test_split(np.arange(count), test_size=n_val or 1, random_state=0, stratify=stratify)
     return np.append(rest, val[n_val:]) if split == "train" else np.sort(val[:n_val])
+
+
+def names_of_classes(dataset: str) -> tuple[str, ...]:
+    """The names of a data set's classes by label; empty where only its folders would tell."""
+    whole, half = half_of(dataset)
+    place = DATASETS[whole].classes
+    names = resolve(place) if place else ()
+    names = names() if callable(names) else names
+    return names[slice(*bounds_of(half, len(names)))] if half else names
 
 
 def in_half(half: str, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

@@ -1,56 +1,164 @@
-"""Picture files: listed, and decoded to 8-bit RGB arrays."""
+"""Picture files: listed, and decoded to 8-bit RGB arrays. Every reader of a user's folder lists and opens it here."""
 
+import io
 import os
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from rastudy.errors import StudyError
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+# folders that programs put beside pictures: archives of macOS, thumbnails of file managers and of network drives
+BY_PROGRAMS = {"__macosx", "@eadir", "thumbs", "thumbnails", "$recycle.bin", "system volume information", "lost+found"}
+HIDDEN, OTHERS, LISTED = "hidden or made by programs", "of other kinds", "links to folders that are listed already"
 
 
-def list_pictures(folder: Path) -> tuple[str, ...]:
-    """The pictures below a folder, by file extension: paths relative to it, sorted; hidden files and folders are left out.
+def list_pictures(folder: Path, kinds: Collection[str] = EXTENSIONS, without: Path | None = None) -> tuple[str, ...]:
+    """The pictures below a folder, by file extension: paths relative to it, sorted.
+
+    Links are followed. A warning says in one line what was left out: hidden files and folders, those of :data:`BY_PROGRAMS`,
+    files of other kinds, and what is linked twice.
+
+    Args:
+        kinds: file extensions in lower case.
+        without: a folder that is not listed.
 
     Raises:
-        StudyError: no such folder, or no pictures in it.
+        StudyError: no such folder, no pictures in it, or a folder that cannot be read.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise StudyError(f"{folder}: no such folder; name the pictures' folder with --data or the parameter data_dir")
-    files = tuple(sorted(_walk(folder)))
+    left_out: Counter[str] = Counter()
+    listed = {folder.resolve(), *([without.resolve()] if without else [])}
+    files = tuple(sorted(_walk(folder, "", listed, kinds, left_out)))
+    if left_out:
+        said = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
+        warnings.warn(f"{folder}: {len(files)} pictures; left out: {said}", stacklevel=2)
     if not files:
-        raise StudyError(f"{folder}: this folder holds no pictures ({', '.join(sorted(EXTENSIONS))})")
+        raise StudyError(f"{folder}: this folder holds no pictures ({', '.join(sorted(kinds))})")
     return files
 
 
-def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                yield prefix + entry.name
+def list_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without those that :func:`list_pictures` leaves out."""
+    return sorted(entry.name for entry in scan(folder) if not _is_debris(entry.name) and is_folder(Path(entry.path)))
 
 
-def to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Convert to 8-bit RGB, or refuse what would be silently wrong.
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; StudyError where that cannot be told."""
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above it that cannot be read
+        raise StudyError(f"{os.fsdecode(path)}: cannot be read ({error.strerror})") from error
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """A folder's entries; StudyError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entries, key=lambda entry: (entry.is_symlink(), entry.name)
+            )  # of a folder and a link to it the folder
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be read ({error.strerror}); change its permissions, or move it away") from error
+
+
+def _is_debris(name: str) -> bool:
+    return name.startswith(".") or name.lower() in BY_PROGRAMS
+
+
+def _walk(folder: Path, prefix: str, listed: set[Path], kinds: Collection[str], left_out: Counter[str]) -> Iterator[str]:
+    """``listed``: real places of the folders that are listed already, or are not to be."""
+    for entry in scan(folder):
+        if _is_debris(entry.name):
+            left_out[HIDDEN] += 1
+        elif is_folder(Path(entry.path)):
+            place = Path(entry.path).resolve()
+            if place not in listed:
+                listed.add(place)
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", listed, kinds, left_out)
+            elif entry.is_symlink():
+                left_out[LISTED] += 1
+        elif os.path.splitext(entry.name)[1].lower() in kinds:
+            yield prefix + entry.name
+        else:
+            left_out[OTHERS] += 1
+
+
+# --- decoding
+
+
+def png_chunks(path: Path) -> dict[bytes, bytes]:
+    """A PNG file's chunks before its pixels, of which PIL tells but a part. Files of other formats have none."""
+    found: dict[bytes, bytes] = {}
+    with path.open("rb") as file:
+        if file.read(8) == b"\x89PNG\r\n\x1a\n":
+            while (head := file.read(8))[4:] not in (b"IDAT", b"IEND", b""):
+                found[head[4:]] = file.read(int.from_bytes(head[:4]))
+                file.seek(4, io.SEEK_CUR)  # the checksum, which PIL compares
+    return found
+
+
+def as_meant(image: Image.Image, chunks: dict[bytes, bytes]) -> Image.Image:
+    """A decoded PNG picture where PIL reads another one than the file means.
+
+    Grey with alpha in 16 bits is no colour picture; the transparent grey of 2 or 4 bits is scaled as its pixels are; the
+    transparent colour of 16 bits cannot be compared with the 8 bits that are read: in ``info`` it is ``lost_transparency``.
+    """
+    depth, kind = (*chunks.get(b"IHDR", b"")[8:10], 0, 0)[:2]
+    info = image.info
+    if (kind, depth) == (4, 16):
+        image = image.convert("LA")
+        image.info = info
+    elif "transparency" in info and depth == 16:
+        info["lost_transparency"] = info.pop("transparency")
+    elif "transparency" in info and kind == 0 and depth in (2, 4):
+        info["transparency"] = info["transparency"] * 255 // (2**depth - 1)
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; where PIL cannot rewrite that, without it, and ``info`` says why: ``lost_exif``."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # PIL reads tags that it cannot write, with errors of many types
+        ways = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+                8: "ROTATE_90"}  # fmt: skip
+        way = ways.get(_orientation(image))
+        turned = image.transpose(Image.Transpose[way]) if way else image.copy()
+        turned.info = {name: value for name, value in image.info.items() if name not in ("exif", "Raw profile type exif")}
+        turned.info["lost_exif"] = type(error).__name__
+        return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF: as the file lies
+        return 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8-bit RGB, or raise StudyError where that would be silently wrong.
 
     Greyscale, palette and CMYK are converted; 16-bit greyscale is scaled to 8 bits; transparency and 32-bit or float
-    pixels raise StudyError.
+    pixels are refused.
     """
+    if "lost_transparency" in image.info:
+        raise StudyError("has a transparent colour; flatten it over a background first")
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise StudyError(f"{path}: pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
+        raise StudyError(f"pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if np.asarray(image)[..., 3].min() < 255:
-            raise StudyError(f"{path}: has transparent pixels; flatten it over a background first")
+            raise StudyError("has transparent pixels; flatten it over a background first")
     return image.convert("RGB")
 
 
@@ -62,11 +170,14 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
     try:
         with Image.open(path) as file:
             file.load()
-            image = to_rgb(file, path)
-    except StudyError:
-        raise
+            # ASSUMPTION: Pictures are upright. EXIF orientation is applied, as every viewer and browser does; the release and
+            # torchvision ignore it, and read turned photographs.
+            image = to_rgb(upright(as_meant(file, png_chunks(path))))
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
-        raise StudyError(f"{path}: not a readable picture ({error}); mend it or set skip_unreadable") from error
+        if isinstance(error, StudyError):
+            raise StudyError(f"{path}: {error}") from error
+        why = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() and not path.exists() else error
+        raise StudyError(f"{path}: not a readable picture ({why}); mend it or set skip_unreadable") from error
     return np.asarray(shorter_side(image, resize) if resize else image)
 
 

@@ -174,21 +174,3 @@ def write_split(config: Config) -> Path | None:
     path = results_folder(config.preset) / "split.csv"
     write_csv(path, [{"file": name, "split": where[name]} for name in files], ("file", "split"))
     return path
-
-
-def data_version(config: Config, split: str) -> dict[str, str]:
-    """Which photographs a split is taken from, by the name ``photographs``: a run on another folder is another run.
-
-    Empty for sets in memory.
-    """
-    if not config.of_photographs:
-        return {}
-    return {"photographs": _digest_of(config.data_dir, split, config.resize)}
-
-
-@cache
-def _digest_of(data_dir: str, split: str, resize: int) -> str:
-    folder, _ = part_of(data_dir, split)
-    if not data_dir or not folder.is_dir():
-        return "missing"
-    return FilePhotos(folder, list_pictures(folder), resize).digest()[:16]

@@ -1,7 +1,10 @@
 """Batches of pictures and their degraded versions: of a set in memory, or crops of photographs of any size."""
 
+import hashlib
 import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from rastudy.config import Config
 from rastudy.data import distributed
-from rastudy.data.datasets import PictureSet, load_split
+from rastudy.data.datasets import CIFAR10_FILES, PictureSet, load_split, part_of_folder
 from rastudy.data.degradations import degrade
-from rastudy.data.image_files import centre_crop
-from rastudy.data.photo_cache import Photos
+from rastudy.data.image_files import centre_crop, list_pictures
+from rastudy.data.imagenet import part_of
+from rastudy.data.photo_cache import FilePhotos, Photos
 from rastudy.errors import StudyError
-from rastudy.registry import MODES, TASKS
+from rastudy.registry import MODES, TASKS, dataset_of
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 100, 1_000_000  # most pictures and pixels of a batch; results do not depend on them
 Order = TypeVar("Order", torch.Tensor, list)
@@ -27,8 +31,39 @@ def load_pictures(config: Config, split: str) -> PictureSet:
     return load_split(
         config.dataset, split, n, data_dir=config.data_dir, size=config.image_size, n_val=config.val_images,
         n_test=config.test_images, labelled=MODES[config.mode].reads_labels, skip_unreadable=config.skip_unreadable,
-        resize=config.resize, cache_dir=config.cache_dir, workers=config.workers,
+        classes=config.stated_classes, resize=config.resize, cache_dir=config.cache_dir, workers=config.workers,
     )  # fmt: skip
+
+
+def data_version(config: Config, split: str) -> dict[str, str]:
+    """Which pictures of the user's folder a split is taken from: a run on another folder, or an edited one, is another run.
+
+    ``photographs``: of their names and sizes, for they are many; ``pictures``: of the files' contents. Empty for embedded sets.
+    """
+    data = dataset_of(config.dataset)
+    if not data.needs_folder:
+        return {}
+    if data.photographs:
+        folder, _ = part_of(config.data_dir, split)
+        return {"photographs": _version(folder if config.data_dir else None, config.resize)}
+    folder = Path(config.data_dir).expanduser()
+    place = next((place for place in (folder / CIFAR10_FILES, folder / part_of_folder(folder, split)) if place.is_dir()), None)
+    return {"pictures": _version(place if config.data_dir else None)}
+
+
+@cache
+def _version(folder: Path | None, resize: int = 0) -> str:
+    """A digest, first 16 hex digits: with ``resize`` of photographs, else of every file's content."""
+    if folder is None or not folder.is_dir():
+        return "missing"
+    if resize:
+        return FilePhotos(folder, list_pictures(folder), resize).digest()[:16]
+    sha = hashlib.sha256()
+    files = sorted(p.name for p in folder.iterdir()) if folder.name == CIFAR10_FILES else list_pictures(folder)
+    for name in files:
+        sha.update(os.fsencode(name) + b"\n")
+        sha.update((folder / name).read_bytes() if (folder / name).is_file() else b"")
+    return sha.hexdigest()[:16]
 
 
 class Batch(NamedTuple):

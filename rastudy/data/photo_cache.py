@@ -9,6 +9,7 @@ shapes and checksums. A table is written after its pixels: a shard with a table 
 import argparse
 import hashlib
 import io
+import os
 import shutil
 import warnings
 import zlib
@@ -63,15 +64,19 @@ class FilePhotos:
         """SHA-256 of the files' names and sizes and of ``resize``; the same for a copy of the folder."""
         sha = hashlib.sha256(f"{self.resize}\n".encode())
         for name in self.files:
-            sha.update(f"{name} {(self.folder / name).stat().st_size}\n".encode())
+            sha.update(os.fsencode(f"{name} {self._about(name).st_size}\n"))
         return sha.hexdigest()
 
     def stamp(self) -> str:
         """What a cache depends on: the digest, the files' times, and the decoder."""
-        sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}\n".encode())
+        sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}, upright\n".encode())
         for name in self.files:
-            sha.update(f"{(self.folder / name).stat().st_mtime_ns}\n".encode())
+            sha.update(f"{self._about(name).st_mtime_ns}\n".encode())
         return sha.hexdigest()
+
+    def _about(self, name: str) -> os.stat_result:
+        path = self.folder / name
+        return path.stat() if path.exists() else path.lstat()  # of a dead link the link's own: decoding names it
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from torch import nn
 from rastudy import registry
 from rastudy.config import Config, make_config
 from rastudy.data import distributed
-from rastudy.data.datasets import PictureSet, read_folder
+from rastudy.data.datasets import PictureSet, names_of_classes, read_folder
 from rastudy.data.degradations import round_to_8_bits
-from rastudy.data.imagenet import data_version
-from rastudy.data.loaders import evaluation_batches, load_pictures
+from rastudy.data.loaders import data_version, evaluation_batches, load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import (
@@ -60,7 +60,7 @@ def predict(
         (R, N) uint16, the first of them where P's floats are handed on as they are.
     """
     torch.set_num_threads(config.threads)
-    check_classes(list(targets), pictures)
+    check_classes(list(targets), pictures, config)
     device = config.torch_device()
     parts: dict[str, list[torch.Tensor]] = {}
     for batch in evaluation_batches(pictures, config):
@@ -140,7 +140,16 @@ def is_evaluated(config: Config, split: str) -> bool:
     if not (marker.is_file() and path.is_file()):
         return False
     found = {name: value for name, value in read_json(marker).items() if name != "code"}
-    return found == _marker(config, split, path, weights_versions(config.targets, config.dataset))
+    wanted = _marker(config, split, path, weights_versions(config.targets, config.dataset))
+    if "pictures" in wanted and "pictures" not in found:  # an old record: the predictions tell what was read
+        if wanted.pop("pictures") != "missing" and load_predictions(path).about["data"] != _digest(config, split):
+            return False
+    return found == wanted
+
+
+@lru_cache
+def _digest(config: Config, split: str) -> str:
+    return load_pictures(config, split).digest
 
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
@@ -224,7 +233,7 @@ def train_command(args: argparse.Namespace) -> None:
 
 def evaluate_command(args: argparse.Namespace) -> None:
     rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device,
-                          args.skip_unreadable)  # fmt: skip
+                          args.skip_unreadable, args.classes)  # fmt: skip
     for row in rows:
         print(f"{row['target_arch']:20s} {row['metric']:22s} {row['value']:8.3f}   n = {row['n_images']}")
     if args.out:
@@ -233,11 +242,12 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 def evaluate_files(
     processor_file: Path, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
-    device: str = "auto", skip_unreadable: bool = False,
+    device: str = "auto", skip_unreadable: bool = False, classes: str = "",
 ) -> list[dict]:  # fmt: skip
     """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
 
-    The class folders, sorted by name, stand for R's labels 0, 1, ...; of a P of ImageNet's they are named by wnid.
+    The folders are matched by name with the classes of P's data set (ImageNet's: wnids). Of a P of the user's own pictures
+    they stand for R's labels in sorted order, or in that of ``classes``; elsewhere ``classes`` states which of them to read.
     """
     config = config_of(processor_file, device, skip_unreadable=skip_unreadable)
     if config.task != task:
@@ -245,7 +255,7 @@ def evaluate_files(
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         whole: dict[str, Any] = {"val_images": 0, "test_images": 0} if config.of_photographs else {}
-        config = replace(config, data_dir=data, **whole)
+        config = replace(config, data_dir=data, classes=classes, **whole)
     config = replace(config, target_archs=target_archs) if target_archs else config
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     load_weights(processor_file, processor).eval()
@@ -258,8 +268,9 @@ def evaluate_files(
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
     if data and not config.of_photographs:
-        pixels, labels, classes = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable)
-        pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), classes)
+        known, stated = names_of_classes(config.dataset), config.stated_classes
+        pixels, labels, names = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable, known, stated)
+        pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), names)
     else:
         pictures = load_pictures(config, "test")
     arrays = predict(config, pictures, targets, processor.to(place), transformer and transformer.to(place))

@@ -126,8 +126,9 @@ def provenance(studies: Sequence[str]) -> HTML:
     """What every number rests on: commit, runs, seeds, versions, machines, times, digests of the tables that were read."""
     rows = [[study_name(preset), *_origin(preset)] for preset in studies]
     header = ["data", "runs", "seeds", "versions", "device", "test pictures, SHA-256", "results committed"]
-    commit = _git("log", "-1", "--format=`%H` of %cs") or "none: not a git checkout"
-    changed = " with changes that are not committed" * bool(_git("status", "--porcelain", "--untracked-files=no"))
+    commit = _git("log", "-1", "--format=`%H` of %cs")
+    state = _git("status", "--porcelain", "--untracked-files=no")
+    changed = " with changes that are not committed" * (bool(state) and not state.startswith("unknown"))
     parts = [f"Commit {commit}{changed}.", markdown(rows, header)]
     for preset in studies:
         if (times := readme.timings_table(preset)).startswith("|"):
@@ -213,13 +214,14 @@ def _each(values: Iterable[object]) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says about the checkout; empty where it is not one, or git is missing."""
+    """What git says about the checkout, or why it says nothing."""
     if not (root() / ".git").exists():
-        return ""
+        return "unknown: not a git checkout"
     try:
-        return subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
+        done = subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True)
+    except OSError as error:
+        return f"unknown: git cannot be run ({error.strerror})"
+    return done.stdout.strip() if done.returncode == 0 else f"unknown: git refuses ({done.stderr.strip().splitlines()[0]})"
 
 
 # --- the file

@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from rastudy.data.image_files import as_meant, png_chunks, upright
 from rastudy.errors import StudyError
 from rastudy.paths import write_atomic
 
@@ -33,6 +34,7 @@ CONVERTED = {  # (mode, whether a colour is transparent): the mode it becomes, a
     ("P", True): ("RGBA", f"{_PALETTE} with an alpha channel"),
     ("PA", True): ("RGBA", f"{_PALETTE} with an alpha channel"),
 }
+LOST_EXIF = "its EXIF data cannot be rewritten and are left out"
 KEPT = ("icc_profile", "exif", "dpi", "colour_chunks")  # in a picture's info
 
 
@@ -43,14 +45,14 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
         StudyError: not a readable PNG, JPEG or WebP file, or an animation.
     """
     try:
-        chunks = _png_chunks(path)
+        chunks = png_chunks(path)
         with open_file(path) as file:
             n = getattr(file, "n_frames", 1)
             if file.format != "MPO" and n > 1:
                 raise StudyError(f"{path}: is an animation of {n} pictures; save the one you mean as a file")
             file.load()
             file.info["colour_chunks"] = {name: data for name, data in chunks.items() if name in COLOUR_CHUNKS}
-            picture, notes = prepare(file)
+            picture, notes = prepare(as_meant(file, chunks))
     except StudyError:
         raise
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
@@ -64,14 +66,18 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
 
 def prepare(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """The picture upright and in one of ``MODES``, and notes on what was changed; StudyError where no mode fits."""
-    turned = ImageOps.exif_transpose(picture)
+    turned, notes = upright(picture), []
+    if (why := turned.info.pop("lost_exif", "")) and "exif" in picture.info:
+        notes.append(f"{LOST_EXIF} ({why})")
     if "Raw profile type exif" in turned.info:  # ImageMagick's way to put it into a PNG
         turned.info["exif"] = turned.getexif().tobytes()
-    if "exif" in turned.info and turned.size != picture.size:
-        turned.info["exif"] = exif_of_size(turned, turned.size)
+    notes += fit_exif(turned, turned.size, anew=turned.size != picture.size)
     transparent = "transparency" in turned.info or turned.mode == "PA"
+    if turned.info.pop("lost_transparency", None) is not None:
+        notes.append("its transparent colour is lost: of 16 bits per channel none is told apart here")
     if turned.mode == "CMYK":
-        return _cmyk_to_srgb(turned)
+        turned, note = _cmyk_to_srgb(turned)
+        return turned, [*notes, note]
     if turned.mode in ("I", "I;16B"):  # how some releases of PIL read 16-bit grey
         values = np.asarray(turned)
         if values.min() < 0 or values.max() > 65_535:
@@ -80,22 +86,22 @@ def prepare(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         turned.info = info
     if (turned.mode, transparent) in CONVERTED:
         mode, note = CONVERTED[turned.mode, transparent]
-        return turned.convert(mode), [note]
+        return turned.convert(mode), [*notes, note]
     if turned.mode not in MODES:
         raise StudyError(f"has pixels of mode {turned.mode!r}, which P cannot take; save it as RGB")
-    return turned, ["its transparent colour is lost: 16-bit grey has no alpha here"] * transparent
+    return turned, notes
 
 
-def _cmyk_to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+def _cmyk_to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
     profile = picture.info.pop("icc_profile", None)
     if profile:
         try:
             rgb = ImageCms.profileToProfile(picture, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
             rgb.info.pop("icc_profile", None)
-            return rgb, ["CMYK becomes RGB, converted from its profile to sRGB"]
+            return rgb, "CMYK becomes RGB, converted from its profile to sRGB"
         except ImageCms.PyCMSError as error:
-            return picture.convert("RGB"), [f"CMYK becomes RGB without its profile, which cannot be used ({error})"]
-    return picture.convert("RGB"), ["CMYK becomes RGB by the plain formula: it has no profile"]
+            return picture.convert("RGB"), f"CMYK becomes RGB without its profile, which cannot be used ({error})"
+    return picture.convert("RGB"), "CMYK becomes RGB by the plain formula: it has no profile"
 
 
 def exif_of_size(picture: Image.Image, size: tuple[int, int]) -> bytes:
@@ -105,6 +111,18 @@ def exif_of_size(picture: Image.Image, size: tuple[int, int]) -> bytes:
     for tags, names in ((named, ("ExifImageWidth", "ExifImageHeight")), (exif, ("ImageWidth", "ImageLength"))):
         tags.update({ExifTags.Base[name]: side for name, side in zip(names, size, strict=True) if ExifTags.Base[name] in tags})
     return exif.tobytes()
+
+
+def fit_exif(picture: Image.Image, size: tuple[int, int], anew: bool = False) -> list[str]:
+    """Make the picture's EXIF that of another size (``anew``: of this one); a note where it had to go."""
+    if not picture.info.get("exif") or not (anew or picture.size != size):
+        return []
+    try:
+        picture.info["exif"] = exif_of_size(picture, size)
+        return []
+    except Exception as error:  # PIL reads tags that it cannot write, with errors of many types
+        del picture.info["exif"]
+        return [f"{LOST_EXIF} ({type(error).__name__})"]
 
 
 def open_file(path: Path) -> Image.Image:
@@ -120,17 +138,6 @@ def pixels_of(path: Path) -> int:
             return file.width * file.height
     except Exception:  # PIL's readers raise many types
         return 1
-
-
-def _png_chunks(path: Path) -> dict[bytes, bytes]:
-    """A PNG file's chunks before its pixels: PIL neither tells the bit depth nor keeps all colour chunks. Others have none."""
-    found: dict[bytes, bytes] = {}
-    with path.open("rb") as file:
-        if file.read(8) == b"\x89PNG\r\n\x1a\n":
-            while (head := file.read(8))[4:] not in (b"IDAT", b"IEND", b""):
-                found[head[4:]] = file.read(int.from_bytes(head[:4]))
-                file.seek(4, io.SEEK_CUR)  # the checksum, which PIL compares
-    return found
 
 
 def check_target(picture: Image.Image, size: tuple[int, int], target: Path) -> list[str]:

@@ -14,8 +14,8 @@ their names. A picture keeps its size (sr: ``--strength`` times it), its pixel f
 - JPEG is written with quality 95 without chroma subsampling (4:4:4), WebP lossless (lossy WebP halves the chroma resolution).
 
 Animations are refused. An input is overwritten only where OUT is a file and names it; other files at OUT are replaced. Files
-appear whole or not at all. A picture in a folder that cannot be restored is reported, the others are restored, and the exit
-status is 1.
+appear whole or not at all. A picture that cannot be restored, for whatever reason, is reported, the others are restored, and
+the exit status is 1.
 """
 
 import argparse
@@ -32,14 +32,15 @@ from torch import nn
 from tqdm import tqdm
 
 from rastudy.config import Config, make_config
+from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import round_to_8_bits, to_tensor
-from rastudy.data.image_files import centre_crop, shorter_side
+from rastudy.data.image_files import centre_crop, is_folder, list_pictures, shorter_side
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
 from rastudy.presets import PRESETS
-from rastudy.registry import DATASETS, bounds_of, display_name, half_of, resolve
+from rastudy.registry import display_name
 from rastudy.restore import image_io
 from rastudy.restore.image_io import FORMATS, MODES, eight_bit
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
@@ -88,7 +89,7 @@ def load(
 def restore_picture(
     picture: Image.Image, processor: nn.Module, tile: int = TILE, done: Callable[[int], object] = lambda n: None
 ) -> Image.Image:
-    """Restore a picture with P: the same mode, with ICC profile, EXIF and resolution in its info.
+    """Restore a picture with P: the same mode, with ICC profile, EXIF (see ``image_io.fit_exif``) and resolution in its info.
 
     Args:
         picture: of one of ``MODES``, as :func:`rastudy.restore.image_io.open_picture` gives it.
@@ -105,8 +106,6 @@ def restore_picture(
     if alpha is not None:
         restored.putalpha(alpha if alpha.size == restored.size else alpha.resize(restored.size, Image.Resampling.BICUBIC))
     restored.info = {name: picture.info[name] for name in image_io.KEPT if name in picture.info}
-    if "exif" in restored.info and restored.size != picture.size:
-        restored.info["exif"] = image_io.exif_of_size(picture, restored.size)
     return restored
 
 
@@ -137,7 +136,7 @@ def plan(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def files_of(path: Path, out: Path | None = None) -> list[Path]:
-    """The file itself, or a folder's pictures, sorted, without hidden ones and those below ``out`` (restored earlier).
+    """The file itself, or the pictures below a folder, sorted, without those below ``out`` (restored earlier).
 
     Raises:
         StudyError: no such place, no pictures there, or a file of another format.
@@ -146,17 +145,10 @@ def files_of(path: Path, out: Path | None = None) -> list[Path]:
         if path.suffix.lower() not in FORMATS:
             raise StudyError(f"{path}: suffix {path.suffix!r} is unknown; convert it to one of {', '.join(FORMATS)}")
         return [path]
-    if not path.is_dir():
+    if not is_folder(path):
         raise StudyError(f"{path}: no such file or folder")
     skip = out.resolve() if out and out.resolve() != path.resolve() else None
-    files = [p for p in sorted(path.rglob("*")) if p.is_file() and skip not in p.resolve().parents]
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-    found = [p for p in files if p.suffix.lower() in FORMATS]
-    if not found:
-        raise StudyError(f"{path}: holds no pictures ({', '.join(FORMATS)}); name another folder, or convert them")
-    if len(found) < len(files):
-        _say(f"{path}: {len(files) - len(found)} files of other kinds are left alone")
-    return found
+    return [path / name for name in list_pictures(path, FORMATS, skip)]
 
 
 def restore_files(
@@ -177,12 +169,13 @@ def restore_files(
             try:
                 picture, notes = image_io.open_picture(source)
                 factor = geometry(models.processor).factor
-                notes += image_io.check_target(picture, (factor * picture.width, factor * picture.height), target)
+                size = factor * picture.width, factor * picture.height
+                notes += image_io.check_target(picture, size, target) + image_io.fit_exif(picture, size)
                 restored = restore_picture(picture, models.processor, tile, bar.update)
                 image_io.save_picture(restored, target)
                 lines = verdict_lines(picture, restored, models, readers)
-            except (StudyError, MemoryError) as error:
-                problem = str(error) or "not enough memory; close other programs"
+            except Exception as error:  # whatever one picture does to PIL or torch, the others are restored
+                problem = str(error) or f"{type(error).__name__}; not enough memory? close other programs"
                 problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
                 if len(jobs) == 1:
                     raise StudyError(problem) from error
@@ -252,15 +245,6 @@ def verdicts(
         k = int(probs.argmax())
         found.append((names[k] if len(names) == len(probs) else f"class {k}", float(probs[k])))
     return found
-
-
-def names_of_classes(dataset: str) -> tuple[str, ...]:
-    """The names of a data set's classes by label; empty where only its folders would tell."""
-    whole, half = half_of(dataset)
-    place = DATASETS[whole].classes
-    names = resolve(place) if place else ()
-    names = names() if callable(names) else names
-    return names[slice(*bounds_of(half, len(names)))] if half else names
 
 
 def verdict_lines(picture: Image.Image, restored: Image.Image, models: Models, readers: Sequence[Classifier]) -> list[str]:

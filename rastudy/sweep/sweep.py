@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
-from rastudy.config import Config, make_config
+from rastudy.config import Config
 from rastudy.data.imagenet import write_split
-from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
-from rastudy.grid import Run, in_order, is_first, select
+from rastudy.grid import Run, in_order, is_first, merge, select
 from rastudy.paths import NOTEBOOKS, results_folder, root, write_csv
 from rastudy.presets import PRESETS
 from rastudy.report.claims import STUDIES
@@ -94,10 +94,11 @@ def run_all(asked: list[Run], jobs: int, log: Callable[[str], object] = print) -
     log(f"{len(asked)} runs, {len(asked) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
     started, total, spent, done = time.perf_counter(), sum(run.cost for run in todo), 0.0, 0
     for first in (True, False):
-        if not first and not failures:
-            check_gate(asked)
+        now = [run for run in todo if is_first(run) == first]
+        closed = {run.config.run_id: problem for run in now if (problem := gate_problem(run.config))}
+        failures |= closed
         with kernel_pool(jobs) as pool:
-            futures = {pool.submit(_run_one, run): run for run in todo if is_first(run) == first}
+            futures = {pool.submit(_run_one, run): run for run in now if run.config.run_id not in closed}
             for future in as_completed(futures):
                 run, (problem, seconds) = futures[future], future.result()
                 if problem:
@@ -118,19 +119,38 @@ def _run_one(run: Run) -> tuple[str, float]:
     return problem, time.perf_counter() - started
 
 
-def check_gate(asked: list[Run]) -> None:
-    """Raise StudyError unless every plain P beats ``none`` by the preset's gate on validation."""
-    gate = PRESETS[asked[0].config.preset]["gate_db"]
-    for config in (run.config for run in asked if run.config.mode == "plain" and gate is not None):
-        none = make_config(config.preset, config.task, "none", strength=config.strength)
-        files = [predictions_file(run, "val") for run in (none, config)]
-        if all(path.is_file() for path in files):
-            before, after = (psnr(load_predictions(path).arrays["mse"]).mean() for path in files)
-            if after < before + gate:
-                raise StudyError(
-                    f"{config.run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} "
-                    "dB; train longer before any RA run"
-                )
+def gate_runs(config: Config) -> list[Config]:
+    """No processing and plain, which a run's gate compares on validation; none for a run without a gate.
+
+    A gate keeps RA from being trained beside a plain P that does not restore. It is for the preset's own data.
+    """
+    document = PRESETS[config.preset]
+    if document["gate_db"] is None or config.is_baseline or config.mode == "plain" or config.dataset != document["dataset"]:
+        return []
+    return [replace(config, mode=mode) for mode in ("none", "plain")]
+
+
+def with_gates(asked: list[Run]) -> list[Run]:
+    """The runs, and what their gates need and has not been read."""
+    needed = [config for run in asked for config in gate_runs(run.config)]
+    return merge([*asked, *(Run(one, ("val",)) for one in needed if not predictions_file(one, "val").is_file())])
+
+
+def gate_problem(config: Config) -> str:
+    """Why a run's gate stays closed; empty where it opens."""
+    compared = gate_runs(config)
+    files = [predictions_file(one, "val") for one in compared]
+    if missing := [one.run_id for one, path in zip(compared, files, strict=True) if not path.is_file()]:
+        return f"its gate compares {' and '.join(missing)} on validation, which has not been read; run that first"
+    if compared:
+        gate = PRESETS[config.preset]["gate_db"]
+        before, after = (psnr(load_predictions(path).arrays["mse"]).mean() for path in files)
+        if not after >= before + gate:
+            return (
+                f"{compared[1].run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} "
+                "dB; train longer before any RA run"
+            )
+    return ""
 
 
 # --- the whole study
@@ -138,6 +158,7 @@ def check_gate(asked: list[Run]) -> None:
 
 def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
     """Run the asked, rebuild the tables, execute the reading notebooks, and say what was found; returns what failed."""
+    asked = with_gates(asked)
     if asked:
         write_split(asked[0].config)
     seconds: dict[str, float] = {}

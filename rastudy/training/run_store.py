@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rastudy.config import Config
-from rastudy.data.imagenet import data_version
+from rastudy.data.loaders import data_version
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import weights_versions
 from rastudy.models.weight_files import sha256
@@ -59,7 +59,8 @@ def claim_folder(config: Config, inputs: Mapping[str, object]) -> Path:
 def other_settings(config: Config, inputs: Mapping[str, object]) -> str:
     """How a run folder's settings differ from the current ones, the first five in words; empty where they do not."""
     mine, theirs = config.science() | dict(inputs), read_json(run_folder(config) / "config.json")
-    differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+    unsaid = {"pictures"} - theirs.keys()  # in an old record; its evaluation tells what was read
+    differing = sorted(k for k in (mine.keys() | theirs.keys()) - unsaid if mine.get(k) != theirs.get(k))
     told = [f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in differing[:5]]
     return ", ".join(told + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
 

@@ -1,0 +1,324 @@
+"""Folders and files as people have them: which pictures are in them, what their labels are, how they are opened."""
+
+import os
+import struct
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from safetensors.torch import save_file
+
+from rastudy.__main__ import main
+from rastudy.config import make_config
+from rastudy.data import image_files, loaders
+from rastudy.data.datasets import CIFAR10, class_folders, load_split, read_folder
+from rastudy.data.image_files import list_pictures, read_whole
+from rastudy.errors import StudyError
+from rastudy.evaluation.evaluate import evaluate, is_evaluated
+from rastudy.restore.image_io import open_picture
+from rastudy.training.run_store import is_trained
+from rastudy.training.train import train
+
+
+def fill(folder: Path, names: tuple[str, ...] | list[str], n: int = 2, size: int = 32) -> Path:
+    """Class folders of ``n`` pictures whose first pixel tells the class."""
+    for k, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            picture = np.random.default_rng(10 * k + i).integers(0, 256, (size, size, 3), np.uint8)
+            picture[0, 0] = len(name)
+            Image.fromarray(picture).save(folder / name / f"{i}.png")
+    return folder
+
+
+# --- class folders
+
+
+@pytest.mark.parametrize("stated", [(), ("truck", "cat")], ids=["all", "stated"])
+def test_labels_are_those_of_the_names(tmp_path, stated):
+    """With one class left out by statement, too; the label of a folder never depends on the others."""
+    fill(tmp_path, CIFAR10)
+    pictures, labels, classes = read_folder(tmp_path, 32, known=CIFAR10, stated=stated)
+    assert classes == CIFAR10 and {CIFAR10[k] for k in labels} == set(stated or CIFAR10)
+    assert [len(CIFAR10[k]) for k in labels] == pictures[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(("there", "missing", "unknown"), [
+    ([name for name in CIFAR10 if name != "bird"], "missing bird", "unknown none"),
+    ([*CIFAR10, "zebra"], "missing none", "unknown zebra"),
+    (["plane" if name == "airplane" else name for name in CIFAR10], "missing airplane", "unknown plane"),
+    (list("0123456789"), "missing airplane, automobile", "unknown 0, 1, 2"),
+    ([name.title() for name in CIFAR10], "missing airplane", "unknown Airplane"),
+], ids=["one is missing", "one too many", "renamed", "numbers", "capitals"])  # fmt: skip
+def test_other_class_folders_are_refused_with_both_lists(tmp_path, there, missing, unknown):
+    fill(tmp_path, there, 1)
+    with pytest.raises(StudyError) as caught:
+        read_folder(tmp_path, 32, known=CIFAR10)
+    assert missing in str(caught.value) and unknown in str(caught.value) and "--classes" in str(caught.value)
+
+
+def test_one_level_too_high(tmp_path):
+    fill(tmp_path / "pictures", CIFAR10, 1)
+    with pytest.raises(StudyError, match="the classes lie in .*pictures; name that folder"):
+        class_folders(tmp_path, CIFAR10)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "folder"])
+def test_a_test_folder_has_trainings_classes(tmp_path, dataset):
+    """Training lacks one, or the test does: refused; both lack it, and it is stated: the labels stay."""
+    names = CIFAR10 if dataset == "cifar10" else ("ant", "bee", "cow")
+    fill(tmp_path / "train", names, 4), fill(tmp_path / "test", names[:-1])
+    with pytest.raises(StudyError, match=f"missing {names[-1]}"):
+        load_split(dataset, "test", 0, n_val=2, data_dir=str(tmp_path))
+    found = load_split(dataset, "test", 0, n_val=2, data_dir=str(tmp_path), classes=names[1:-1])
+    assert set(found.labels) == set(range(1, len(names) - 1)) and found.classes == names
+
+
+def test_classes_that_a_recogniser_cannot_tell_apart_are_refused(tmp_path, study_root, small_r):
+    """An own R's classes have no names: as many folders as it has classes, or the order is stated."""
+    spec = small_r()
+    (
+        fill(tmp_path / "data" / "train", [f"c{k}" for k in range(9)], 4),
+        fill(tmp_path / "data" / "val", [f"c{k}" for k in range(9)]),
+    )
+    settings = {"dataset": "folder", "data_dir": str(tmp_path / "data"), "source_arch": spec, "target_archs": spec,
+                "train_images": 0, "val_images": 4, "test_images": 0}  # fmt: skip
+    with pytest.raises(StudyError, match="which of R's they are cannot be told; name the class folders"):
+        train(make_config("smoke", "jpeg", "ra", **settings), log=lambda _: None)
+    stated = make_config("smoke", "jpeg", "none", **settings, classes=",".join(f"c{k}" for k in range(9)))
+    assert evaluate(stated, "test", log=lambda _: None).is_file()
+
+
+def test_classes_are_a_setting_of_class_folders_alone(tmp_path):
+    with pytest.raises(StudyError, match="classes='cat' does not fit"):
+        make_config("digits", "sr", classes="cat")
+    with pytest.raises(StudyError, match="classes='dog' is unknown"):
+        class_folders(fill(tmp_path, ("cat",), 1), ("cat",), ("dog",))
+
+
+# --- the same folder, or another one
+
+
+@pytest.mark.parametrize("change", ["pixel", "label", "name", "added", "removed", "another folder"])
+@pytest.mark.parametrize("dataset", ["cifar10", "folder"])
+def test_other_pictures_are_another_run(tmp_path, study_root, monkeypatch, dataset, change):
+    """Neither trained nor evaluated already, whatever has changed in which part."""
+    data = tmp_path / "data"
+    fill(data / "train", CIFAR10, 4), fill(data / "test", CIFAR10)
+    settings = {
+        "dataset": dataset,
+        "train_images": 0,
+        "val_images": 10,
+        "test_images": 0,
+        "batch_size": 8,
+        "pretrain_epochs": 0,
+    }
+    config = make_config("smoke", "jpeg", "plain", data_dir=str(data), target_archs="resnet18_small", **settings)
+    config = replace(config, target_archs=_random_r(tmp_path))
+    train(config, log=lambda _: None), evaluate(config, "test", log=lambda _: None)
+    assert is_trained(config) and is_evaluated(config, "test")
+    loaders._version.cache_clear()
+    assert is_trained(config) and is_evaluated(config, "test")
+    for part, check in (("train", is_trained), ("test", lambda run: is_evaluated(run, "test"))):
+        file, other = data / part / "cat" / "1.png", data / part / "dog" / "1.png"
+        before = {path: path.read_bytes() for path in (file, other)}
+        if change == "pixel":  # and not a byte longer or shorter
+            content = bytearray(file.read_bytes())
+            content[-20] ^= 1
+            file.write_bytes(content)
+        elif change == "label":
+            file.write_bytes(before[other]), other.write_bytes(before[file])
+        elif change == "name":
+            file.rename(file.with_name("2.png" if part == "test" else "9.png"))
+        elif change == "added":
+            Image.new("RGB", (32, 32)).save(file.with_name("new.png"))
+        elif change == "removed":
+            file.unlink()
+        run = config
+        if change == "another folder":
+            (tmp_path / part / part).parent.mkdir()
+            fill(tmp_path / part / "train", CIFAR10, 5), fill(tmp_path / part / "test", CIFAR10, 3)
+            run = replace(config, data_dir=str(tmp_path / part))
+        loaders._version.cache_clear()
+        assert not check(run)
+
+
+def _random_r(place: Path) -> str:
+    import torch
+
+    from rastudy.models.small_nets import build_small
+
+    torch.manual_seed(0)
+    path = place / "r.safetensors"
+    save_file(build_small("resnet18_small", 10).state_dict(), path, {"arch": "resnet18_small"})
+    return f"resnet18_small@{path}"
+
+
+# --- one listing
+
+
+def test_a_listing_says_what_it_leaves_out(tmp_path):
+    """Every picture once, wherever it lies and whatever it is called; and nothing that a program has put beside them."""
+    picture = Image.new("RGB", (8, 8))
+    kept = ["a.JPG", "a.jfif", "b/c d.png", "b/deep/er.webp", "ünï.png"]
+    left = ["._a.jpg", ".hidden/x.png", "b/.ipynb_checkpoints/c-checkpoint.png", "b/@eaDir/c.png", "__MACOSX/a.png",
+            "b/Thumbs/c.png", "notes.txt", "b/Thumbs.db"]  # fmt: skip
+    for name in (*kept, *left):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / name, "PNG")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    picture.save(outside / "linked.png")
+    (tmp_path / "in" / "z").symlink_to(outside), (tmp_path / "in" / "zz").symlink_to(outside)
+    (tmp_path / "in" / "b" / "up").symlink_to(tmp_path / "in")
+    with pytest.warns(UserWarning) as said:
+        found = list_pictures(tmp_path / "in")
+    assert found == tuple(sorted([*kept, "z/linked.png"]))
+    assert [str(one.message) for one in said] == [
+        f"{tmp_path / 'in'}: 6 pictures; left out: 6 hidden or made by programs, 2 links to folders that are listed already, "
+        "2 of other kinds"
+    ]
+
+
+def test_a_clean_folder_says_nothing(tmp_path):
+    fill(tmp_path, CIFAR10, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list_pictures(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("what", ["dead link", "name that is not UTF-8", "folder that cannot be read", "loop"])
+@pytest.mark.parametrize("command", [
+    ["evaluate", "--processor", "P", "--task", "jpeg", "--data", "IN"], ["restore", "IN", "--task", "jpeg", "-o", "OUT"],
+    ["cache", "--data", "IN", "--cache-dir", "OUT"], ["doctor", "--data", "IN"],
+], ids=lambda words: words[0])  # fmt: skip
+def test_odd_entries_end_no_command_in_a_traceback(tmp_path, study_root, capsys, command, what):
+    """Each is told in a sentence that names it, or is read."""
+    folder = fill(tmp_path / "in", list("0123456789"), 1)
+    odd = folder / "3" / "odd.png"
+    if what == "dead link":
+        odd.symlink_to(tmp_path / "gone.png")
+    elif what == "loop":
+        (folder / "3" / "loop").symlink_to(folder)
+    elif what == "name that is not UTF-8":
+        os.rename(folder / "3" / "0.png", os.fsencode(folder / "3") + b"/\xff.png")
+    else:
+        if os.geteuid() == 0:
+            pytest.skip("root may read everywhere")
+        (folder / "3" / "closed").mkdir(mode=0)
+    from rastudy.training.weights import weights_file
+
+    places = {"P": str(weights_file(make_config("digits", "jpeg", "ra"))), "IN": str(folder), "OUT": str(tmp_path / "out")}
+    places["P"] = str(Path(image_files.__file__).parents[2] / Path(places["P"]).relative_to(study_root))
+    words = [places.get(word, word) for word in command]
+    status = main(words if command[0] != "restore" else [*words, "--preset", "digits", "--processor", places["P"]])
+    said = "".join(capsys.readouterr())
+    assert "Traceback" not in said and status in (0, 1, 2)
+    if what == "dead link" and command[0] in ("evaluate", "cache", "restore"):
+        assert status and "odd.png" in said
+    elif what != "dead link" and command[0] in ("evaluate", "restore"):
+        assert status == 0, said
+
+
+# --- one opening
+
+UPRIGHT = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+TURNS = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+         5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+         8: lambda a: np.rot90(a, -1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_every_reader_turns_a_picture_upright(tmp_path, orientation):
+    """Class folders, photographs and ``restore`` open the same picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(TURNS[orientation](UPRIGHT))).save(tmp_path / "a.png", exif=exif)
+    assert (read_whole(tmp_path / "a.png") == UPRIGHT).all()
+    assert (np.asarray(open_picture(tmp_path / "a.png")[0]) == UPRIGHT).all()
+
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+KINDS = [(kind, depth, trns) for kind, depths in DEPTHS.items() for depth in depths
+         for trns in ((False, True) if kind in (0, 2, 3) else (False,))]  # fmt: skip
+
+
+def write_png(path: Path, kind: int, depth: int, trns: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A PNG of noise, by the specification alone; its values (H, W, C), and its palette."""
+    rng = np.random.default_rng(0)
+    values, palette = rng.integers(0, 2**depth, (12, 16, CHANNELS[kind])), rng.integers(0, 256, (2 ** min(depth, 8), 3))
+    rows = []
+    for row in values.reshape(12, -1):
+        bits = "".join(f"{value:0{depth}b}" for value in row)
+        rows.append(b"\0" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big"))
+    first = values[0, 0].tolist()
+    clear = bytes([0]) if kind == 3 else struct.pack(f">{len(first)}H", *first)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 12, depth, kind, 0, 0, 0)), (b"PLTE", bytes(palette.flatten().tolist())),
+             (b"tRNS", clear), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]  # fmt: skip
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in parts:
+            if (name != b"PLTE" or kind == 3) and (name != b"tRNS" or trns):
+                file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    return values, palette
+
+
+@pytest.mark.parametrize(("kind", "depth", "trns"), KINDS)
+def test_every_kind_of_png_is_what_the_file_means(tmp_path, kind, depth, trns):
+    """Colour type by bit depth by transparent colour: the same colours and alpha, or a note that says what is lost."""
+    values, palette = write_png(tmp_path / "a.png", kind, depth, trns)
+    picture, notes = open_picture(tmp_path / "a.png")
+    said = " ".join(notes)
+    top = 2**depth - 1
+    alpha = np.full(values.shape[:2], 255)
+    if kind == 3:
+        colours = palette[values[..., 0]]
+        alpha = np.where(values[..., 0] == 0, 0, 255) if trns else alpha
+    else:
+        colours = values[..., : 3 if kind in (2, 6) else 1]
+        alpha = values[..., -1] >> depth - 8 if kind in (4, 6) else alpha
+        alpha = np.where((values == values[0, 0]).all(-1), 0, 255) if trns else alpha
+        colours = colours * 255 // top if depth != 16 else colours >> 8
+    grey, clear = kind in (0, 4), trns or kind in (4, 6)
+    if picture.mode == "I;16":
+        assert (np.asarray(picture) == values[..., 0]).all() and ("transparent colour is lost" in said) == trns
+        return
+    if trns and depth == 16:
+        assert "transparent colour is lost" in said and "8 are read" in said
+        alpha, clear = np.full_like(alpha, 255), False
+    assert picture.mode == ("L" if grey else "RGB") + "A" * clear
+    assert (np.asarray(picture.convert("RGB")) == np.broadcast_to(colours, (*colours.shape[:2], 3))).all()
+    assert (np.asarray(picture.convert("RGBA"))[..., 3] == alpha).all()
+    assert bool(notes) == (kind == 3 or trns or depth in (1, 16))
+    if (alpha < 255).any() or (trns and depth == 16):
+        with pytest.raises(StudyError, match="transparent"):
+            read_whole(tmp_path / "a.png")
+    else:
+        assert (read_whole(tmp_path / "a.png") == np.asarray(picture.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_16_bits_of_a_tiff_are_scaled_to_8(tmp_path, order):
+    """Grey, in either order of bytes."""
+    values = np.random.default_rng(0).integers(0, 65536, (12, 16)).astype(order)
+    mode = "I;16" if order == "<u2" else "I;16B"
+    Image.frombytes(mode, (16, 12), values.tobytes()).save(tmp_path / "a.tif")
+    assert (read_whole(tmp_path / "a.tif")[..., 0] == values >> 8).all()
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(254, 1), (254, 2), (282, 2), (282, 7), (296, 12), (34665, 2)])
+def test_tags_that_cannot_be_rewritten_cost_the_tags_alone(tmp_path, tag, kind):
+    """A picture is turned upright all the same; where its tags go, a note says so, and the next picture is restored."""
+    entries = sorted([(ExifTags.Base.Orientation, 3, 1, struct.pack("<HH", 6, 0)), (tag, kind, 1, b"\1\0\0\0")])
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + packed + bytes(4)
+    Image.fromarray(np.ascontiguousarray(np.rot90(UPRIGHT))).save(tmp_path / "a.png", exif=block)
+    picture, notes = open_picture(tmp_path / "a.png")
+    assert (np.asarray(picture) == UPRIGHT).all()
+    assert "exif" in picture.info or "EXIF data cannot be rewritten" in notes[0]
+    assert (read_whole(tmp_path / "a.png") == UPRIGHT).all()
