@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 from rastudy import registry
 from rastudy.config import Config, reader_of
-from rastudy.errors import CANNOT_WRITE, PLACE, StudyError
-from rastudy.paths import root
+from rastudy.errors import StudyError, told
+from rastudy.paths import expand, is_checkout, root
 from rastudy.presets import PRESETS, settings_of
 from rastudy.registry import resolve
 
 Option = tuple[tuple[str, ...], dict[str, Any]]
 CORES = os.cpu_count() or 1
+LONGEST_NAME = 255  # bytes of a file's name
 
 
 class Command(NamedTuple):
@@ -55,6 +56,17 @@ def number(kind: type, least: int, word: str) -> float:
     return value
 
 
+def place(word: str) -> Path:
+    """The path that a user wrote; argparse names the option where it cannot be one."""
+    try:
+        path = expand(word)
+    except StudyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise argparse.ArgumentTypeError(f"a name in it has more than {LONGEST_NAME} bytes; use a shorter one")
+    return path
+
+
 def flag(*names: str, says: str) -> Option:
     return option(*names, says=says, action="store_true")
 
@@ -68,7 +80,7 @@ DATA = option("--data", says="folder of the pictures, where the data set needs o
 DEVICE = option("--device", says="auto, cpu or cuda", default="auto")
 JOBS = option("--jobs", says="one-thread processes side by side", least=1, default=CORES)
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
-SKIP = flag("--skip-unreadable", says="leave out pictures that cannot be read and warn, instead of stopping")
+SKIP = flag("--skip-unreadable", says="pictures that cannot be read and are left out are no failure: the status is 0")
 MODES = ", ".join(registry.MODES)
 
 
@@ -86,13 +98,13 @@ def train_options() -> list[Option]:
 
 def evaluate_options() -> list[Option]:
     return [
-        option("--processor", says="P's safetensors file, as training wrote it", type=Path, required=True),
-        option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=Path),
+        option("--processor", says="P's safetensors file, as training wrote it", type=place, required=True),
+        option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=place),
         TASK,
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
         option("--classes", says="class folders to read, separated by commas (default: all that R knows)", default=""),
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
-        option("--out", says="also write the rows to this CSV (default: none)", type=Path),
+        option("--out", says="also write the rows to this CSV (default: none)", type=place),
         DEVICE, SKIP,
     ]  # fmt: skip
 
@@ -148,14 +160,14 @@ def boundaries_options() -> list[Option]:
 
 def restore_options() -> list[Option]:
     return [
-        option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=Path),
-        option("-o", "--out", says="a file for one input file, else a folder", type=Path, required=True),
+        option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=place),
+        option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
         option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts)", required=True),
         option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
         preset("imagenet_lite", "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
-        option("--processor", says="P's safetensors file (default: the preset's P)", type=Path),
+        option("--processor", says="P's safetensors file (default: the preset's P)", type=place),
         option("--classify", says="these recognisers' predictions before and after; no names: the preset's (default: none)",
                nargs="*", metavar="R"),
         DEVICE,
@@ -166,7 +178,7 @@ def report_options() -> list[Option]:
     return [
         preset([], "the studies", nargs="*"),
         option("--data", says="folder of the pictures of the one study named, for its gallery (default: none)", default=""),
-        option("-o", "--output", says="the HTML file", type=Path, default=root() / "runs" / "report.html"),
+        option("-o", "--output", says="the HTML file", type=place, default=root() / "runs" / "report.html"),
         flag("--readme", says="rewrite the README's tables instead"),
     ]
 
@@ -188,11 +200,11 @@ def recognisers_options() -> list[Option]:
 
 def convert_options() -> list[Option]:
     return [
-        option("file", says="a weight file of the authors' release, such as model_sr_epoch_5.pth", type=Path),
+        option("file", says="a weight file of the authors' release, such as model_sr_epoch_5.pth", type=place),
         TASK,
         option("--mode", says="how it was trained: plain, ra, ra_transformer or ra_unsupervised", required=True),
         option("--part", says="processor, or transformer for the release's model_transformer", default="processor"),
-        option("--out", says="written as OUT.processor.safetensors", type=Path, required=True),
+        option("--out", says="written as OUT.processor.safetensors", type=place, required=True),
     ]
 
 
@@ -211,12 +223,12 @@ def cache_options() -> list[Option]:
 
 def voc_options() -> list[Option]:
     return [
-        option("--processor", says="P's safetensors file, as training wrote it", type=Path, required=True),
-        option("--data", says="the folder that holds VOCdevkit/VOC2007", type=Path, required=True),
+        option("--processor", says="P's safetensors file, as training wrote it", type=place, required=True),
+        option("--data", says="the folder that holds VOCdevkit/VOC2007", type=place, required=True),
         option("--detector", says="torchvision's detectors with COCO weights", nargs="*",
                default=["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"]),
         option("--split", says="train, val, trainval or test", default="test"),
-        option("--out", says="also write the rows to this CSV (default: none)", type=Path),
+        option("--out", says="also write the rows to this CSV (default: none)", type=place),
     ]  # fmt: skip
 
 
@@ -299,6 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, options = parse(sys.argv[1:] if arguments is None else arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_others: print(f"warning: {message}", file=sys.stderr)
+            if not (is_checkout() or os.environ.get("RASTUDY_ROOT")):
+                print(f"results/ and runs/ are in {root()}; RASTUDY_ROOT=DIR names another place", file=sys.stderr)
             status = resolve(command.run)(options) or 0
         sys.stdout.flush()
         return status
@@ -312,9 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in PLACE:
-            raise
-        print(f"error: {CANNOT_WRITE.format(error)}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return 2
 
 

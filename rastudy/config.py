@@ -4,6 +4,7 @@ A preset fills every field; the user overrides some of them by name. Unknown nam
 raise StudyError before anything starts.
 """
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -133,8 +134,8 @@ class Config:
             if side % 4 or not 0 <= side <= self.resize or (name == "image_size" and not side):
                 raise StudyError(f"{name}={side} must divide by 4 and be at most resize={self.resize}")
         check_shares(self.batch_size, self.processes)
-        for spec in (*self.sources, *self.targets):
-            registry.check_spec(spec)
+        for specs in (self.sources, self.targets):
+            registry.check_specs(specs)
 
     def _check_detectors(self) -> None:
         """Raise StudyError unless detectors go with scenes and mode ``ra``."""
@@ -271,22 +272,40 @@ def _yes_or_no(text: str) -> bool:
 
 
 def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, dict]:
-    """Check a notebook's parameters: every plain value of its namespace must be a known one.
+    """Check a notebook's parameters: every one must be known.
 
     Args:
-        namespace: the notebook's ``globals()``. papermill only warns about an unknown parameter; here it raises.
+        namespace: the notebook's ``globals()``. papermill only warns about an unknown parameter; here it raises. Other
+            variables of the kernel (a startup file's, a cell's that was tried out) are none of its parameters.
         extra: further parameters this notebook knows, name = type.
 
     Returns:
         the config, and the values of the extra parameters.
     """
     plain = (bool, int, float, str, list, tuple, dict, type(None))
-    hidden = {"In", "Out"}
+    named = _parameters(namespace.get("In"))
     given: dict[str, Any] = {
-        k: v for k, v in namespace.items() if not k.startswith("_") and k not in hidden and isinstance(v, plain)
-    }
+        k: v for k, v in namespace.items()
+        if not k.startswith("_") and k not in {"In", "Out"} and isinstance(v, plain) and (named is None or k in named)
+    }  # fmt: skip
     own = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
     return make_config(**given), own
+
+
+def _parameters(cells: object) -> set[str] | None:
+    """The names that a kernel's cells set as parameters: ``name: type = value``, and papermill's own cell; None without any."""
+    names: set[str] = set()
+    for cell in cells if isinstance(cells, list) else []:
+        try:
+            tree = ast.parse(cell)
+        except SyntaxError:  # a magic command
+            continue
+        injected = cell.lstrip().startswith("# Parameters")
+        for node in tree.body:
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
+            if injected or isinstance(node, ast.AnnAssign):
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names or None
 
 
 def _is_default(value: object) -> bool:

@@ -1,10 +1,12 @@
 """Errors that a user can act on."""
 
 import errno
+import os
 from collections.abc import Iterable
 
 CANNOT_WRITE = "cannot be written ({}); make room, or write elsewhere with RASTUDY_ROOT=DIR; the same command goes on from here"
-PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
+# what only writing meets; EEXIST, ENOTDIR: a file where a folder is to be made
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
 class StudyError(ValueError):
@@ -16,3 +18,17 @@ def one_of(name: str, value: object, allowed: Iterable) -> None:
     allowed = list(allowed)
     if value not in allowed:
         raise StudyError(f"{name}={value!r} is unknown; use one of {', '.join(map(str, allowed))}")
+
+
+def told(error: OSError) -> str:
+    """What the system refused, of which file, with a next step where there is one."""
+    said = error.strerror or str(error)
+    if error.errno in _WRITING:
+        return f"{_named(error)}{CANNOT_WRITE.format(said)}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{_named(error)}{said}; change its permissions, or name another place (RASTUDY_ROOT=DIR for what is written)"
+    return f"{_named(error)}{said}"
+
+
+def _named(error: OSError) -> str:
+    return f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""

@@ -4,13 +4,15 @@ import csv
 import io
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 
 from rastudy.errors import CANNOT_WRITE, StudyError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(str(files("rastudy")))
 CHECKOUT = PACKAGE.parent
 WEIGHTS = PACKAGE / "weights"  # of the study's own recognisers
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -21,9 +23,29 @@ TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of re
 }  # fmt: skip
 
 
+def is_checkout() -> bool:
+    """Whether the package runs from a clone; else it was installed, and has neither notebooks nor committed results."""
+    return (CHECKOUT / "pyproject.toml").is_file() and NOTEBOOKS.is_dir()
+
+
+def need_checkout(what: str) -> None:
+    """Raise StudyError unless the package runs from a clone."""
+    if not is_checkout():
+        raise StudyError(f"{what} needs a clone of the repository, not an installed package; run it there (README.md)")
+
+
 def root() -> Path:
-    """Where results/, figures/ and runs/ lie: the checkout, or the folder that RASTUDY_ROOT names."""
-    return Path(os.environ.get("RASTUDY_ROOT", CHECKOUT))
+    """Where results/, figures/ and runs/ lie: where RASTUDY_ROOT says, else the clone, else the working directory."""
+    given = os.environ.get("RASTUDY_ROOT", "")
+    return expand(given) if given else CHECKOUT if is_checkout() else Path.cwd()
+
+
+def expand(place: str | Path) -> Path:
+    """The path with ``~`` replaced; StudyError where no home folder is known."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise StudyError(f"{place}: no home folder is known for it; write the whole path") from error
 
 
 def results_folder(preset: str) -> Path:
@@ -33,18 +55,22 @@ def results_folder(preset: str) -> Path:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, then rename it: no half-written file is ever seen.
 
+    A new file's mode follows the umask, a replaced one keeps its own; of a link the target is replaced.
+
     Raises:
         StudyError: the disk is full, or the place cannot be written.
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        target = path.resolve() if path.is_symlink() else path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary = made
         write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
     except Exception as error:  # safetensors and torch have errors of their own for a failed write
         if not (isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"):
             raise

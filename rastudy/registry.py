@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from rastudy.errors import StudyError, one_of
@@ -267,6 +268,26 @@ def is_torchvision(name: str) -> bool:
     return name in torchvision.models.list_models(module=torchvision.models)
 
 
+def name_of(spec: str) -> str:
+    """The name that tables have for a recogniser: of a file the file's own, else what stands before ``@``."""
+    if spec.startswith("torchscript:"):
+        return PurePath(spec.removeprefix("torchscript:")).stem
+    return spec.partition("@")[0]
+
+
+def check_specs(specs: Iterable[str]) -> None:
+    """:func:`check_spec` of each; StudyError where two would have one name in the tables."""
+    named: dict[str, str] = {}
+    for spec in specs:
+        check_spec(spec)
+        if name_of(spec) in named:
+            raise StudyError(
+                f"recognisers {named[name_of(spec)]!r} and {spec!r} would both be called {name_of(spec)!r}; leave one out, or "
+                "give its file or function another name"
+            )
+        named[name_of(spec)] = spec
+
+
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a recogniser's name (see ``load_classifier``)."""
     name = spec.partition("@")[0]
@@ -276,7 +297,8 @@ def check_spec(spec: str) -> None:
     near = difflib.get_close_matches(name, RECOGNISERS, 1)
     raise StudyError(
         f"recogniser {spec!r} is unknown{f'; did you mean {near[0]}' if near else ''}; use one of {', '.join(known)}, a "
-        "torchvision name (resnet18, vgg16_bn, ...), timm:NAME@FILE, module:function@FILE or torchscript:FILE"
+        "torchvision name (resnet18, vgg16_bn, ...), timm:NAME@FILE, module:function@FILE or torchscript:FILE (commas separate "
+        "names: a path must have none)"
     )
 
 

@@ -162,9 +162,9 @@ def test_eval_mode_means_pictures_do_not_mix(small_r):
 def test_normalisation_is_exact_and_differentiable():
     """R sees (x - mean) / std of ImageNet, and 1 / std comes back."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    classifier = Classifier("identity", nn.Identity(), "none")
+    classifier = Classifier("identity", nn.Flatten(), "none")
     pictures = torch.rand(2, 3, 5, 5, requires_grad=True)
-    seen = classifier(pictures)
+    seen = classifier(pictures).unflatten(1, (3, 5, 5))
     assert torch.allclose(seen, (pictures - mean) / std, rtol=1e-6)
     seen.sum().backward()
     assert torch.allclose(pictures.grad, (1 / std).expand_as(pictures), rtol=1e-6)

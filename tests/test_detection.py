@@ -285,6 +285,10 @@ def annotation(objects: list[tuple[str, int, int, int, int, str]]) -> str:
     return f"<annotation><filename>x.jpg</filename>{''.join(parts)}</annotation>"
 
 
+BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+DOG = "<annotation><object><name>dog</name>{}</object></annotation>"
+
+
 @pytest.fixture
 def devkit(tmp_path, photo) -> Path:
     """Three pictures in VOC's format: two objects, of which one is difficult; one object; none."""
@@ -340,12 +344,31 @@ def unreachable(*_args, **_others):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("<annotation>", "not a readable annotation"), (annotation([("cow boy", 1, 1, 5, 5, "0")]), "none of VOC's")],
-)
+    [
+        ("<annotation>", "not a readable annotation"), (annotation([("cow boy", 1, 1, 5, 5, "0")]), "none of VOC's"),
+        ("", "not a readable annotation"), ('<?xml version="1.0" encoding="odd"?><annotation/>', "not a readable annotation"),
+        (DOG.format(""), "object 1 needs one bndbox"), (DOG.format(2 * BOX), "object 1 needs one bndbox"),
+        (DOG.format(BOX.replace("<xmax>9</xmax>", "")), "xmin, ymin, xmax and ymax, in numbers"),
+        (DOG.format(BOX.replace("9</xmax>", "nine</xmax>")), "in numbers"),
+        (DOG.format(BOX).replace("dog", ""), "none of VOC's"),
+    ],
+)  # fmt: skip
 def test_unusable_annotations(devkit, text, message):
     (devkit / "VOCdevkit" / "VOC2007" / "Annotations" / "000001.xml").write_text(text)
     with pytest.raises(StudyError, match=message):
         voc.voc_pictures(devkit, "test")
+
+
+def test_lists_as_people_have_them(devkit):
+    """Blank lines count for nothing; a picture or an annotation that is listed and missing is named."""
+    listed = devkit / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    listed.write_text("000000\r\n\r\n  000002  \n\n")
+    data, truth, _ = voc.voc_pictures(devkit, "test")
+    assert [Path(path).stem for path in data.images] == ["000000", "000002"] and [len(one.labels) for one in truth] == [2, 0]
+    for name in ("Annotations/000002.xml", "JPEGImages/000000.jpg"):
+        (devkit / "VOCdevkit" / "VOC2007" / name).unlink()
+        with pytest.raises(StudyError, match=f"{name}: missing"):
+            voc.voc_pictures(devkit, "test")
 
 
 def test_no_voc_here(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rastudy.__main__ import main
+from rastudy.data.datasets import CIFAR10
 from rastudy.paths import write_json
 from rastudy.tools import doctor
 
@@ -87,7 +88,7 @@ def test_missing_published_weights_have_address_and_place(tmp_path, monkeypatch)
     assert finding.step.count("https://download.pytorch.org/") == 5 and finding.step.count(str(tmp_path)) == 5
 
 
-@pytest.mark.parametrize("kind", ["nothing", "missing", "cifar10", "photographs", "neither"])
+@pytest.mark.parametrize("kind", ["nothing", "missing", "cifar10", "own", "photographs", "neither"])
 def test_a_folder_of_pictures(tmp_path, capsys, kind):
     """Is told apart, counted, and refused with the loader's own next step."""
 
@@ -98,7 +99,9 @@ def test_a_folder_of_pictures(tmp_path, capsys, kind):
             Image.fromarray(pixels).save(tmp_path / place)
 
     if kind == "cifar10":
-        put(*(f"{part}/{name}/{k}.png" for part in ("train", "test") for name in ("cat", "dog") for k in range(3)))
+        put(*(f"{part}/{name}/0.png" for part in ("train", "test") for name in CIFAR10))
+    elif kind == "own":
+        put(*(f"{part}/{name}/{k}.png" for part in ("train", "test") for name in ("ant", "bee") for k in range(3)))
     elif kind == "photographs":
         put("val/n01440764/1.JPEG", "val/n01443537/2.JPEG")
     elif kind == "neither":
@@ -106,7 +109,8 @@ def test_a_folder_of_pictures(tmp_path, capsys, kind):
     place = {"nothing": "", "missing": str(tmp_path / "none")}.get(kind, str(tmp_path))
     *_, finding = doctor.data(place)
     level, said = {"nothing": ("absent", "no folder was named"), "missing": ("wrong", "no data set"),
-                   "cifar10": ("absent", "6 train and 6 test"), "photographs": ("ok", "2 photographs"),
+                   "cifar10": ("absent", "CIFAR-10, 10 train and 10 test"), "own": ("ok", "own pictures, 6 train and 6 test"),
+                   "photographs": ("ok", "2 photographs"),
                    "neither": ("wrong", "no data set")}[kind]  # fmt: skip
     assert (finding.level, said in finding.what) == (level, True) and bool(finding.step) == (level != "ok")
     if kind == "missing":

@@ -1,5 +1,6 @@
 """Folders and files as people have them: which pictures are in them, what their labels are, how they are opened."""
 
+import errno
 import os
 import struct
 import warnings
@@ -7,21 +8,32 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image
 from safetensors.torch import save_file
 
 from rastudy.__main__ import main
-from rastudy.config import make_config
-from rastudy.data import image_files, loaders
+from rastudy.analysis import comparisons, style
+from rastudy.config import configure, make_config
+from rastudy.data import loaders
 from rastudy.data.datasets import CIFAR10, class_folders, load_split, read_folder
 from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate, is_evaluated
+from rastudy.evaluation.predictions import load_predictions
+from rastudy.models import classifiers
+from rastudy.models.small_nets import build_small
+from rastudy.models.weight_files import load_state_file
+from rastudy.paths import expand, read_json, root, write_json
 from rastudy.restore.image_io import open_picture
 from rastudy.training.run_store import is_trained
 from rastudy.training.train import train
+
+RUN = make_config("digits", "jpeg", "ra").run_id
+COMMITTED = str(Path(__file__).parents[1] / "results" / "digits" / "weights" / f"{RUN}.processor.safetensors")
 
 
 def fill(folder: Path, names: tuple[str, ...] | list[str], n: int = 2, size: int = 32) -> Path:
@@ -148,10 +160,6 @@ def test_other_pictures_are_another_run(tmp_path, study_root, monkeypatch, datas
 
 
 def _random_r(place: Path) -> str:
-    import torch
-
-    from rastudy.models.small_nets import build_small
-
     torch.manual_seed(0)
     path = place / "r.safetensors"
     save_file(build_small("resnet18_small", 10).state_dict(), path, {"arch": "resnet18_small"})
@@ -210,12 +218,9 @@ def test_odd_entries_end_no_command_in_a_traceback(tmp_path, study_root, capsys,
         if os.geteuid() == 0:
             pytest.skip("root may read everywhere")
         (folder / "3" / "closed").mkdir(mode=0)
-    from rastudy.training.weights import weights_file
-
-    places = {"P": str(weights_file(make_config("digits", "jpeg", "ra"))), "IN": str(folder), "OUT": str(tmp_path / "out")}
-    places["P"] = str(Path(image_files.__file__).parents[2] / Path(places["P"]).relative_to(study_root))
+    places = {"P": COMMITTED, "IN": str(folder), "OUT": str(tmp_path / "out")}
     words = [places.get(word, word) for word in command]
-    status = main(words if command[0] != "restore" else [*words, "--preset", "digits", "--processor", places["P"]])
+    status = main(words if command[0] != "restore" else [*words, "--processor", COMMITTED])
     said = "".join(capsys.readouterr())
     assert "Traceback" not in said and status in (0, 1, 2)
     if what == "dead link" and command[0] in ("evaluate", "cache", "restore"):
@@ -322,3 +327,232 @@ def test_tags_that_cannot_be_rewritten_cost_the_tags_alone(tmp_path, tag, kind):
     assert (np.asarray(picture) == UPRIGHT).all()
     assert "exif" in picture.info or "EXIF data cannot be rewritten" in notes[0]
     assert (read_whole(tmp_path / "a.png") == UPRIGHT).all()
+
+
+# --- files that are written
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_new_files_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "new" / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "a.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_replaced_file_keeps_its_mode_and_a_link_its_target(tmp_path):
+    """A link stays one, also where its target is not there yet; no temporary file stays."""
+    path, link, dead = tmp_path / "real" / "a.json", tmp_path / "link.json", tmp_path / "dead.json"
+    write_json(path, {"a": 1})
+    path.chmod(0o640)
+    link.symlink_to(path), dead.symlink_to(tmp_path / "real" / "later.json")
+    write_json(link, {"a": 2}), write_json(dead, {"a": 3})
+    assert link.is_symlink() and read_json(path) == {"a": 2} and path.stat().st_mode & 0o777 == 0o640
+    assert dead.is_symlink() and read_json(tmp_path / "real" / "later.json") == {"a": 3}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.json", "later.json"]
+
+
+@pytest.mark.parametrize("words", [
+    ["restore", "a.png", "--task", "jpeg", "-o", "NAME.png"], ["report", "-o", "NAME"],
+    ["evaluate", "--processor", "p", "--task", "sr", "--out", "NAME"],
+    ["convert", "f", "--task", "sr", "--mode", "ra", "--out", "NAME"],
+], ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"), [("n" * 300, "255 bytes"), ("ü" * 128, "255 bytes"), ("~nobody-here/x", "home folder")]
+)
+def test_names_that_cannot_be_written_are_refused_before_the_work(capsys, words, name, said):
+    with pytest.raises(SystemExit) as ended:
+        main([word.replace("NAME", name) for word in words])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_home_folder_may_be_named_everywhere(tmp_path, monkeypatch):
+    """In options, settings, the root, recognisers and notebooks' parameters."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "data" / "train", CIFAR10, 4)
+    monkeypatch.setenv("RASTUDY_ROOT", "~/study")
+    assert root() == tmp_path / "study"
+    assert len(load_split("cifar10", "val", 0, n_val=10, data_dir="~/data")) == 10
+    assert loaders.data_version(make_config("cifar10", "sr", data_dir="~/data"), "train")["pictures"] != "missing"
+    with pytest.raises(StudyError, match=f"{tmp_path}/r.pt"):
+        classifiers.load_classifier("torchscript:~/r.pt")
+    monkeypatch.delenv("HOME")
+    with pytest.raises(StudyError, match="no home folder is known"):
+        expand("~nobody-here/x")
+
+
+@pytest.mark.parametrize(("number", "wanted"), [
+    (errno.ENOSPC, "cannot be written (No space left on device); make room"),
+    (errno.EACCES, "a.png: Permission denied; change its"),
+    (errno.ENOENT, "a.png: No such file or directory"), (errno.EIO, "a.png: Input/output error"),
+    (errno.EISDIR, "a.png: Is a directory"),
+])  # fmt: skip
+def test_the_system_is_quoted_with_the_file_and_what_can_be_done(monkeypatch, capsys, number, wanted):
+    """A failed read is not called a full disk."""
+
+    def fail(_args):
+        raise OSError(number, os.strerror(number), "a.png")
+
+    monkeypatch.setattr("rastudy.tools.doctor.doctor_command", fail)
+    assert main(["doctor"]) == 2
+    error = capsys.readouterr().err
+    assert wanted in error and ("make room" in error) == (number == errno.ENOSPC)
+
+
+# --- recognisers of the user's own
+
+
+class Odd(torch.nn.Module):
+    """Gives what a classifier of another program may give."""
+
+    def __init__(self, kind: str = "tuple"):
+        super().__init__()
+        self.kind, self.layer = kind, torch.nn.Linear(3, 10)
+
+    def forward(self, pictures):
+        logits = self.layer(pictures.mean((2, 3)))
+        return {"tuple": (logits, logits), "dict": {"logits": logits}, "image": pictures, "flat": logits.flatten()}[self.kind]
+
+
+def odd_tuple():
+    return Odd("tuple")
+
+
+def odd_dict():
+    return Odd("dict")
+
+
+def odd_image():
+    return Odd("image")
+
+
+def odd_flat():
+    return Odd("flat")
+
+
+def broken():
+    raise RuntimeError("the network wants a GPU")
+
+
+def nothing():
+    return None
+
+
+@pytest.mark.parametrize(("build", "said"), [
+    ("odd_tuple", "gives a tuple; it must give logits"), ("odd_dict", "gives a dict; it must give logits"),
+    ("odd_image", r"gives a tensor \(2, 3, 8, 8\); it must"), ("odd_flat", r"gives a tensor \(20,\); it must"),
+    ("broken", "raised RuntimeError: the network wants a GPU"), ("nothing", "gives a NoneType, not a torch.nn.Module"),
+])  # fmt: skip
+def test_odd_networks_are_told_in_a_sentence(tmp_path, build, said):
+    torch.save(Odd().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(StudyError, match=said):
+        classifiers.load_classifier(f"test_folders:{build}@{tmp_path / 'w.pth'}")(torch.zeros(2, 3, 8, 8))
+
+
+WRAPPED = {
+    "module.": lambda s: {f"module.{k}": v for k, v in s.items()},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "both": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    "model": lambda s: {"model": s, "optimizer": {}},
+    "params_ema": lambda s: {"params": {k: v * 0 for k, v in s.items()}, "params_ema": s},
+    "nested": lambda s: {"model": {"state_dict": s}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrapped_state_dicts_are_unwrapped(tmp_path, kind):
+    state = Odd().state_dict()
+    torch.save(WRAPPED[kind](state), tmp_path / "w.pth")
+    found = load_state_file(tmp_path / "w.pth")
+    assert found.keys() == state.keys() and all((found[name] == state[name]).all() for name in state)
+
+
+@pytest.mark.parametrize("content", [{"optimizer": {}, "lr": 0.1}, [1, 2], {"state_dict": 3}, {}], ids=str)
+def test_what_is_no_state_dict_is_told(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(StudyError, match="not a state dict"):
+        load_state_file(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("specs", [
+    "torchscript:/a/net.pt,torchscript:/b/net.pt", "resnet18_small,resnet18_small",
+    "resnet18_small@/a.pth,resnet18_small@/b.pth", "mynets:build@/a.pth,mynets:build@/b.pth",
+])  # fmt: skip
+@pytest.mark.parametrize("field", ["target_archs", "source_arch"])
+def test_recognisers_of_one_name_are_refused_at_the_start(specs, field):
+    with pytest.raises(StudyError, match="would both be called"):
+        make_config("digits", "sr", "ra", **{field: specs})
+
+
+@pytest.mark.parametrize("place", ["/a@b/net.pt", "/a b/net.pt", "/ä/net.pt"])
+def test_paths_with_odd_signs_are_paths(place):
+    assert classifiers._find(f"torchscript:{place}", "digits")[2] == Path(place)
+    assert classifiers._find(f"resnet18_small@{place}", "digits")[2] == Path(place)
+    with pytest.raises(StudyError, match="commas separate names"):
+        make_config("digits", "sr", target_archs="torchscript:/a,b/net.pt")
+
+
+def test_the_source_from_a_file_is_no_unseen_target(small_r, study_root):
+    """``NAME@FILE`` in the loss and in the test is one R: the mean over unseen R's is without it."""
+    spec, other = small_r(), small_r("vgg16_bn_small")
+    config = make_config("smoke", "jpeg", "ra", source_arch=spec, target_archs=f"{spec},{other}", pretrain_epochs=0)
+    train(config, log=lambda _: None)
+    cell = comparisons.Cell({0: load_predictions(evaluate(config, "val", log=lambda _: None))})
+    assert [(name, role) for name, role, _ in comparisons.contrasts(cell)] == [
+        ("resnet18_small", "source"), ("vgg16_bn_small", "unseen"), ("mean_unseen", "mean_unseen")
+    ]  # fmt: skip
+
+
+# --- a loop over a user's files
+
+
+@pytest.mark.parametrize("flag", [[], ["--skip-unreadable"]], ids=["named", "skipped"])
+@pytest.mark.parametrize("command", ["evaluate", "cache"])
+def test_one_picture_costs_itself_alone(tmp_path, study_root, capsys, command, flag):
+    """It is named, the others are read, and the status says so."""
+    folder = fill(tmp_path / "in", list("0123456789"), 2)
+    (folder / "3" / "1.png").write_bytes(b"no picture")
+    words = {
+        "evaluate": ["--processor", COMMITTED, "--task", "jpeg"],
+        "cache": ["--cache-dir", str(tmp_path / "cache"), "--resize", "32"],
+    }
+    assert main([command, "--data", str(folder), *words[command], *flag]) == int(not flag)
+    said = "".join(capsys.readouterr())
+    assert "3/1.png" in said and ("n = 19" in said or "19 pictures" in said)
+
+
+# --- the user's surroundings
+
+
+def test_a_notebooks_parameters_are_those_of_its_cells():
+    """A startup file's variables, a scratch one, and a cell run twice are none; a typo in a parameter cell is."""
+    cells = [
+        "",
+        "preset: str = 'smoke'\ntask: str = 'dn'",
+        "# Parameters\nseed = 3\n",
+        "x = 1; epochs = 9",
+        "%matplotlib inline",
+    ]
+    namespace = {"In": cells, "preset": "smoke", "task": "dn", "seed": 3, "x": 1, "epochs": 9, "startup": [1], "own": {"a": 1}}
+    config, _ = configure(namespace)
+    assert (config.preset, config.seed) == ("smoke", 3) and config.epochs != 9
+    assert configure(namespace | {"config": config, "_": {}})[0] == config
+    with pytest.raises(StudyError, match="parameter='sed' is unknown"):
+        configure(namespace | {"In": [*cells, "# Parameters\nsed = 3\n"], "sed": 3})
+
+
+def test_a_personal_matplotlibrc_does_not_reach_the_figures():
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 40.0, "axes.facecolor": "red"}):
+        style.theme("white")
+        assert not matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["axes.facecolor"] == "white"
+
+
+def test_training_says_what_it_ran_on(study_root):
+    """torch, the CPU and its instructions, threads: in the run's record."""
+    config = make_config("smoke", "jpeg", "plain", pretrain_epochs=0)
+    train(config, log=lambda _: None)
+    about = read_json(study_root / "runs" / "smoke" / config.run_id / "trained.json")["provenance"]
+    assert about["torch"] == torch.__version__ and torch.backends.cpu.get_cpu_capability() in about["cpu"]
+    assert about["threads"] == "1"

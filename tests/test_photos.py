@@ -90,12 +90,12 @@ def test_an_interrupted_build_goes_on(ten, tmp_path, monkeypatch):
         open_cache(ten, tmp_path)
     folder = cache_folder(ten, tmp_path)
     pixels_file(folder, 1).write_bytes(b"half")
-    (folder / ".00001.bin.x1").write_bytes(b"half")
+    (folder / ".x1.tmp").write_bytes(b"half")
     monkeypatch.setattr(
         cache, "_write_shard", lambda folder, shard, *rest: written.append(shard) or write(folder, shard, *rest)
     )
     photos, _ = open_cache(ten, tmp_path)
-    assert written == [0, 1, 2] and verify(photos) == [] and not list(folder.glob(".*.bin.*"))
+    assert written == [0, 1, 2] and verify(photos) == [] and not list(folder.glob(".*.tmp"))
 
 
 def test_a_stale_cache_is_refused_and_rebuilt_on_request(ten, tmp_path):
@@ -246,6 +246,60 @@ def test_the_flat_validation_folder(tmp_path, truth):
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000005.JPEG"])
     with pytest.raises(StudyError, match="00000005.*no class"):
         labels_of(tmp_path / "val")
+
+
+WAYS = {  # of writing the same text
+    "plain": lambda text: text.encode(), "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
+    "BOM": lambda text: text.encode("utf-8-sig"), "UTF-16": lambda text: text.encode("utf-16"),
+    "semicolons": lambda text: text.replace(",", ";").encode(), "blank lines": lambda text: (text + "\n\n").encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("truth", [KAGGLE, SYNSET_LABELS, GROUND_TRUTH])
+def test_label_files_as_people_have_them(tmp_path, truth, way):
+    """The same labels, however the file was saved."""
+    flat_validation(tmp_path, truth, WAYS[way])
+    assert labels_of(tmp_path / "val") == [954, 1]
+
+
+@pytest.mark.parametrize(("truth", "text", "said"), [
+    (GROUND_TRUTH, "3\none\n", "entry 2: 'one' is none of the devkit's numbers"),
+    (GROUND_TRUTH, "3\n1001\n", "entry 2: '1001' is none"), (GROUND_TRUTH, "3\n-1\n", "entry 2: '-1' is none"),
+    (GROUND_TRUTH, "3\n", "00000002.*no class"), (KAGGLE, "id,label\na,b\n", "must name ImageId and PredictionString"),
+    (KAGGLE, "", "must name ImageId"), (KAGGLE, "ImageId,PredictionString\nILSVRC2012_val_00000001\n", "has no class"),
+    (SYNSET_LABELS, "cat\ndog\n", "has no class of ImageNet-1k for it .got 'cat'"),
+    (SYNSET_LABELS, b"\xff\x00\xfe", "not a text"),
+], ids=str)  # fmt: skip
+def test_label_files_that_cannot_be_used(tmp_path, truth, text, said):
+    flat_validation(tmp_path, truth, lambda _: text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StudyError, match=said):
+        labels_of(tmp_path / "val")
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file, but not really", b"\x00" * 300])
+def test_a_damaged_devkit(tmp_path, content):
+    flat_validation(tmp_path, GROUND_TRUTH, str.encode)
+    (tmp_path / "meta.mat").write_bytes(content)
+    with pytest.raises(StudyError, match="meta.mat: not the devkit's file"):
+        labels_of(tmp_path / "val")
+
+
+def flat_validation(place, truth, encoded) -> None:
+    """Two pictures, of n07753592 and n01443537, and a ground-truth file."""
+    pytest.importorskip("timm")
+    from scipy.io import savemat
+
+    photographs(place / "val", [f"ILSVRC2012_val_{k:08d}.JPEG" for k in (1, 2)])
+    rows = (
+        "ImageId,PredictionString",
+        "ILSVRC2012_val_00000001,n07753592 1 2 3 4",
+        "ILSVRC2012_val_00000002,n01443537 1 2 3 4",
+    )
+    lines = {KAGGLE: "\n".join(rows), SYNSET_LABELS: "n07753592\nn01443537", GROUND_TRUTH: "3\n1"}
+    (place / truth).write_bytes(encoded(lines[truth]))
+    synsets = np.array([(1, "n01443537"), (2, "n02123045"), (3, "n07753592")], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    savemat(place / "meta.mat", {"synsets": synsets[:, None]})
 
 
 def test_labels_are_asked_for_where_a_loss_reads_them(tmp_path, study_root):

@@ -16,7 +16,7 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions
 from rastudy.paths import results_folder
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import TASKS, is_variant, small_arch
+from rastudy.registry import TASKS, is_variant, name_of, small_arch
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")
@@ -167,7 +167,8 @@ def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
 
     A retrained copy of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
     """
-    sources = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"]).split(",")
+    named = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"])
+    sources = [name_of(spec.strip()) for spec in named.split(",")]
     seen = {small_arch(name) for name in sources} - {None}
     others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
     again = [r for r in others if small_arch(cell.targets[r]) in seen or is_variant(cell.targets[r])]

@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from rastudy.paths import root, write_atomic
 
 AMPLIFIED = 5  # times: the difference that is shown beside the pictures
+
+
+def theme(style: str) -> None:
+    """The study's look, whatever the user's own matplotlibrc says."""
+    matplotlib.rcdefaults()
+    sns.set_theme(style=style, context="notebook")
 
 
 def save(figure: Figure, preset: str, name: str) -> Path:

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rastudy import registry
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture
+from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture, theme
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables
@@ -82,7 +82,7 @@ def plot_distances(m: Measured) -> Figure:
     wanted = [f"ra:{m.source}", f"ra_unsupervised:{m.source}", "clean", "spectrum", "white", f"gradient:{m.source}", other]
     directions = [d for d in wanted if d in m.directions]
     colours = reader_colours(m.readers)
-    sns.set_theme(style="whitegrid", context="notebook")
+    theme("whitegrid")
     figure, axes = plt.subplots(2, len(directions), figsize=(2.5 * len(directions), 5.6), sharex=True, sharey="row")
     for row, (stratum, right) in zip(axes, STRATA.items(), strict=True):
         chosen = m.right == right  # R N
@@ -112,7 +112,7 @@ def plot_reached(preset: str, task: str, strength: float) -> Figure:
     readers, directions = list(table["reader"].unique()), list(table["along"].unique())
     text = [f"{row.value:.0f}\n[{row.low:.0f}, {row.high:.0f}]" for row in table.itertuples()]
     table = table.assign(text=text)
-    sns.set_theme(style="white", context="notebook")
+    theme("white")
     size = (3.6 + 2 * 0.95 * len(readers), 1.4 + 0.52 * len(directions))
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, stratum in zip(axes, STRATA, strict=True):
@@ -190,7 +190,7 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
     order = [int(label) for label in labels[np.argsort(-counts)]]
     colours = np.full((max(order) + 1, 3), to_rgb(OTHERS))
     colours[order[:10]] = sns.color_palette("tab10", 10)[: len(order)]
-    sns.set_theme(style="white", context="notebook")
+    theme("white")
     figure, axes = plt.subplots(len(planes), len(nets), figsize=(2.15 * len(nets), 2.2 * len(planes)), squeeze=False)
     for row, (kind, plane) in zip(axes, planes.items(), strict=True):
         for ax, name in zip(row, nets, strict=True):
@@ -225,7 +225,7 @@ def plot_pairs(preset: str, task: str, strength: float) -> Figure:
         "rank correlation of distances\nalong RA's direction": pairs[pairs["along"] == f"ra:{main_source(preset)}"],
         "... along random directions\nof RA's spectrum": pairs[pairs["along"] == "spectrum"],
     }
-    sns.set_theme(style="white", context="notebook")
+    theme("white")
     size = 0.9 + 0.68 * len(readers)
     figure, axes = plt.subplots(1, 3, figsize=(3 * size + 2.5, size + 1.2), sharey=True, layout="constrained")
     names = [display_name(r) for r in readers]
@@ -252,7 +252,7 @@ def plot_path(preset: str, task: str, strength: float) -> Figure:
     """Top-1 of every R, PSNR and SSIM on the line from plain's pictures (0) through RA's (1), with 95 % bands."""
     table = rows_of(load_table(preset, "boundary_path"), (task, strength)).assign(t=lambda rows: rows["along"].astype(float))
     readers = list(table["reader"].dropna().unique())
-    sns.set_theme(style="whitegrid", context="notebook")
+    theme("whitegrid")
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), width_ratios=(1.5, 1, 1))
     for reader, colour in reader_colours(readers).items():
         is_source = reader == main_source(preset)
@@ -285,7 +285,7 @@ def plot_added(preset: str) -> Figure:
     names = [f"{task_name(*key)}: {direction_name(along, main_source(preset))}" for key, along in lines]
     rows = table.set_index(["task", "strength", "along", "metric"])
     of = lambda metric: rows.loc[[(*key, along, metric) for key, along in lines]]  # noqa: E731
-    sns.set_theme(style="whitegrid", context="notebook")
+    theme("whitegrid")
     figure, axes = plt.subplots(1, 3, figsize=(14, 1.4 + 0.36 * len(lines)), sharey=True, width_ratios=(1.6, 1, 1))
     y, left = range(len(lines)), np.zeros(len(lines))
     for k, (name, colour) in enumerate(zip(BAND_NAMES, sns.color_palette("viridis", len(BAND_NAMES)), strict=True)):
@@ -317,7 +317,7 @@ def plot_difference(around: Around, t: float = 1.0) -> Figure:
     step = t * around.steps[f"ra:{around.source}"]
     shown = {"plain": around.start, f"t = {t:g}" if t != 1 else "RA": around.at(t), "clean": around.gt,
              f"RA - plain, x{AMPLIFIED}": 0.5 + AMPLIFIED * step}  # fmt: skip
-    sns.set_theme(style="white", context="notebook")
+    theme("white")
     figure, axes = plt.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.7))
     for ax, (name, picture) in zip(axes, shown.items(), strict=True):
         show_picture(ax, to_uint8(picture))
@@ -333,7 +333,7 @@ def plot_strip(
 ) -> Figure:
     """The picture at several t on the way from plain's (0) through RA's (1), with the R's predictions, green where right."""
     nets = {name: load_classifier(name, config.dataset) for name in readers}
-    sns.set_theme(style="white", context="notebook")
+    theme("white")
     size = (2.1 * len(steps), 2.4 + 0.2 * len(nets))
     figure, axes = plt.subplots(1, len(steps), figsize=size, squeeze=False)
     for ax, t in zip(axes[0], steps, strict=True):
@@ -372,7 +372,7 @@ def plot_explains(preset: str) -> Figure:
     if not keys:
         raise StudyError(f"{preset}: too few pairs of recognisers; run {boundaries.command_of(preset)} --full")
     colours = reader_colours(list(points["source"].unique()))
-    sns.set_theme(style="whitegrid", context="notebook")
+    theme("whitegrid")
     figure, axes = plt.subplots(len(keys), 3, figsize=(12.5, 0.8 + 3.1 * len(keys)), squeeze=False, sharey="row", sharex="col")
     for row, key in zip(axes, keys, strict=True):
         here, gains = rows_of(points, key), rows_of(tests, key).query("outcome == 'gain'")

@@ -16,6 +16,7 @@ from rastudy.data import digits, scenes
 from rastudy.data.image_files import EXTENSIONS, centre_crop, is_folder, list_folders, list_pictures, read_picture
 from rastudy.data.photo_cache import Photos
 from rastudy.errors import StudyError, one_of
+from rastudy.paths import expand
 from rastudy.registry import DATASETS, bounds_of, half_of, resolve
 
 SPLITS = ("train", "val", "test")
@@ -97,7 +98,7 @@ class Source(NamedTuple):
         """The user's folder; StudyError where none is given."""
         if not self.data_dir:
             raise StudyError(f"dataset={dataset!r} needs its folder; give it with --data or the parameter data_dir")
-        return Path(self.data_dir).expanduser()
+        return expand(self.data_dir)
 
 
 def load_split(dataset: str, split: str, n: int, **source: Any) -> PictureSet:
@@ -168,13 +169,15 @@ def _from_folder(name: str, folder: Path, split: str, n: int, source: Source, kn
 
 
 def read_folder(
-    folder: Path, size: int, skip_unreadable: bool = False, known: Sequence[str] = (), stated: Sequence[str] = ()
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    folder: Path, size: int, skip_unreadable: bool = False, known: Sequence[str] = (), stated: Sequence[str] = (),
+    failed: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # fmt: skip
     """Read a folder of class folders.
 
     Args:
         known: the names of the classes by label, where they are known: folders are matched by name.
         stated: the class folders to read; default: all that are known.
+        failed: takes a sentence for each picture that cannot be used, which is then left out.
 
     Returns:
         pictures (N, size, size, 3) uint8, labels (N,) int64, class names; sorted by class, then by file name.
@@ -192,7 +195,8 @@ def read_folder(
         raise StudyError(
             f"{folder / min(empty)}: this folder holds no pictures ({', '.join(sorted(EXTENSIONS))}); every class needs some"
         )
-    pictures, labels, skipped = [], [], []
+    pictures, labels = [], []
+    skipped: list[str] = []
     for file in files:
         name = file.split("/")[0]
         if name not in names:
@@ -201,9 +205,9 @@ def read_folder(
             pictures.append(read_picture(folder / file, size))
             labels.append(label[name])
         except StudyError as error:
-            if not skip_unreadable:
+            if not skip_unreadable and failed is None:
                 raise
-            skipped.append(str(error))
+            (skipped if failed is None else failed).append(str(error))
     if skipped:
         warnings.warn(f"{folder}: skipped {len(skipped)} pictures, the first because of {skipped[0]}", stacklevel=2)
     if not pictures:

@@ -162,6 +162,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file's header is a picture's; its pixels are not decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # PIL's readers raise many types
+        return False
+
+
 def read_whole(path: Path, resize: int = 0) -> np.ndarray:
     """Decode one picture, its shorter side resized to ``resize`` pixels (0: kept): (H, W, 3) uint8.
 

@@ -13,7 +13,7 @@ from rastudy.data.datasets import PictureSet, Source, count_of, in_half
 from rastudy.data.image_files import list_pictures
 from rastudy.data.photo_cache import FilePhotos, Photos, open_cache
 from rastudy.errors import StudyError
-from rastudy.paths import results_folder, write_csv
+from rastudy.paths import expand, results_folder, write_csv
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # the devkit's: numbers in its own order, which meta.mat explains
 SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"  # a wnid per line
@@ -73,20 +73,49 @@ def _from_ground_truth(folder: Path, files: Sequence[str]) -> np.ndarray:
             f"{folder}: no class folders and no ground truth; modes with labels need folders named by wnid, or beside the "
             f"pictures {GROUND_TRUTH} with meta.mat, {KAGGLE} or {SYNSET_LABELS} (ra_unsupervised learns without labels)"
         )
-    label = {wnid: k for k, wnid in enumerate(wnids())}
     if path.name == KAGGLE:
-        with path.open(newline="") as file:
-            truth = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        truth = _kaggle(path)
         found = [truth.get(Path(name).stem) for name in files]
     else:
-        lines = path.read_text().split()
-        names = [_devkit(path.parent / "meta.mat")[int(line)] for line in lines] if path.name == GROUND_TRUTH else lines
+        lines = read_text(path).split()
+        names = _of_devkit(path, lines) if path.name == GROUND_TRUTH else lines
         numbers = [int(re.sub(r"\D", "", Path(name).stem[-8:]) or 0) for name in files]  # ILSVRC2012_val_00000293
         found = [names[k - 1] if 0 < k <= len(names) else None for k in numbers]
+    label = {wnid: k for k, wnid in enumerate(wnids())}
     for name, wnid in zip(files, found, strict=True):
         if wnid not in label:
             raise StudyError(f"{folder / name}: {path.name} has no class of ImageNet-1k for it (got {wnid!r})")
-    return np.array([label[wnid] for wnid in found], np.int64)
+    return np.array([label[str(wnid)] for wnid in found], np.int64)
+
+
+def _kaggle(path: Path) -> dict[str, str]:
+    """Picture to wnid, from Kaggle's table, with commas or semicolons."""
+    lines = read_text(path).splitlines()
+    rows = csv.DictReader(lines, delimiter=";" if lines and lines[0].count(";") else ",")
+    if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+        raise StudyError(f"{path}: its first line must name ImageId and PredictionString, as Kaggle's file does")
+    return {row["ImageId"]: (row["PredictionString"] or "").split(" ")[0] for row in rows}
+
+
+def _of_devkit(path: Path, lines: Sequence[str]) -> list[str]:
+    """The wnids of the devkit's numbers, a line each."""
+    wnid = _devkit(path.parent / "meta.mat")
+    for k, line in enumerate(lines, 1):
+        if not (line.isdecimal() and int(line) in wnid):
+            raise StudyError(f"{path}, entry {k}: {line!r} is none of the devkit's numbers, 1 to {max(wnid)}; unpack it again")
+    return [wnid[int(line)] for line in lines]
+
+
+def read_text(path: Path) -> str:
+    """A text file as people have them: UTF-8 with or without its mark, or UTF-16; StudyError for anything else."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise StudyError(
+            f"{path}: not a text in UTF-8 or UTF-16 ({error.reason} at byte {error.start}); save it anew"
+        ) from error
 
 
 @cache
@@ -96,8 +125,11 @@ def _devkit(path: Path) -> dict[int, str]:
 
     if not path.is_file():
         raise StudyError(f"{path}: missing; the numbers of {GROUND_TRUTH} follow the devkit's own order, which this file tells")
-    synsets = loadmat(path, squeeze_me=True)["synsets"]
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    try:
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except Exception as error:  # scipy raises many types
+        raise StudyError(f"{path}: not the devkit's file ({type(error).__name__}: {error}); unpack the devkit again") from error
 
 
 # --- splits
@@ -146,7 +178,7 @@ def _readable(files: FilePhotos, source: Source) -> tuple[Photos, np.ndarray]:
 
 def part_of(data_dir: str | Path, split: str) -> tuple[Path, bool]:
     """The folder that a split is taken from, and whether that folder is to be split (there is no ``train/``)."""
-    data = Path(data_dir).expanduser()
+    data = expand(data_dir)
     if (data / "train").is_dir():
         return data / ("val" if split == "test" else "train"), False
     return (data / "val" if (data / "val").is_dir() else data), True

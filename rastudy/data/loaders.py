@@ -19,6 +19,7 @@ from rastudy.data.image_files import centre_crop, list_pictures
 from rastudy.data.imagenet import part_of
 from rastudy.data.photo_cache import FilePhotos, Photos
 from rastudy.errors import StudyError
+from rastudy.paths import expand
 from rastudy.registry import MODES, TASKS, dataset_of
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 100, 1_000_000  # most pictures and pixels of a batch; results do not depend on them
@@ -46,7 +47,7 @@ def data_version(config: Config, split: str) -> dict[str, str]:
     if data.photographs:
         folder, _ = part_of(config.data_dir, split)
         return {"photographs": _version(folder if config.data_dir else None, config.resize)}
-    folder = Path(config.data_dir).expanduser()
+    folder = expand(config.data_dir)
     place = next((place for place in (folder / CIFAR10_FILES, folder / part_of_folder(folder, split)) if place.is_dir()), None)
     return {"pictures": _version(place if config.data_dir else None)}
 

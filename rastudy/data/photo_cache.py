@@ -28,7 +28,7 @@ from PIL import Image
 
 from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
-from rastudy.paths import read_json, root, write_atomic, write_json
+from rastudy.paths import expand, read_json, root, write_atomic, write_json
 
 SHARD = 256  # pictures
 TABLE = ("offset", "height", "width", "crc32")  # int64 columns of a shard's table; height 0: unreadable, left out
@@ -118,7 +118,7 @@ def table_file(folder: Path, shard: int) -> Path:
 def cache_folder(photos: FilePhotos, parent: str | Path = "") -> Path:
     """The folder of these photographs' cache: under ``parent``, by default ``runs/cache``."""
     place = hashlib.sha256(str(photos.folder.absolute()).encode()).hexdigest()[:8]
-    caches = Path(parent).expanduser() if parent else root() / "runs" / "cache"
+    caches = expand(parent) if parent else root() / "runs" / "cache"
     return caches / f"{photos.folder.name}-{photos.resize}-{place}"
 
 
@@ -160,7 +160,8 @@ def open_cache(
         first = photos.folder / photos.files[unreadable[0]]
         raise StudyError(f"{first}: not a readable picture; mend it and rebuild the cache, or set skip_unreadable")
     if len(unreadable):
-        warnings.warn(f"{photos.folder}: skipped {len(unreadable)} pictures that cannot be read", stacklevel=2)
+        named = ", ".join(photos.files[k] for k in unreadable[:10]) + ", ..." * (len(unreadable) > 10)
+        warnings.warn(f"{photos.folder}: skipped {len(unreadable)} pictures that cannot be read: {named}", stacklevel=2)
     return CachedPhotos(folder, whole[usable], photos.subset(usable)), usable
 
 
@@ -233,7 +234,7 @@ def expected_bytes(photos: FilePhotos, sample: int = 200) -> float:
 def _build(
     folder: Path, photos: FilePhotos, shards: Sequence[int], workers: int, skip_unreadable: bool, log: Callable[[str], object]
 ) -> None:
-    for leftover in folder.glob(".*.bin.*"):  # of a process that was killed
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed
         leftover.unlink()
     parts = [photos.subset(range(shard * SHARD, min((shard + 1) * SHARD, len(photos)))) for shard in shards]
     jobs = [folder] * len(parts), shards, parts, [skip_unreadable] * len(parts)
@@ -272,12 +273,15 @@ def _write_shard(folder: Path, shard: int, photos: FilePhotos, skip_unreadable: 
     return len(photos)
 
 
-def cache_command(args: argparse.Namespace) -> None:
-    data = Path(args.data).expanduser()
+def cache_command(args: argparse.Namespace) -> int:
+    lost = 0
+    data = expand(args.data)
     for part in args.part or [name for name in ("train", "val") if (data / name).is_dir()] or [""]:
         files = FilePhotos(data / part, list_pictures(data / part), args.resize)
-        photos, _ = open_cache(files, args.cache_dir, args.workers, args.skip_unreadable, args.rebuild)
+        photos, usable = open_cache(files, args.cache_dir, args.workers, True, args.rebuild)
+        lost += len(files) - len(usable)
         damage = verify(photos) if args.verify else []
         if damage:
             raise StudyError("; ".join([*damage, _remedy(photos.folder)]))
         print(f"{photos.folder}: {len(photos)} pictures{', every checksum agrees' * args.verify}")
+    return int(bool(lost) and not args.skip_unreadable)

@@ -7,6 +7,7 @@ P (and T) run once per picture and feed all target R's. What comes out per pictu
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +24,8 @@ from rastudy.config import Config, make_config
 from rastudy.data import distributed
 from rastudy.data.datasets import PictureSet, names_of_classes, read_folder
 from rastudy.data.degradations import round_to_8_bits
+from rastudy.data.image_files import list_pictures
+from rastudy.data.imagenet import part_of
 from rastudy.data.loaders import data_version, evaluation_batches, load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
@@ -38,7 +41,7 @@ from rastudy.grid import Run
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.models.processors import ResnetGenerator, apply_processor, build_processor
 from rastudy.models.weight_files import sha256
-from rastudy.paths import read_json, write_csv, write_json
+from rastudy.paths import expand, read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
 from rastudy.registry import is_variant
 from rastudy.training.launch import torchrun
@@ -231,25 +234,30 @@ def train_command(args: argparse.Namespace) -> None:
             evaluate(config, split.strip())
 
 
-def evaluate_command(args: argparse.Namespace) -> None:
-    rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device,
-                          args.skip_unreadable, args.classes)  # fmt: skip
+def evaluate_command(args: argparse.Namespace) -> int:
+    failed: list[str] = []
+    rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device, args.classes,
+                          failed)  # fmt: skip
     for row in rows:
         print(f"{row['target_arch']:20s} {row['metric']:22s} {row['value']:8.3f}   n = {row['n_images']}")
     if args.out:
         write_csv(args.out, rows, COLUMNS)
+    for problem in failed:
+        print(f"left out: {problem}", file=sys.stderr)
+    return int(bool(failed) and not args.skip_unreadable)
 
 
 def evaluate_files(
     processor_file: Path, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
-    device: str = "auto", skip_unreadable: bool = False, classes: str = "",
+    device: str = "auto", classes: str = "", failed: list[str] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
 
     The folders are matched by name with the classes of P's data set (ImageNet's: wnids). Of a P of the user's own pictures
     they stand for R's labels in sorted order, or in that of ``classes``; elsewhere ``classes`` states which of them to read.
+    ``failed`` takes a sentence for each picture that cannot be used, which is then left out; else it is a StudyError.
     """
-    config = config_of(processor_file, device, skip_unreadable=skip_unreadable)
+    config = config_of(processor_file, device, skip_unreadable=failed is not None)
     if config.task != task:
         raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
     if data:
@@ -269,10 +277,12 @@ def evaluate_files(
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
     if data and not config.of_photographs:
         known, stated = names_of_classes(config.dataset), config.stated_classes
-        pixels, labels, names = read_folder(Path(data).expanduser(), config.image_size, skip_unreadable, known, stated)
+        pixels, labels, names = read_folder(expand(data), config.image_size, False, known, stated, failed)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), names)
     else:
         pictures = load_pictures(config, "test")
+        if data and failed is not None and (lost := len(list_pictures(part_of(data, "test")[0])) - len(pictures)):
+            failed.append(f"{lost} photographs, which the warning above names")
     arrays = predict(config, pictures, targets, processor.to(place), transformer and transformer.to(place))
     about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": pictures.name,
              "targets": {target.name: target.weights for target in targets}}  # fmt: skip

@@ -15,7 +15,7 @@ from rastudy.models import pretrained
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, folded
 from rastudy.models.small_nets import build_small, n_classes_of
 from rastudy.models.weight_files import load_state, read_pinned, sha256
-from rastudy.paths import WEIGHTS
+from rastudy.paths import WEIGHTS, expand
 from rastudy.registry import bounds_of, check_spec, half_of, kind_of, small_arch
 
 N_IMAGENET = 1000  # classes
@@ -66,7 +66,11 @@ class Classifier(Frozen):
         return F.cross_entropy(self(pictures).float(), label)
 
     def _read(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.net((pictures - self.mean) / self.std)[:, self.classes]
+        logits = self.net((pictures - self.mean) / self.std)
+        if not (isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == len(pictures)):
+            given = f"a tensor {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+            raise StudyError(f"recogniser {self.name} gives {given}; it must give logits ({len(pictures)}, K): wrap it so")
+        return logits[:, self.classes]
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """The output (N, C, h, w) of R's last module of type ``nn.ReLU`` with a spatial extent.
@@ -119,7 +123,7 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
         raise StudyError(f"recogniser {spec!r}: {name} has its own weights; for others write module:function@FILE")
     if kind in ("timm", "own", "torchscript") and not path.is_file():
         form = "torchscript:FILE" if kind == "torchscript" else f"{name}@FILE"
-        raise StudyError(f"recogniser {spec!r}: no such file of weights; write {form}")
+        raise StudyError(f"recogniser {spec!r}: no such file of weights ({path}); write {form}")
     classifier = _load_small(name, path) if kind == "small" else Classifier(*pretrained.LOADERS[kind](name, path))
     whole, half = half_of(dataset)
     if half and whole == "imagenet":
@@ -136,13 +140,13 @@ def _find(spec: str, dataset: str) -> tuple[str, str, Path]:
     """A recogniser's name, its kind (of the registry's, or timm, own, torchscript) and the file of its weights."""
     name, _, file = spec.partition("@")
     if name.startswith("torchscript:"):
-        path = Path(spec.removeprefix("torchscript:")).expanduser()
+        path = expand(spec.removeprefix("torchscript:"))
         return path.stem, "torchscript", path
     kind = "small" if small_arch(name) else kind_of(name)
     if kind in ("small", "detector"):
-        return name, kind, Path(file).expanduser() if file else WEIGHTS / dataset / f"{name}.safetensors"
+        return name, kind, expand(file) if file else WEIGHTS / dataset / f"{name}.safetensors"
     if ":" in name:
-        return name, "timm" if name.startswith("timm:") else "own", Path(file).expanduser()
+        return name, "timm" if name.startswith("timm:") else "own", expand(file)
     if kind == "lite":
         return name, kind, pretrained.lite_file(name)
     return name, "torchvision", pretrained.torchvision_address(name)[1]

@@ -162,9 +162,15 @@ def load_own(name: str, path: Path) -> Pretrained:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        net = getattr(importlib.import_module(module), function)()
+        build = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise StudyError(f"recogniser {name!r} cannot be imported from {Path.cwd()}: {error}") from error
+    try:
+        net = build()
+    except Exception as error:  # the user's own code may raise anything
+        raise StudyError(f"recogniser {name!r}: {function}() raised {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise StudyError(f"recogniser {name!r}: {function}() gives a {type(net).__name__}, not a torch.nn.Module")
     mean, std = getattr(net, "mean", (0.0, 0.0, 0.0)), getattr(net, "std", (1.0, 1.0, 1.0))
     net = load_state(net, load_state_file(path), path).to(memory_format=torch.channels_last)
     return Pretrained(name, net, sha256(path)[:8], mean, std)
@@ -173,8 +179,8 @@ def load_own(name: str, path: Path) -> Pretrained:
 def load_torchscript(name: str, path: Path) -> Pretrained:
     try:
         net = torch.jit.load(path, map_location="cpu")
-    except RuntimeError as error:
-        raise StudyError(f"{path}: not a TorchScript module ({error})") from error
+    except Exception as error:  # torch.jit raises many types
+        raise StudyError(f"{path}: not a TorchScript module ({str(error).splitlines()[0]})") from error
     return Pretrained(name, net, sha256(path)[:8], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from rastudy.errors import StudyError
 from rastudy.paths import write_atomic
 
+WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")  # of checkpoints, the wanted one first
+
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hex digits."""
@@ -50,11 +52,26 @@ def read_pinned(path: Path, command: str) -> tuple[dict[str, torch.Tensor], dict
 
 
 def load_state_file(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from safetensors or from torch.save's format; executes nothing from the file."""
+    """Read a state dict from safetensors or from torch.save's format; executes nothing from the file.
+
+    What training programs put around it is taken off: a dict with one of ``WRAPPERS``, and ``module.`` before every name.
+    """
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many types; all mean that this file is not a state dict
         raise StudyError(f"{path}: not a readable state dict ({type(error).__name__}: {error})") from error
+    while isinstance(found, Mapping) and (inner := next((found[name] for name in WRAPPERS if name in found), None)) is not None:
+        if not isinstance(inner, Mapping):
+            break
+        found = inner
+    if not (isinstance(found, Mapping) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
+        holds = (
+            f"a dict of {', '.join(map(str, list(found)[:5]))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        )
+        raise StudyError(f"{path}: holds {holds}, not a state dict; save the network's state_dict()")
+    if all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): value for name, value in found.items()}
+    return dict(found)
 
 
 def load_state(net: nn.Module, state: dict[str, torch.Tensor], path: Path) -> nn.Module:

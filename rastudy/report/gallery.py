@@ -27,6 +27,7 @@ from rastudy.evaluation.evaluate import load_pictures
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.processors import apply_processor
+from rastudy.paths import expand
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_name, task_name
 from rastudy.report.style import degradations_in, finish, panels
@@ -143,7 +144,7 @@ def _colour(guess: int, label: int) -> str:
 def own_pictures(config: Config, place: str = "", count: int = 4) -> dict[str, Image.Image]:
     """The first pictures of a file or folder by name; without one scikit-learn's photographs, degraded as the config has it."""
     if place:
-        return {path.name: open_picture(path)[0] for path in files_of(Path(place).expanduser())[:count]}
+        return {path.name: open_picture(path)[0] for path in files_of(expand(place))[:count]}
     data, found = load_sample_images(), {}
     for k, (name, photo) in enumerate(zip(data.filenames, data.images, strict=True)):
         height, width = (length // 4 * 4 for length in photo.shape[:2])  # divides by the factor

@@ -23,7 +23,7 @@ from PIL import Image
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
-from rastudy.paths import CHECKOUT, NOTEBOOKS, PACKAGE, results_folder, root, write_atomic
+from rastudy.paths import CHECKOUT, NOTEBOOKS, PACKAGE, expand, need_checkout, results_folder, root, write_atomic
 from rastudy.presets import PRESETS
 from rastudy.registry import TASKS, dataset_of, display_name, short_name
 from rastudy.report import results_page as readme
@@ -280,10 +280,11 @@ def parameters_of(studies: Sequence[str], data: str) -> Iterator[tuple[str, str]
     if data and len(with_folder) != 1:
         raise StudyError(f"--data is the folder of one study's pictures, not of {len(with_folder)}; name it with --preset")
     yield "preset", with_folder[0] if data else next((n for n in studies if n == "digits"), studies[0])
-    yield "data_dir", str(Path(data).absolute()) if data else ""
+    yield "data_dir", str(expand(data).absolute()) if data else ""
 
 
 def report_command(args: argparse.Namespace) -> int:
+    need_checkout("the report")
     if args.readme:
         readme.refresh_readme()
         return 0

@@ -14,8 +14,8 @@ import papermill
 
 from rastudy.analysis.tables import TABLES
 from rastudy.boundaries import measure as boundaries
-from rastudy.errors import CANNOT_WRITE
-from rastudy.paths import NOTEBOOKS, PACKAGE, results_folder, root, write_atomic, write_json
+from rastudy.errors import told
+from rastudy.paths import NOTEBOOKS, PACKAGE, expand, need_checkout, results_folder, root, write_atomic, write_json
 from rastudy.presets import degradations
 from rastudy.report.kernels import stop_kernels, use_warm_kernels
 
@@ -30,6 +30,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
 
     A run in progress is ``*.running.ipynb``, a failed one stays as ``*.failed.ipynb``.
     """
+    need_checkout("executing a notebook")
     running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,7 +41,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
         if running.is_file():
             os.replace(running, failed)
         if isinstance(error, OSError):  # papermill's own, of a notebook that it cannot write
-            return CANNOT_WRITE.format(error)
+            return told(error)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
     os.replace(running, output)
     failed.unlink(missing_ok=True)
@@ -80,7 +81,7 @@ def reading_notebooks(
     with kernel_pool(jobs) as pool:
         if preset != "digits":
             parameters = {"preset": preset, "task": degradations(preset)[-1][0]} | parameters
-        parameters |= {"data_dir": str(Path(data_dir).absolute())} if data_dir else {}
+        parameters |= {"data_dir": str(expand(data_dir).absolute())} if data_dir else {}
         own = {BOUNDARIES: {"task": measured[-1][0], "strength": measured[-1][1]}} if measured else {}
         given = {path: parameters | own.get(path.stem, {}) for path in outputs}
         futures = {path.stem: pool.submit(execute, NOTEBOOKS / path.name, path, given[path]) for path in outputs}

@@ -6,13 +6,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rastudy import registry
 from rastudy.analysis.comparisons import ESTIMATE
-from rastudy.analysis.style import rows_of
+from rastudy.analysis.style import rows_of, theme
 from rastudy.errors import StudyError
 from rastudy.presets import degradations
 
@@ -26,7 +25,7 @@ BESIDE_TOP: Style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameo
 
 def panels(rows: int, columns: int, size: tuple[float, float], style: str = "whitegrid", **settings: Any) -> tuple[Figure, Any]:
     """A figure of ``size`` inches and its axes, always (rows, columns)."""
-    sns.set_theme(style=style, context="notebook")
+    theme(style)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **settings)
 
 

@@ -39,7 +39,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
-from rastudy.presets import PRESETS
+from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name
 from rastudy.restore import image_io
 from rastudy.restore.image_io import FORMATS, MODES, eight_bit
@@ -71,6 +71,13 @@ def load(
         if config.is_baseline:
             raise StudyError(f"mode={mode!r} has no P; use one of {', '.join(PRESETS[preset]['modes'])}")
         file = weights_file(config)
+        if not file.is_file():
+            runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
+            there = [f"--strength {run.strength:g}" for run in runs if weights_file(run).is_file()]
+            raise StudyError(
+                f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
+                f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these"
+            )
     else:
         config = config_of(file, device)
         if config.task != task:
@@ -263,7 +270,7 @@ def verdict_lines(picture: Image.Image, restored: Image.Image, models: Models, r
 def restore_command(args: argparse.Namespace) -> int:
     models = load(args.preset, args.task, args.mode, args.strength, args.processor, args.device)
     readers = [] if args.classify is None else available_readers(models.config, args.classify)
-    failed = restore_files([path.expanduser() for path in args.input], args.out.expanduser(), models, readers)
+    failed = restore_files(args.input, args.out, models, readers)
     if failed:
         _say(f"{len(failed)} of the pictures could not be restored")
     return int(bool(failed))

@@ -18,6 +18,7 @@ from rastudy.data.loaders import EVALUATION_BATCH, Batch
 from rastudy.data.photo_cache import FilePhotos, expected_bytes
 from rastudy.models.classifiers import Classifier, without_weights
 from rastudy.models.detectors import Detector, load_source
+from rastudy.paths import expand
 from rastudy.training.steps import Models, step_of
 from rastudy.training.weights import build_models
 
@@ -56,7 +57,7 @@ def _training_pictures(config: Config) -> int:
     if config.train_images:
         return config.train_images
     data = registry.dataset_of(config.dataset)
-    if data.photographs and config.data_dir and Path(config.data_dir).expanduser().is_dir():
+    if data.photographs and config.data_dir and expand(config.data_dir).is_dir():
         folder, to_split = part_of(config.data_dir, "train")
         return len(list_pictures(folder)) - config.val_images - to_split * config.test_images
     return data.train - (config.val_images if data.photographs else 0)
@@ -171,7 +172,7 @@ def disk_of(configs: Iterable[Config]) -> float:
         total += (config.val_images + _test_pictures(config)) * (12 * len(config.targets) + 20)
         if not config.is_baseline:
             total += 4 * _trained_bytes(config)
-        if config.of_photographs and config.cache_dir != "none" and Path(config.data_dir).expanduser().is_dir():
+        if config.of_photographs and config.cache_dir != "none" and expand(config.data_dir).is_dir():
             for folder in {part_of(config.data_dir, split)[0] for split in ("train", "test")} - caches.keys():
                 if folder.is_dir():
                     photos = FilePhotos(folder, list_pictures(folder), config.resize)

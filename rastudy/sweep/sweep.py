@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
@@ -24,7 +23,7 @@ from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.grid import Run, in_order, is_first, merge, select
-from rastudy.paths import NOTEBOOKS, results_folder, root, write_csv
+from rastudy.paths import NOTEBOOKS, expand, results_folder, root, write_csv
 from rastudy.presets import PRESETS
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
@@ -205,7 +204,7 @@ def transfers(args: argparse.Namespace) -> dict[str, str]:
         read_direction(args.preset, direction, args.data, args.jobs, args.black_box, log=_say)
         output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
         given = {"preset": args.preset, "direction": direction, "black_box": args.black_box}
-        given |= {"data_dir": str(Path(args.data).absolute())} if args.data else {}
+        given |= {"data_dir": str(expand(args.data).absolute())} if args.data else {}
         with kernel_pool(1) as pool:
             problem = pool.submit(execute, NOTEBOOKS / "05_transfer.ipynb", output, given).result()
         if problem:

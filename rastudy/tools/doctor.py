@@ -19,13 +19,14 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from packaging.requirements import Requirement
 from torchvision import datasets
 
-from rastudy.data.datasets import load_split
-from rastudy.data.image_files import list_pictures
+from rastudy.data.datasets import CIFAR10, CIFAR10_FILES, load_split
+from rastudy.data.image_files import is_picture, list_folders, list_pictures
 from rastudy.errors import StudyError
 from rastudy.models.pretrained import needs_download, torchvision_address
 from rastudy.models.weight_files import pinned_hashes, sha256
-from rastudy.paths import WEIGHTS, results_folder, root
+from rastudy.paths import WEIGHTS, expand, results_folder, root
 from rastudy.presets import PRESETS
+from rastudy.registry import DATASETS
 from rastudy.training.run_store import read_records
 
 NEEDED_BY = {  # an extra: the part of the study that needs it
@@ -161,15 +162,25 @@ def data(folder: str) -> Iterator[Finding]:
         step = f"rastudy doctor --data DIR checks a folder; {datasets.CIFAR10.url}, {IMAGENET_ADDRESS}"
         yield Finding("absent", "CIFAR-10 and ImageNet (for their presets): no folder was named", step)
         return
-    place = Path(folder).expanduser()
+    place = expand(folder)
     try:
-        if (place / datasets.CIFAR10.base_folder).is_dir() or ((place / "train").is_dir() and (place / "test").is_dir()):
-            pictures = [load_split("cifar10", split, 0, n_val=0, data_dir=folder) for split in ("train", "test")]
-            what = f"{place}: CIFAR-10, {' and '.join(f'{len(part):,} {part.split}' for part in pictures)} pictures"
-            yield checked([*map(len, pictures)] == [50_000, 10_000], what, "of 50,000 and 10,000; unpack it again")
+        in_parts = (place / "train").is_dir() and (place / "test").is_dir()
+        if in_parts or (place / CIFAR10_FILES).is_dir():
+            own = in_parts and not set(CIFAR10) & set(list_folders(place / "train"))
+            name = "folder" if own else "cifar10"
+            pictures = [load_split(name, split, 0, n_val=0, data_dir=folder) for split in ("train", "test")]
+            counts = " and ".join(f"{len(part):,} {part.split}" for part in pictures)
+            whole = own or [*map(len, pictures)] == [50_000, 10_000]
+            what = f"{place}: {DATASETS[name].shown}, {counts} pictures"
+            yield checked(whole, what, "of 50,000 and 10,000; unpack it again")
         else:
-            what = f"{place}: {len(list_pictures(place)):,} photographs"
+            files = list_pictures(place)
+            bad = [name for name in files if not is_picture(place / name)]
+            what = f"{place}: {len(files):,} photographs"
             yield Finding("ok", f"{what}, for the presets imagenet, imagenet_small and imagenet_lite")
+            if bad:
+                step = "mend or remove them, or run with skip_unreadable"
+                yield Finding("wrong", f"{place}: {len(bad):,} cannot be opened, the first {bad[0]}", step)
     except StudyError as error:
         yield Finding("wrong", f"{place}: no data set of the study's", str(error))
 

@@ -86,8 +86,9 @@ def is_trained(config: Config) -> bool:
 
 
 def write_trained(config: Config, curve: list[dict]) -> None:
-    """The marker of a finished training: digest of P, versions of the code, training curve."""
-    marker = {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY), "curve": curve}
+    """The marker of a finished training: digest of P, versions of the code, training curve, what it ran on."""
+    marker = {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY), "curve": curve,
+              "provenance": provenance(config)}  # fmt: skip
     write_json(run_folder(config) / "trained.json", marker)
 
 
@@ -211,13 +212,24 @@ def _code_hash(source: str) -> str:
 
 
 def provenance(config: Config) -> dict[str, str]:
-    """What a run ran on: versions, device, threads."""
+    """What a run ran on: versions, device, the CPU and the instructions that torch uses of it, threads."""
     device = config.torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-        "device": f"{device.type} ({name})", "threads": str(config.threads),
+        "device": f"{device.type} ({name})", "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(config.threads),
     }  # fmt: skip
+
+
+@lru_cache
+def _cpu() -> str:
+    """The CPU's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def describe(config: Config, inputs: Iterable[str] = ()) -> None:

@@ -50,7 +50,7 @@ def save_weights(path: Path, net: nn.Module, config: Config, **others: str) -> N
 def load_weights(path: Path, net: nn.Module) -> nn.Module:
     """Load a state dict that :func:`save_weights` wrote; StudyError where that is missing, damaged, unfit or not finite."""
     if not path.is_file():
-        raise StudyError(f"{path}: no such weights; rastudy train makes them, and git restores committed ones")
+        raise StudyError(f"{path}: no such weights; rastudy train makes them")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -26,7 +26,7 @@ from torch import nn
 
 from rastudy.data.degradations import to_uint8
 from rastudy.errors import StudyError
-from rastudy.paths import read_json, root, write_json
+from rastudy.paths import expand, read_json, root, write_json
 
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
 
@@ -246,7 +246,7 @@ def open_black_box(spec: str) -> BlackBox:
     if kind == "tesseract" and not rest:
         return Tesseract()
     if kind == "service" and rest:
-        return Service(Path(rest).expanduser())
+        return Service(expand(rest))
     if kind == "function" and rest:
         return Function(rest)
     raise StudyError(f"black_box={spec!r} is unknown; use tesseract, service:FILE.json or function:MODULE:NAME")

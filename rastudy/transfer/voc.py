@@ -73,24 +73,39 @@ def voc_pictures(folder: Path, split: str) -> tuple[torchvision.datasets.VOCDete
         data = torchvision.datasets.VOCDetection(str(folder), year="2007", image_set=split)
     except (RuntimeError, OSError) as error:
         raise StudyError(f"{folder}: no VOCdevkit/VOC2007 with ImageSets/Main/{split}.txt here ({error})") from error
-    truth, difficult = [], []
-    for place in range(len(data)):
-        objects = data.parse_voc_xml(_root_of(data.annotations[place]))["annotation"].get("object", [])
-        corners = [[float(one["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
-        boxes = np.array(corners, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32)  # VOC counts pixels from 1
-        labels = [one["name"] for one in objects]
-        unknown = sorted(set(labels) - set(VOC_CLASSES))
-        if unknown:
-            raise StudyError(f"{data.annotations[place]}: {unknown[0]!r} is none of VOC's classes")
-        truth.append(Boxes(boxes, np.array([VOC_CLASSES.index(label) for label in labels], np.int64)))
-        difficult.append(np.array([one.get("difficult", "0") == "1" for one in objects], bool))
-    return data, truth, difficult
+    listed = [k for k, path in enumerate(data.images) if not Path(path).name.startswith(".")]  # a list may have blank lines
+    data.images, data.targets = [data.images[k] for k in listed], [data.targets[k] for k in listed]
+    found = [_objects_of(data, place) for place in range(len(data))]
+    return data, [boxes for boxes, _ in found], [hard for _, hard in found]
 
 
-def _root_of(path: str) -> ElementTree.Element:
+def _objects_of(data: torchvision.datasets.VOCDetection, place: int) -> tuple[Boxes, np.ndarray]:
+    """A picture's boxes, and which are difficult; StudyError where its annotation or the picture cannot be used."""
+    path = Path(data.annotations[place])
+    for file in (path, Path(data.images[place])):
+        if not file.is_file():
+            raise StudyError(f"{file}: missing, and listed in ImageSets; unpack VOC again, or take it off the list")
+    boxes, labels, hard = [], [], []
+    for k, one in enumerate(_root_of(path).findall("object"), 1):
+        found = one.findall("bndbox")
+        corners = [found[0].findtext(name) if len(found) == 1 else None for name in ("xmin", "ymin", "xmax", "ymax")]
+        try:
+            boxes.append([float(corner or "none") for corner in corners])
+        except ValueError as error:
+            raise StudyError(f"{path}: object {k} needs one bndbox with xmin, ymin, xmax and ymax, in numbers") from error
+        name = (one.findtext("name") or "").strip()
+        if name not in VOC_CLASSES:
+            raise StudyError(f"{path}: {name!r} is none of VOC's classes")
+        labels.append(VOC_CLASSES.index(name))
+        hard.append((one.findtext("difficult") or "0").strip() == "1")
+    corners_of = np.array(boxes, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32)  # VOC counts pixels from 1
+    return Boxes(corners_of, np.array(labels, np.int64)), np.array(hard, bool)
+
+
+def _root_of(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # or an encoding that nobody knows
         raise StudyError(f"{path}: not a readable annotation ({error})") from error
 
 
