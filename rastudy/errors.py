@@ -13,6 +13,10 @@ class StudyError(ValueError):
     """Something the user gave cannot be used. The message names the value, and the allowed ones or the fix."""
 
 
+class NothingToShow(StudyError):
+    """A figure's runs have not been made: of a part of the grid that is normal. The message says how to make them."""
+
+
 def one_of(name: str, value: object, allowed: Iterable) -> None:
     """Raise StudyError unless ``value`` is one of ``allowed``."""
     allowed = list(allowed)

@@ -300,6 +300,24 @@ def test_a_finished_study_is_listed_as_done(in_finished, capsys):
     assert snapshot(in_finished) == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [
+    ["--set", "test_images=30", "--task", "jpeg", "--mode", "none", "plain", "ra"], ["--task", "sr", "--mode", "ra"],
+    ["--set", "channels=4", "--task", "dn", "--mode", "plain", "ra_unsupervised"], ["--task", "jpeg", "--mode", "clean"],
+], ids=" ".join)  # fmt: skip
+def test_a_part_of_the_grid_goes_to_its_end(tmp_path, sweep, part):
+    """Tables and notebooks say what is missing, and no figure is made of nothing."""
+    done = sweep(tmp_path, "--jobs", "2", *part)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "smoke" / "gains.csv").is_file()
+    notebook = (tmp_path / "runs" / "smoke" / "notebooks" / "02_cross_architecture.ipynb").read_text()
+    assert "image/png" in notebook and '"output_type": "error"' not in notebook
+    figures = {path.stem for path in (tmp_path / "figures" / "smoke").glob("*.png")}
+    own = "--set" not in part  # runs with the preset's settings: their accuracy is drawn, but no gain without plain
+    assert "strengths" in figures and ("accuracy" in figures) == own and "gains" not in figures
+    assert ("no run has smoke's own settings" in done.stdout) != own
+
+
 # --- dry run, misuse, failures
 
 

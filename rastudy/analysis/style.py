@@ -1,15 +1,22 @@
 """What all figures share, and how they are saved."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from rastudy.errors import NothingToShow
 from rastudy.paths import root, write_atomic
 
+Plotted = ParamSpec("Plotted")
+MISSING = "missing"  # the gid of a figure that is a sentence
 AMPLIFIED = 5  # times: the difference that is shown beside the pictures
 
 
@@ -19,8 +26,26 @@ def theme(style: str) -> None:
     sns.set_theme(style=style, context="notebook")
 
 
-def save(figure: Figure, preset: str, name: str) -> Path:
-    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout."""
+def says_what_is_missing(plot: Callable[Plotted, Figure]) -> Callable[Plotted, Figure]:
+    """Make a figure out of a sentence where there is nothing to show; :func:`save` leaves that one out."""
+
+    @wraps(plot)
+    def drawn(*args: Plotted.args, **kwargs: Plotted.kwargs) -> Figure:
+        try:
+            return plot(*args, **kwargs)
+        except NothingToShow as missing:
+            figure = plt.figure(figsize=(9, 0.5))
+            figure.text(0.01, 0.5, str(missing), va="center", fontsize=9, wrap=True)
+            figure.set_gid(MISSING)
+            return figure
+
+    return drawn
+
+
+def save(figure: Figure, preset: str, name: str) -> Path | None:
+    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout; None of a sentence alone."""
+    if figure.get_gid() == MISSING:
+        return None
     path = root() / "figures" / preset / f"{name}.png"
     # no time stamp or version: the same figure gives the same bytes
     write = lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})  # noqa: E731

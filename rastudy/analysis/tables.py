@@ -326,6 +326,10 @@ def main_table(preset: str) -> pd.DataFrame:
     """Top-1 (%) of every R, PSNR (dB) and SSIM, by degradation and mode, on the test pictures; means over that many seeds."""
     table = without_variants(main_cells(load_table(preset, "accuracy"), preset))
     table = table[table["metric"].isin(["top1", "psnr", "ssim"])]
+    if table.empty:  # of a part of the grid, or of other settings than the preset's
+        return pd.DataFrame(
+            columns=["PSNR", "SSIM", "seeds"], index=pd.MultiIndex.from_arrays([[], []], names=("task", "mode"))
+        )
     column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
     shown = [short_name(*key) for key in zip(table["task"], table["strength"], strict=True)]
     wide = table.assign(column=column, task=shown).pivot(index=["task", "mode"], columns="column", values="value")
@@ -333,6 +337,6 @@ def main_table(preset: str) -> pd.DataFrame:
     tasks = [short_name(*key) for key in degradations(preset)]
     rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
     order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]
-    wide = wide.loc[rows, [*order, "PSNR", "SSIM"]]
+    wide = wide.loc[rows].reindex(columns=[*order, "PSNR", "SSIM"])
     wide["seeds"] = table.assign(task=shown).groupby(["task", "mode"])["n_seeds"].max().loc[rows]
     return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})

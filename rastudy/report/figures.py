@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN
-from rastudy.analysis.style import rows_of
+from rastudy.analysis.style import rows_of, says_what_is_missing
 from rastudy.analysis.tables import load_table, main_cells, without_variants
 from rastudy.config import make_config
 from rastudy.presets import PRESETS, degradations
@@ -34,6 +34,7 @@ UNDECIDED = "#808080"
 # --- the main comparison
 
 
+@says_what_is_missing
 def plot_accuracy(preset: str) -> Figure:
     """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per degradation."""
     rows = without_variants(main_cells(load_table(preset, "accuracy"), preset)).query("metric == 'top1'")
@@ -51,6 +52,7 @@ def plot_accuracy(preset: str) -> Figure:
     return finish(figure, f"{_n(rows)} Bars: 95 % intervals over pictures. R in the loss: {source}.", axes[0, -1])
 
 
+@says_what_is_missing
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
     rows = without_variants(main_cells(load_table(preset, "gains"), preset))
@@ -59,6 +61,7 @@ def plot_gains(preset: str) -> Figure:
     return finish(figure, f"{_n(rows)} Top-1 minus plain's on the same pictures, in points; 95 % intervals over pictures.")
 
 
+@says_what_is_missing
 def plot_matrix(preset: str) -> Figure:
     """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per degradation."""
     rows = without_variants(load_table(preset, "gains"))
@@ -98,6 +101,7 @@ def _heatmaps(
     return figure, list(axes[:, 0])
 
 
+@says_what_is_missing
 def plot_paper(preset: str) -> Figure:
     """Our gains beside the paper's (ImageNet), by task and mode: each R a point, ours with intervals.
 
@@ -122,6 +126,7 @@ def plot_paper(preset: str) -> Figure:
     return finish(figure, f"{_n(ours)} {note}", axes[0, -1])
 
 
+@says_what_is_missing
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
     keys, curves = degradations(preset), {run: pd.DataFrame(rows) for run, rows in read_curves(preset).items()}
@@ -143,6 +148,7 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
     return finish(figure, note, axes[0, -1])
 
 
+@says_what_is_missing
 def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     """Top-1 of every R against the strength of each degradation; the preset's strength is marked.
 
@@ -168,6 +174,7 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
 # --- weights, costs and controls
 
 
+@says_what_is_missing
 def plot_tradeoff(preset: str) -> Figure:
     """Validation: gain of source and unseen R's, and PSNR change, against the weight; the chosen weight is marked."""
     rows = load_table(preset, "tradeoff").query("mode != 'ra_transformer'")  # whose weight changes nothing
@@ -212,6 +219,7 @@ def _weights_panel(ax: Axes, cell: pd.DataFrame) -> None:
     ax.set_xlim(weights.min() / 1.5, weights.max() * 1.5)
 
 
+@says_what_is_missing
 def plot_equal_cost(preset: str) -> Figure:
     """Gain over plain by every mode and reader, of ResNet-18's and of unseen R's, with the picture's PSNR."""
     rows = load_table(preset, "equal_cost").query("mode != 'clean'")
@@ -236,6 +244,7 @@ def plot_equal_cost(preset: str) -> Figure:
     return finish(figure, f"n = {sample(rows)[0]}, one seed. Bars: 95 % intervals over pictures.", below=0.08)
 
 
+@says_what_is_missing
 def plot_controls(preset: str) -> Figure:
     """Gain over its baseline of every control, of the source R and of the mean unseen R; a panel per degradation."""
     rows = load_table(preset, "controls")
@@ -262,6 +271,7 @@ def plot_controls(preset: str) -> Figure:
 # --- transfer
 
 
+@says_what_is_missing
 def plot_transfer(table: pd.DataFrame) -> Figure:
     """A direction's gains over plain with intervals, a panel per degradation; open: the same run's gain at home.
 
@@ -287,6 +297,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     return finish(figure, f"{_n(rows)} {note}", axes[0, -1], style.BESIDE_TOP)
 
 
+@says_what_is_missing
 def plot_transfer_summary(table: pd.DataFrame) -> Figure:
     """RA's gain in every direction that was tried, beside the same run's at home: a panel per preset, a line per row."""
     table = table[table["metric"] != "ap_voc07"]

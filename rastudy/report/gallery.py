@@ -16,13 +16,13 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from rastudy.analysis.comparisons import Cell, check_paired
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture
+from rastudy.analysis.style import AMPLIFIED, rows_of, save, says_what_is_missing, show_picture
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_uint8
 from rastudy.data.imagenet import class_names
 from rastudy.data.loaders import evaluation_batches
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import NothingToShow, StudyError, one_of
 from rastudy.evaluation.evaluate import load_pictures
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file
 from rastudy.models.classifiers import Classifier, load_classifier
@@ -101,6 +101,7 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
     return figure
 
 
+@says_what_is_missing
 @torch.inference_mode()
 def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
@@ -116,7 +117,9 @@ def show_restored(config: Config, count: int = 6) -> Figure:
     modes = ("clean", "none", *PRESETS[config.preset]["modes"])
     runs = [make_config(config.preset, config.task, mode, **settings) for mode in modes]
     shown = [run for run in runs if run.is_baseline or weights_file(run).is_file()]
-    shown += [run for run in runs if run.mode == "plain"] * (len(shown) == 2)  # raises, and says how to get its weights
+    if len(shown) == 2:
+        what = f"{config.preset}, {task_name(config.task, config.strength)}"
+        raise NothingToShow(f"Nothing to draw yet: no P of {what} is here; rastudy sweep --preset {config.preset} trains it.")
     lq, gt = _as_evaluated(pictures, shown[1], range(count))
     figure, axes = panels(count, len(shown), (1.75 * len(shown), 2.0 * count), "white")
     for run, column in zip(shown, axes.T, strict=True):
@@ -222,6 +225,7 @@ def turned_table(preset: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TURNED))
 
 
+@says_what_is_missing
 def plot_turned_counts(preset: str) -> Figure:
     """Bars: pictures that RA turns to right, and to wrong, by R; a panel per degradation."""
     table = turned_table(preset)

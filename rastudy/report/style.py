@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rastudy import registry
 from rastudy.analysis.comparisons import ESTIMATE
 from rastudy.analysis.style import rows_of, theme
-from rastudy.errors import StudyError
+from rastudy.errors import NothingToShow
 from rastudy.presets import degradations
 
 Degradation = tuple[str, float]  # task and strength
@@ -33,9 +33,9 @@ def degradations_in(rows: pd.DataFrame, preset: str) -> list[Degradation]:
     """The preset's degradations that a table has rows of; StudyError where there is none."""
     keys = [key for key in degradations(preset) if len(rows_of(rows, key))]
     if not keys:
-        raise StudyError(
-            f"results/{preset} has no run with the preset's own settings, so there is nothing to draw; run rastudy sweep "
-            f"--preset {preset} first"
+        raise NothingToShow(
+            f"Nothing to draw yet: results/{preset} has no run of this kind with the preset's own settings; rastudy sweep "
+            f"--preset {preset} makes them."
         )
     return keys
 

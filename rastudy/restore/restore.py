@@ -76,7 +76,8 @@ def load(
             there = [f"--strength {run.strength:g}" for run in runs if weights_file(run).is_file()]
             raise StudyError(
                 f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
-                f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these"
+                f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these; "
+                "committed ones are in a clone of the repository, and --processor FILE takes any"
             )
     else:
         config = config_of(file, device)

@@ -24,7 +24,7 @@ from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.grid import Run, in_order, is_first, merge, select
 from rastudy.paths import NOTEBOOKS, expand, results_folder, root, write_csv
-from rastudy.presets import PRESETS
+from rastudy.presets import PRESETS, degradations
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
 from rastudy.report.results_page import refresh_readme
@@ -194,6 +194,8 @@ def _read_notebooks(args: argparse.Namespace, config: Config, seconds: dict[str,
             similarity.update(args.preset, keys if args.full else keys[-1:], args.full, args.jobs, log=_say, **where)
     with timed(seconds, "notebooks and figures"):
         shown = {"task": config.task, "cache_dir": config.cache_dir} if config.of_photographs else {}
+        if config.task != degradations(args.preset)[-1][0]:  # a part of the grid without the task that notebooks show
+            shown = {"task": config.task} | shown
         return reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
 
 
@@ -218,7 +220,9 @@ def transfers(args: argparse.Namespace) -> dict[str, str]:
 
 def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object] = print) -> None:
     """The main table, the time of each part, and the paths of what was written."""
-    log("\n" + main_table(preset).to_string() + "\n")
+    found = main_table(preset)
+    none = f"no run has {preset}'s own settings; accuracy.csv and gains.csv have what was run"
+    log(f"\n{found.to_string() if len(found) else none}\n")
     for part, value in seconds.items():
         log(f"{part:28s} {value / 60:6.1f} min")
     folder = results_folder(preset).relative_to(root())
