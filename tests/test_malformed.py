@@ -10,9 +10,11 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import string
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import cache, partial
@@ -28,7 +30,9 @@ from safetensors.torch import save
 from rastudy.analysis import tables
 from rastudy.boundaries import tables as similarity
 from rastudy.config import Config, configure, make_config
-from rastudy.data.datasets import read_folder
+from rastudy.data.datasets import load_split, read_folder
+from rastudy.data.image_files import list_pictures
+from rastudy.data.photo_cache import FilePhotos, open_cache
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate_files
 from rastudy.evaluation.predictions import COLUMNS, KEY, load_csv, load_predictions, read_table, save_predictions
@@ -37,7 +41,8 @@ from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import build_processor
 from rastudy.paths import read_json, results_folder, write_csv
 from rastudy.restore.image_io import open_picture
-from rastudy.restore.restore import load, restore_files
+from rastudy.restore.restore import files_of, load, restore_files
+from rastudy.tools import doctor
 from rastudy.training.run_store import claim_folder, run_folder
 from rastudy.training.weights import load_weights, read_metadata
 from rastudy.transfer import tables as transfer
@@ -52,7 +57,7 @@ def refused_or_handled(folder: Path | None = None, named: str = "") -> Iterator[
     """What is done inside ends well, or in a StudyError that says something and holds ``named``; ``folder`` stays as it was."""
 
     def listed() -> dict[Path, int]:
-        return {path: path.stat().st_size for path in folder.rglob("*")} if folder else {}
+        return {path: path.lstat().st_size for path in folder.rglob("*")} if folder else {}
 
     def hangs(*_: object) -> None:
         raise AssertionError(f"not done after {SECONDS} s")
@@ -266,6 +271,71 @@ def test_folders_of_pictures(tmp_path, data):
         pictures, labels, classes = read_folder(tmp_path / "data", 24)
         assert pictures.shape == (1, 24, 24, 3) and labels.tolist() == [0] and classes == ("cat",)
     path.unlink()
+
+
+names = st.one_of(
+    st.sampled_from([b"a.png", b"A.PNG", b"b.jpg", b"c.jfif", b"._a.png", b".hidden", b"Thumbs.db", b"__MACOSX", b"@eaDir",
+                     b"cat", b"dog", b"val", b"train", b"test", b"n01440764", b"\xff\xfe.png", b"new\nline.png", b"a b,c;d.png",
+                     "\u00fc\u0308.webp".encode(), b"-o.png", b"~.png", b"x" * 250 + b".png"]),
+    st.binary(min_size=1, max_size=12).filter(lambda b: b not in (b".", b"..") and not set(b) & {0, ord("/")}),
+)  # fmt: skip
+leaves = st.one_of(
+    st.sampled_from(
+        ["whole", "small", "text", "empty", "dead link", "link to itself", "link up", "link across", "pipe", "closed"]
+    ),
+    st.binary(max_size=60),
+)  # fmt: skip
+trees = st.recursive(leaves, lambda inner: st.dictionaries(names, inner, max_size=4), max_leaves=10)
+
+
+def grow(place: bytes, tree: object, top: bytes) -> None:
+    """Make a file, a link, a pipe or a folder of them; what the system refuses is not made."""
+    if isinstance(tree, dict):
+        os.makedirs(place, exist_ok=True)
+        for name, inner in tree.items():
+            with contextlib.suppress(OSError):
+                grow(os.path.join(place, name), inner, top)
+    elif isinstance(tree, bytes) or tree in ("whole", "small", "text", "empty", "closed"):
+        content = {"whole": whole(".png"), "small": tiny(), "text": b"no picture", "empty": b"", "closed": whole(".png")}
+        with open(place, "wb") as file:
+            file.write(content.get(tree, tree) if isinstance(tree, str) else tree)
+        os.chmod(place, 0 if tree == "closed" else 0o644)
+    elif tree == "pipe":
+        os.mkfifo(place)
+    else:
+        targets = {"dead link": b"nowhere", "link to itself": os.path.basename(place), "link up": top, "link across": b"a.png"}
+        os.symlink(targets[tree], place)
+
+
+@cache
+def tiny() -> bytes:
+    with io.BytesIO() as file:
+        Image.new("RGB", (3, 2)).save(file, "PNG")
+        return file.getvalue()
+
+
+@settings(many, max_examples=300)
+@given(st.dictionaries(names, trees, max_size=5))
+def test_folders_of_anything(tmp_path, study_root, tree):
+    """Every function that takes a user's folder lists and reads it, or refuses it in a sentence; nothing is written into it."""
+    folder = tmp_path / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    grow(os.fsencode(folder), tree, os.fsencode(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for read in (
+            list_pictures, lambda place: read_folder(place, 24), lambda place: read_folder(place, 24, failed=[]),
+            lambda place: FilePhotos(place, list_pictures(place), 32).stamp(),
+            lambda place: open_cache(FilePhotos(place, list_pictures(place), 32), study_root / "cache", skip_unreadable=True,
+                                     log=lambda _: None),
+            lambda place: load_split("cifar10", "val", 0, n_val=1, data_dir=str(place)),
+            lambda place: load_split("folder", "test", 0, data_dir=str(place)),
+            lambda place: load_split("imagenet", "test", 0, n_val=0, data_dir=str(place), cache_dir="none", size=24, resize=32),
+            lambda place: list(doctor.data(str(place))), files_of,
+        ):  # fmt: skip
+            with refused_or_handled(folder):
+                read(folder)
+    shutil.rmtree(study_root / "cache", ignore_errors=True)
 
 
 # --- weights

@@ -68,6 +68,11 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         raise StudyError(f"{folder}: cannot be read ({error.strerror}); change its permissions, or move it away") from error
 
 
+def is_dead_link(path: str | Path) -> bool:
+    """Whether it is a link to nothing: reading it names the picture that is missing."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def _is_debris(name: str) -> bool:
     return name.startswith(".") or name.lower() in BY_PROGRAMS
 
@@ -84,8 +89,8 @@ def _walk(folder: Path, prefix: str, listed: set[Path], kinds: Collection[str], 
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", listed, kinds, left_out)
             elif entry.is_symlink():
                 left_out[LISTED] += 1
-        elif os.path.splitext(entry.name)[1].lower() in kinds:
-            yield prefix + entry.name
+        elif os.path.splitext(entry.name)[1].lower() in kinds and (os.path.isfile(entry.path) or is_dead_link(entry.path)):
+            yield prefix + entry.name  # no pipe or device, which would keep its reader waiting
         else:
             left_out[OTHERS] += 1
 
@@ -185,7 +190,7 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         if isinstance(error, StudyError):
             raise StudyError(f"{path}: {error}") from error
-        why = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() and not path.exists() else error
+        why = f"a link to {os.readlink(path)}, which is not there" if is_dead_link(path) else error
         raise StudyError(f"{path}: not a readable picture ({why}); mend it or set skip_unreadable") from error
     return np.asarray(shorter_side(image, resize) if resize else image)
 
