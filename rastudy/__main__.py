@@ -33,7 +33,7 @@ class Command(NamedTuple):
     options: Callable[[], list[Option]]
 
 
-def option(*names: str, says: str, least: int | None = None, **settings: Any) -> Option:
+def option(*names: str, says: str, least: float | None = None, **settings: Any) -> Option:
     """An option of argparse's; its lowest value, which is held, and its default are added to its sentence."""
     default = settings.get("default")
     if least is not None:
@@ -45,7 +45,7 @@ def option(*names: str, says: str, least: int | None = None, **settings: Any) ->
     return names, settings | {"help": says.replace("%", "%%")}
 
 
-def number(kind: type, least: int, word: str) -> float:
+def number(kind: Callable[[str], Any], least: float, word: str) -> float:
     """The number that a user wrote; argparse names the option where it is none or below ``least``."""
     try:
         value = kind(word)
@@ -90,9 +90,8 @@ def train_options() -> list[Option]:
     for field in dataclasses.fields(Config)[3:]:
         names = [f"--{field.name.replace('_', '-')}", *(["--data"] if field.name == "data_dir" else [])]
         low, value = field.metadata["low"], shown.get(field.name, field.default)
-        least = f", {low} or more" if low is not None else ""
         given = f"default: the preset's; digits, sr: {'none' if value in ('', dataclasses.MISSING) else value}"
-        found.append(option(*names, says=f"{field.metadata['says']}{least} ({given})", type=reader_of(field.name)))
+        found.append(option(*names, says=f"{field.metadata['says']} ({given})", least=low, type=reader_of(field.name)))
     return [*found, option("--evaluate-on", says="then evaluate the run on: val, or val,test (default: nothing)", default="")]
 
 

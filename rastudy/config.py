@@ -58,9 +58,11 @@ class Config:
     data_dir: str = setting("", "folder of the pictures", operational=True)
     classes: str = setting("", "class folders to read, separated by commas; default: all that R and training know")
     image_size: int = setting(32, "side, in pixels, of a picture that R reads", low=1)
-    resize: int = setting(256, "photographs: the shorter side after decoding, pixels", photographs=True)
-    crop: int = setting(0, "photographs: side of training's random crops, a multiple of 4; 0: image_size", photographs=True)
-    pretrain_crop: int = setting(0, "photographs: the same in pretraining; 0: image_size", photographs=True)
+    resize: int = setting(256, "photographs: the shorter side after decoding, pixels", low=1, photographs=True)
+    crop: int = setting(
+        0, "photographs: side of random training crops, a multiple of 4; 0: image_size", low=0, photographs=True
+    )
+    pretrain_crop: int = setting(0, "photographs: the same in pretraining; 0: image_size", low=0, photographs=True)
     cache_dir: str = setting("", "where decoded photographs are kept (runs/cache); none: decode every time", operational=True)
     workers: int = setting(0, "processes that crop and degrade photographs; 0: none", low=0, operational=True)
     train_images: int = setting(0, "training pictures; 0: all", low=0)

@@ -152,7 +152,7 @@ def _named(args: argparse.Namespace) -> list[Run]:
 def settings_from(pairs: list[str]) -> dict[str, object]:
     """``NAME=VALUE`` as the config's types; StudyError for anything else."""
     kinds: dict[str, Any] = {field.name: field.type for field in fields(Config)}
-    values = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
         one_of("--set", name, sorted(kinds))
@@ -160,6 +160,8 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
             values[name] = reader_of(name)(text)
         except ValueError as error:
             raise StudyError(f"--set {pair}: {text!r} is no {kinds[name].__name__}") from error
+        if kinds[name] in (int, float) and values[name] < 0:  # in a notebook that means the preset's value
+            raise StudyError(f"--set {pair}: must be 0 or more; leave it out for the preset's value")
     return values
 
 

@@ -15,7 +15,8 @@ import torch
 from PIL import ExifTags, Image
 from safetensors.torch import save_file
 
-from rastudy.__main__ import main
+from rastudy import paths
+from rastudy.__main__ import main, parse
 from rastudy.analysis import comparisons, style
 from rastudy.config import configure, make_config
 from rastudy.data import loaders
@@ -24,10 +25,12 @@ from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate, is_evaluated
 from rastudy.evaluation.predictions import load_predictions
+from rastudy.grid import settings_from
 from rastudy.models import classifiers
 from rastudy.models.small_nets import build_small
 from rastudy.models.weight_files import load_state_file
 from rastudy.paths import expand, read_json, root, write_json
+from rastudy.report import html
 from rastudy.restore.image_io import open_picture
 from rastudy.training.run_store import is_trained
 from rastudy.training.train import train
@@ -547,6 +550,59 @@ def test_a_personal_matplotlibrc_does_not_reach_the_figures():
     with matplotlib.rc_context({"text.usetex": True, "font.size": 40.0, "axes.facecolor": "red"}):
         style.theme("white")
         assert not matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["axes.facecolor"] == "white"
+
+
+@pytest.mark.parametrize("word", ["1", "true", "Yes", "on", "0", "false", "no", "OFF", "maybe", "", "2", "tru"])
+@pytest.mark.parametrize("way", ["--flip", "--set"])
+def test_switches_take_the_usual_words(study_root, capsys, way, word):
+    """And refuse any other: none of them is False."""
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if way == "--set":
+        if word.lower() in known:
+            assert settings_from([f"flip={word}"]) == {"flip": known[word.lower()]}
+        else:
+            with pytest.raises(StudyError, match="flip"):
+                settings_from([f"flip={word}"])
+        return
+    words = ["train", "--preset", "smoke", "--task", "jpeg", f"--flip={word}"]
+    if word.lower() in known:
+        assert parse(words)[1].flip == known[word.lower()]
+    else:
+        with pytest.raises(SystemExit) as ended:
+            parse(words)
+        assert ended.value.code == 2 and "--flip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ["train", "--task", "sr", "--image-size", "-5"], ["train", "--task", "sr", "--epochs", "0"], ["sweep", "--jobs", "0"],
+    ["sweep", "--list", "--set", "image_size=-5"], ["sweep", "--list", "--set", "test_images=-1"],
+    ["cache", "--data", "x", "--resize", "0"],
+    ["train", "--task", "sr", "--device", "gpu0"], ["boundaries", "--pictures", "-1"], ["recognisers", "--seed", "-1"],
+], ids=" ".join)  # fmt: skip
+def test_sizes_and_devices_that_are_none(study_root, capsys, words):
+    """A negative number is refused where a user writes it; in a notebook it means the preset's."""
+    try:
+        status = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    error = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in error and words[-1].rpartition("=")[2] in error
+
+
+def test_what_git_refuses_is_told(study_root):
+    """Not a checkout, and a checkout that git does not trust or cannot read, are two things."""
+    assert html._git("log") == "unknown: not a git checkout"
+    (study_root / ".git").mkdir()
+    assert html._git("log").startswith("unknown: git refuses (") and "git" in html._git("log")[20:]
+
+
+def test_an_installed_package_writes_under_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("RASTUDY_ROOT", raising=False)
+    assert root() == paths.CHECKOUT
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "site-packages"), monkeypatch.chdir(tmp_path)
+    assert root() == tmp_path and paths.WEIGHTS.is_dir()
+    with pytest.raises(StudyError, match="the report needs a clone of the repository"):
+        paths.need_checkout("the report")
 
 
 def test_training_says_what_it_ran_on(study_root):

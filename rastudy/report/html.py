@@ -32,6 +32,7 @@ from rastudy.report.claims import claims_table, has_results, markdown, present_s
 from rastudy.report.gallery import turned_table
 from rastudy.report.kernels import use_warm_kernels
 from rastudy.report.notebooks import execute
+from rastudy.training.run_store import read_records
 
 TEMPLATE, README = PACKAGE / "report" / "report.html.j2", CHECKOUT / "README.md"
 LARGEST = 10_000_000  # bytes of the report
@@ -125,7 +126,7 @@ def gallery(studies: Sequence[str], pictures_of: str = "") -> HTML:
 def provenance(studies: Sequence[str]) -> HTML:
     """What every number rests on: commit, runs, seeds, versions, machines, times, digests of the tables that were read."""
     rows = [[study_name(preset), *_origin(preset)] for preset in studies]
-    header = ["data", "runs", "seeds", "versions", "device", "test pictures, SHA-256", "results committed"]
+    header = ["data", "runs", "seeds", "versions", "device", "trained with", "test pictures, SHA-256", "results committed"]
     commit = _git("log", "-1", "--format=`%H` of %cs")
     state = _git("status", "--porcelain", "--untracked-files=no")
     changed = " with changes that are not committed" * (bool(state) and not state.startswith("unknown"))
@@ -149,9 +150,18 @@ def _origin(preset: str) -> list[str]:
         _each(run["config"].get("seed", 0) for run in runs),
         _each(" ".join(f"{name} {one[name]}" for name in ("python", "torch", "numpy")) for one in on),
         _each(f"{one['device']}, {one['threads']} thread{'s' * (one['threads'] != '1')}" for one in on),
+        _trained_with(preset),
         _each(run["data"] for run in runs if run["split"] == "test"),
         _git("log", "-1", "--format=%cs", "--", f"results/{preset}") or "not committed",
     ]
+
+
+def _trained_with(preset: str) -> str:
+    """What the recorded trainings ran on; a record that does not say it is counted, not guessed."""
+    trained = [markers["trained"] for markers in read_records(preset).values() if "trained" in markers]
+    known = [one["provenance"] for one in trained if "provenance" in one]
+    said = [_each(f"torch {one['torch']}, {one['cpu']}, threads {one['threads']}" for one in known)] if known else []
+    return "; ".join([*said, *([f"not recorded of {len(trained) - len(known)} runs"] if len(known) < len(trained) else [])])
 
 
 def assumptions() -> HTML:
