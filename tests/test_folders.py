@@ -162,6 +162,22 @@ def test_other_pictures_are_another_run(tmp_path, study_root, monkeypatch, datas
         assert not check(run)
 
 
+def test_an_old_record_is_checked_by_what_it_read(tmp_path, study_root):
+    """It does not say which files it was made from; its predictions say which pictures were read."""
+    data = tmp_path / "data"
+    fill(data / "train", CIFAR10, 4), fill(data / "test", CIFAR10)
+    config = make_config("smoke", "jpeg", "none", dataset="cifar10", data_dir=str(data), val_images=10, test_images=0,
+                         target_archs=_random_r(tmp_path))  # fmt: skip
+    evaluate(config, "test", log=lambda _: None)
+    marker = study_root / "runs" / "smoke" / config.run_id / "test.json"
+    write_json(marker, {name: value for name, value in read_json(marker).items() if name != "pictures"})
+    assert is_evaluated(config, "test") and is_evaluated(replace(config, data_dir=str(tmp_path / "not here")), "test")
+    other = replace(config, data_dir=str(tmp_path / "other"))
+    fill(tmp_path / "other" / "train", CIFAR10, 4), fill(tmp_path / "other" / "test", CIFAR10)
+    (tmp_path / "other" / "test" / "cat" / "1.png").write_bytes((data / "test" / "dog" / "1.png").read_bytes())
+    assert not is_evaluated(other, "test")
+
+
 def _random_r(place: Path) -> str:
     torch.manual_seed(0)
     path = place / "r.safetensors"

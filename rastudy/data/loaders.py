@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,24 @@ Order = TypeVar("Order", torch.Tensor, list)
 
 def load_pictures(config: Config, split: str) -> PictureSet:
     """A run's training, validation or test pictures, whatever its data set; StudyError as of :func:`.datasets.load_split`."""
+    return load_split(**_source_of(config, split))
+
+
+def digest_of(config: Config, split: str) -> str:
+    """The digest of a run's pictures (:attr:`.datasets.PictureSet.digest`); loaded once for all runs that have the same."""
+    return _digest(tuple(_source_of(config, split).items()))
+
+
+@cache
+def _digest(source: tuple[tuple[str, Any], ...]) -> str:
+    return load_split(**dict(source)).digest
+
+
+def _source_of(config: Config, split: str) -> dict[str, Any]:
+    """What :func:`.datasets.load_split` is asked for."""
     n = {"train": config.train_images, "val": config.val_images, "test": config.test_images}.get(split, 0)
-    return load_split(
-        config.dataset, split, n, data_dir=config.data_dir, size=config.image_size, n_val=config.val_images,
+    return dict(
+        dataset=config.dataset, split=split, n=n, data_dir=config.data_dir, size=config.image_size, n_val=config.val_images,
         n_test=config.test_images, labelled=MODES[config.mode].reads_labels, skip_unreadable=config.skip_unreadable,
         classes=config.stated_classes, resize=config.resize, cache_dir=config.cache_dir, workers=config.workers,
     )  # fmt: skip

@@ -182,7 +182,11 @@ def _claim(folder: Path, photos: FilePhotos, rebuild: bool) -> None:
         return
     if theirs is not None and not rebuild:
         n = theirs.get("pictures")
-        was = f"{n} pictures then, {len(photos)} now" if n != len(photos) else "their sizes or times, Pillow's version, or how pictures are opened"
+        was = (
+            f"{n} pictures then, {len(photos)} now"
+            if n != len(photos)
+            else "their sizes or times, Pillow's version, or how pictures are opened"
+        )
         raise StudyError(f"{folder}: stale, the files have changed since it was made ({was}); {_remedy(folder)}")
     for path in folder.glob("*.npy"):
         path.unlink()

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from rastudy.data.datasets import PictureSet, names_of_classes, read_folder
 from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.image_files import list_pictures
 from rastudy.data.imagenet import part_of
-from rastudy.data.loaders import data_version, evaluation_batches, load_pictures
+from rastudy.data.loaders import data_version, digest_of, evaluation_batches, load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import (
@@ -145,14 +144,9 @@ def is_evaluated(config: Config, split: str) -> bool:
     found = {name: value for name, value in read_json(marker).items() if name != "code"}
     wanted = _marker(config, split, path, weights_versions(config.targets, config.dataset))
     if "pictures" in wanted and "pictures" not in found:  # an old record: the predictions tell what was read
-        if wanted.pop("pictures") != "missing" and load_predictions(path).about["data"] != _digest(config, split):
+        if wanted.pop("pictures") != "missing" and load_predictions(path).about["data"] != digest_of(config, split):
             return False
     return found == wanted
-
-
-@lru_cache
-def _digest(config: Config, split: str) -> str:
-    return load_pictures(config, split).digest
 
 
 def _marker(config: Config, split: str, path: Path, versions: dict[str, str]) -> dict:
