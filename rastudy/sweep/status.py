@@ -68,7 +68,8 @@ def state_of(run: Run) -> State:
         return State("begun")
     unread = [split for split in run.splits if not is_evaluated(config, split)]
     if any((folder / f"{split}.json").is_file() for split in unread):
-        return State("stale", "read other pictures, or was read by other recognisers, or its files changed; the sweep reads it anew")
+        why = "read other pictures, or was read by other recognisers, or its files changed"
+        return State("stale", f"{why}; the sweep reads it anew")
     return State("begun", f"not evaluated on {', '.join(unread)}") if parts and is_trained(config) else State("to do")
 
 
