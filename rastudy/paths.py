@@ -16,6 +16,7 @@ PACKAGE = Path(str(files("rastudy")))
 CHECKOUT = PACKAGE.parent
 WEIGHTS = PACKAGE / "weights"  # of the study's own recognisers
 NOTEBOOKS = CHECKOUT / "notebooks"
+BATCH = "RASTUDY_BATCH"  # this environment variable is set where notebooks are executed with nobody before them
 TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of results/README.md
     "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "tradeoff", "clean_check",
               "paper_vs_ours"),

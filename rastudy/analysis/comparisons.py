@@ -37,7 +37,10 @@ class Cell:
         self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
         for run in self.runs.values():
             if run.about["data"] != first.about["data"] or run.targets != self.targets:
-                raise StudyError(f"runs {first.about['run_id']} and {run.about['run_id']} saw other pictures or R's")
+                both = f"runs {first.about['run_id']} and {run.about['run_id']}"
+                raise StudyError(
+                    f"{both} saw other pictures or R's; rastudy sweep --status says which is stale: delete that one"
+                )
         self.groups = stats.Groups(first.arrays["group"])
 
     @cached_property

@@ -1,6 +1,7 @@
 """Figures of decision boundaries: distances, planes, similarities, the path from plain's picture to RA's."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, to_tensor, to_uint8
 from rastudy.errors import StudyError, one_of
 from rastudy.models.classifiers import load_classifier
+from rastudy.paths import BATCH
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, mode_name, task_name
 
@@ -351,7 +353,12 @@ def plot_strip(
 
 
 def slider(config: Config, around: Around, readers: Sequence[str]) -> object:
-    """A slider over t for the picture and the predictions; :func:`plot_strip` where ipywidgets is missing."""
+    """A slider over t for the picture and the predictions; :func:`plot_strip` where ipywidgets is missing.
+
+    In a batch nobody moves it, and waiting for a widget's messages has been seen to last forever: there is none.
+    """
+    if os.environ.get(BATCH):
+        return None
     try:
         import ipywidgets
     except ImportError:

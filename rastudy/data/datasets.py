@@ -263,7 +263,7 @@ def _without_validation(split: str, source: Source, labels: np.ndarray) -> np.nd
     """Places of the training or the validation pictures among a folder's training pictures."""
     n_val, count = source.n_val, len(labels)
     if n_val >= count:
-        raise StudyError(f"{source.data_dir}: {count} training pictures leave nothing after {n_val} for validation")
+        raise StudyError(f"{source.data_dir}: {count} training pictures leave nothing after val_images={n_val}; set fewer")
     if split == "val" and not n_val:
         raise StudyError(f"{source.data_dir}: no pictures for validation; set val_images above 0")
     # stratified where every class has enough pictures for it
@@ -304,5 +304,7 @@ def _half(pictures: PictureSet, half: str) -> PictureSet:
 def count_of(n: int, available: int, dataset: str, split: str) -> int:
     """``n``, or all where it is 0; StudyError where there are fewer."""
     if n > available:
-        raise StudyError(f"{split} of {dataset} holds {available} pictures, {n} were asked for")
+        raise StudyError(
+            f"{split} of {dataset} holds {available} pictures, {n} were asked for; set fewer {split}_images, or 0 for all"
+        )
     return n or available

@@ -18,7 +18,7 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-from rastudy.paths import root
+from rastudy.paths import BATCH, root
 
 # elsewhere the system's libraries may not survive a fork, and kernels start as slowly as any
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
@@ -32,6 +32,7 @@ def use_warm_kernels() -> None:
     """
     # one thread a process: several small networks side by side do more than one with several threads
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", JUPYTER_PREFER_ENV_PATH="1", PYTHONWARNINGS="ignore")
+    os.environ[BATCH] = "1"
     entry = EntryPoint("rastudy-warm", f"{__name__}:WarmProvisioner", KernelProvisionerFactory.GROUP_NAME)
     KernelProvisionerFactory.provisioners[entry.name] = entry
     os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = entry.name
