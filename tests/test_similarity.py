@@ -198,3 +198,9 @@ def test_one_picture(two_runs, monkeypatch):
         boundary_plots.look_around(two_runs[0], pictures, 60, SOURCE)
     with pytest.raises(StudyError, match="no weights of RA from vgg16_bn_small; run rastudy sweep"):
         boundary_plots.look_around(two_runs[0], pictures, 0, "vgg16_bn_small")
+
+
+def test_a_batch_has_no_slider(monkeypatch):
+    """Nobody moves it, and a sweep need not wait for its messages."""
+    monkeypatch.setenv("RASTUDY_BATCH", "1")
+    assert boundary_plots.slider(make_config("smoke", "jpeg", "ra"), None, []) is None
