@@ -178,7 +178,7 @@ MISUSES = [
     ("32-bit float picture", folder("float"), StudyError, ["float/b/0.tif", "'F'", "8-bit RGB"]),
     ("picture smaller than the crop", folder("small"), StudyError, ["small/b/0.png", "31 x 40", "32"]),
     ("no test pictures", split("test"), StudyError, ["split/val", "no such folder"]),
-    ("too few pictures for validation", split("train", n_val=4), StudyError, ["4 training pictures", "4 for valid"]),
+    ("too few pictures for validation", split("train", n_val=4), StudyError, ["4 training pictures", "val_images=4"]),
     ("too few training pictures", training(train_images=16001), StudyError, ["16000", "16001"]),
     ("too few pictures in a folder", split("train", 4), StudyError, ["holds 3", "4 were asked for"]),
     # weights

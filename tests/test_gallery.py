@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rastudy.analysis.style import save
 from rastudy.analysis.tables import load_table, main_cells
 from rastudy.config import make_config
 from rastudy.data.degradations import round_to_8_bits
@@ -129,8 +130,9 @@ def test_the_figure():
 def test_no_pair_no_counts(study_root):
     """A preset without runs has an empty table, and its figure says what to do."""
     assert turned_table("smoke").empty
-    with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
-        gallery.plot_turned_counts("smoke")
+    figure = gallery.plot_turned_counts("smoke")
+    assert "rastudy sweep --preset smoke" in figure.texts[0].get_text() and save(figure, "smoke", "turned") is None
+    assert not (study_root / "figures").exists()
 
 
 def test_counts_without_pictures(study_root):
