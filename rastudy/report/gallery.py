@@ -325,4 +325,4 @@ def show_turned(preset: str, data_dir: str = "") -> list[Path]:
                 figure = plot_turned(preset, task, reader, pictures, strength, data_dir=data_dir)
                 saved.append(save(figure, preset, f"turned_{_name_of(runs[0])}_{reader}"))
     plt.close("all")
-    return saved
+    return [path for path in saved if path is not None]
