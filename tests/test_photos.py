@@ -184,7 +184,7 @@ def test_a_class_that_is_not_imagenets(tmp_path):
     """However many there are, and however their folders are named."""
     pytest.importorskip("timm")
     photographs(tmp_path, ["n01443537/0.JPEG", "n00000001/0.JPEG"])
-    with pytest.raises(StudyError, match="n00000001.*no class of ImageNet-1k"):
+    with pytest.raises(StudyError, match="no class of ImageNet-1k.*n00000001"):
         labels_of(tmp_path)
 
 
@@ -246,6 +246,12 @@ def test_the_flat_validation_folder(tmp_path, truth):
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000005.JPEG"])
     with pytest.raises(StudyError, match="00000005.*no class"):
         labels_of(tmp_path / "val")
+
+
+def test_photographs_one_level_too_high(tmp_path):
+    photographs(tmp_path / "pictures" / "n01440764", ["a.jpg"])
+    with pytest.raises(StudyError, match="the classes lie in .*pictures; name that folder"):
+        labels_of(tmp_path)
 
 
 WAYS = {  # of writing the same text

@@ -52,14 +52,14 @@ def photo_labels(folder: Path, files: Sequence[str]) -> np.ndarray:
     if not any("/" in name for name in files):
         return _from_ground_truth(folder, files)
     label = {wnid: k for k, wnid in enumerate(wnids())}
-    for name in files:
-        top, slash, _ = name.partition("/")
-        if not slash:
-            raise StudyError(f"{folder / name}: lies beside class folders; put it into one of them")
-        if top not in label:
-            raise StudyError(
-                f"{folder / top}: {top!r} is no class of ImageNet-1k; its class folders are named by wnid, n01440764"
-            )
+    if beside := next((name for name in files if "/" not in name), None):
+        raise StudyError(f"{folder / beside}: lies beside class folders; put it into one of them")
+    parts = [name.split("/") for name in files]
+    if unknown := sorted({part[0] for part in parts} - label.keys()):
+        deeper = next((part[0] for part in parts if part[0] == unknown[0] and len(part) > 2 and part[1] in label), None)
+        step = f"the classes lie in {folder / deeper}; name that folder" if deeper else "rename them, or take them away"
+        shown = f"{', '.join(unknown[:10])}{', ...' * (len(unknown) > 10)}"
+        raise StudyError(f"{folder}: no class of ImageNet-1k, whose folders are named by wnid (n01440764): {shown}; {step}")
     return np.array([label[name.split("/")[0]] for name in files], np.int64)
 
 
