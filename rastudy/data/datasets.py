@@ -187,11 +187,12 @@ def read_folder(
             pictures, or a picture cannot be used (``skip_unreadable`` leaves such pictures out and warns with their number).
     """
     names, classes = class_folders(folder, known, stated)
+    wanted = set(names)
     label = {name: k for k, name in enumerate(classes)}
     files = sorted(list_pictures(folder), key=lambda file: file.split("/"))
     if beside := next((file for file in files if "/" not in file), None):
         raise StudyError(f"{folder / beside}: lies beside class folders; put it into one of them")
-    if empty := set(names) - {file.split("/")[0] for file in files}:
+    if empty := wanted - {file.split("/")[0] for file in files}:
         raise StudyError(
             f"{folder / min(empty)}: this folder holds no pictures ({', '.join(sorted(EXTENSIONS))}); every class needs some"
         )
@@ -199,7 +200,7 @@ def read_folder(
     skipped: list[str] = []
     for file in files:
         name = file.split("/")[0]
-        if name not in names:
+        if name not in wanted:
             continue
         try:
             pictures.append(read_picture(folder / file, size))
@@ -233,11 +234,8 @@ def class_folders(folder: Path, known: Sequence[str] = (), stated: Sequence[str]
     missing, unknown = set(names) - set(there), set() if stated else set(there) - set(classes)
     if missing or unknown:
         deeper = next((one for one in there if set(classes) & set(list_folders(folder / one))), None)
-        step = (
-            f"the classes lie in {folder / deeper}; name that folder"
-            if deeper
-            else ("rename or add folders, or state the classes to read with --classes")
-        )
+        step = "rename or add folders, or state the classes to read with --classes"
+        step = f"the classes lie in {folder / deeper}; name that folder" if deeper else step
         raise StudyError(
             f"{folder}: its class folders are not the classes: missing {_listed(missing)}; unknown {_listed(unknown)}; {step}"
         )

@@ -60,10 +60,8 @@ def is_folder(path: Path) -> bool:
 def scan(folder: Path) -> list[os.DirEntry[str]]:
     """A folder's entries; StudyError where it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entries, key=lambda entry: (entry.is_symlink(), entry.name)
-            )  # of a folder and a link to it the folder
+        with os.scandir(folder) as entries:  # links last: of a folder and a link to it the folder is listed
+            return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
         raise StudyError(f"{folder}: cannot be read ({error.strerror}); change its permissions, or move it away") from error
 
@@ -186,7 +184,7 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
             file.load()
             # ASSUMPTION: Pictures are upright. EXIF orientation is applied, as every viewer and browser does; the release and
             # torchvision ignore it, and read turned photographs.
-            image = to_rgb(upright(as_meant(file, png_chunks(path))))
+            image = to_rgb(upright(as_meant(file, png_chunks(path) if file.format == "PNG" else {})))
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         if isinstance(error, StudyError):
             raise StudyError(f"{path}: {error}") from error

@@ -16,7 +16,7 @@ from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, folded
 from rastudy.models.small_nets import build_small, n_classes_of
 from rastudy.models.weight_files import load_state, read_pinned, sha256
 from rastudy.paths import WEIGHTS, expand
-from rastudy.registry import bounds_of, check_spec, half_of, kind_of, small_arch
+from rastudy.registry import bounds_of, check_spec, half_of, kind_of, name_of, small_arch
 
 N_IMAGENET = 1000  # classes
 
@@ -141,7 +141,7 @@ def _find(spec: str, dataset: str) -> tuple[str, str, Path]:
     name, _, file = spec.partition("@")
     if name.startswith("torchscript:"):
         path = expand(spec.removeprefix("torchscript:"))
-        return path.stem, "torchscript", path
+        return name_of(spec), "torchscript", path
     kind = "small" if small_arch(name) else kind_of(name)
     if kind in ("small", "detector"):
         return name, kind, expand(file) if file else WEIGHTS / dataset / f"{name}.safetensors"

@@ -155,8 +155,7 @@ def files_of(path: Path, out: Path | None = None) -> list[Path]:
         return [path]
     if not is_folder(path):
         raise StudyError(f"{path}: no such file or folder")
-    skip = out.resolve() if out and out.resolve() != path.resolve() else None
-    return [path / name for name in list_pictures(path, FORMATS, skip)]
+    return [path / name for name in list_pictures(path, FORMATS, out)]
 
 
 def restore_files(
