@@ -58,6 +58,11 @@ def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
     return rows[(rows["task"] == key[0]) & (rows["strength"] == key[1])]
 
 
+def verdict_colour(guess: int, label: int) -> str:
+    """Green where a prediction is right, red where it is wrong, grey where the class is unknown (-1)."""
+    return "#555555" if label < 0 else "#007a33" if guess == label else "#c00000"
+
+
 def show_picture(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
     """Draw a picture (H, W, 3) uint8 without ticks."""
     ax.imshow(picture, interpolation="nearest")

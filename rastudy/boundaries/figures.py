@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rastudy import registry
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture, theme
+from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture, theme, verdict_colour
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables
@@ -42,7 +42,6 @@ PLANE_NAMES = {"random": "a random one of\nRA's spectrum", "unsupervised": "unsu
 BAND_NAMES = ("below 1/8 cycle a pixel", "1/8 to 1/4", "1/4 to 3/8", "above 3/8")
 SIMILARITY_NAMES = ("kappa on planes", "rank correlation along RA's direction", "along a random one")
 OTHERS = "#bbbbbb"  # classes beyond the ten most frequent
-RIGHT, WRONG, UNKNOWN = "#007a33", "#c00000", "#555555"  # of predictions
 
 
 def direction_name(direction: str, source: str) -> str:
@@ -345,7 +344,7 @@ def plot_strip(
         for line, (name, net) in enumerate(nets.items()):
             best = net(picture[None]).softmax(1).max(1)
             guess = int(best.indices)
-            colour = UNKNOWN if around.label < 0 else RIGHT if guess == around.label else WRONG
+            colour = verdict_colour(guess, around.label)
             text = f"{display_name(name)}: {around.classes[guess]} ({100 * float(best.values):.0f} %)"
             ax.text(0.5, -0.06 - 0.105 * line, text, fontsize=8, color=colour, ha="center", va="center", transform=ax.transAxes)
     figure.tight_layout()

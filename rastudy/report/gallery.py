@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from rastudy.analysis.comparisons import Cell, check_paired
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, says_what_is_missing, show_picture
+from rastudy.analysis.style import AMPLIFIED, rows_of, save, says_what_is_missing, show_picture, verdict_colour
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_uint8
@@ -36,7 +36,6 @@ from rastudy.restore.restore import Models, files_of, verdict_lines
 from rastudy.training.weights import load_models, weights_file
 
 SHOWN = 8  # pictures in a figure of turned verdicts
-RIGHT, WRONG, UNKNOWN = "#007a33", "#c00000", "#555555"  # of verdicts
 GAINED, LOST = "#0072b2", "#d55e00"  # verdicts turned to right, and to wrong
 TURNED = ("task", "strength", "target_arch", "gained", "lost", "n_images")
 
@@ -132,16 +131,14 @@ def show_restored(config: Config, count: int = 6) -> Figure:
             for line, (reader, guess) in enumerate(zip(readers, verdicts[k], strict=True)):
                 text = f"{display_name(reader.name)}: {pictures.classes[guess]}"
                 place = {"ha": "center", "va": "center", "transform": ax.transAxes}
-                ax.text(0.5, -0.1 - 0.16 * line, text, fontsize=8, color=_colour(guess, int(pictures.labels[k])), **place)
+                ax.text(
+                    0.5, -0.1 - 0.16 * line, text, fontsize=8, color=verdict_colour(guess, int(pictures.labels[k])), **place
+                )
         column[0].set_title("T of P's picture" if MODES[run.mode].has_transformer else mode_name(run.mode), fontsize=10)
     figure.suptitle(task_name(config.task, config.strength), y=0.95)
     figure.subplots_adjust(hspace=0.5, wspace=0.08)
     save(figure, config.preset, f"restored_{_name_of(config)}")
     return figure
-
-
-def _colour(guess: int, label: int) -> str:
-    return UNKNOWN if label < 0 else RIGHT if guess == label else WRONG
 
 
 def own_pictures(config: Config, place: str = "", count: int = 4) -> dict[str, Image.Image]:
@@ -288,7 +285,7 @@ def plot_turned(
         for row, batch, said in zip(axes, batches, (None, *guesses, labels, None), strict=True):
             for k, ax in enumerate(row):
                 caption = "" if said is None else pictures.classes[said[k]]
-                colour = "black" if said is None or said is labels else _colour(said[k], labels[k])
+                colour = "black" if said is None or said is labels else verdict_colour(said[k], labels[k])
                 show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, colour)
                 ax.xaxis.label.set_fontsize(11)
     _name_turned(axes, names, len(gained), len(lost))
