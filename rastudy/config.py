@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     import torch
 
 LABELS = ("correct", "shuffled", "constant")  # labels in R's loss; the controls permute them, or use class 0 for all
-SCHEDULES, PRECISIONS = ("onecycle", "step"), ("fp32", "bf16")
-PROCESSORS = ("srresnet", "srdensenet", "resnet_generator")
+SCHEDULES, PRECISIONS = ("onecycle", "through", "step"), ("fp32", "bf16")
+PROCESSORS, TRANSFORMERS = ("srresnet", "srdensenet", "resnet_generator"), ("resnet_generator", "residual")
 NOT_APPLICABLE = "-"
+# fields that came later: with these values they are not in a run's id
+NEW = {"labels": "correct", "classes": "", "cycle": 0, "transformer": "resnet_generator", "transformer_lr": 0.0}
 
 
 def setting(default: Any, says: str, low: float | None = None, operational: bool = False, photographs: bool = False) -> Any:
@@ -74,16 +76,23 @@ class Config:
     processor: str = setting("srresnet", f"P: {', '.join(PROCESSORS)}")
     channels: int = setting(16, "P's width", low=1)
     blocks: int = setting(2, "P's residual or dense blocks", low=1)
+    transformer: str = setting(
+        "resnet_generator", "T: resnet_generator (the paper's), or residual, which starts as the identity"
+    )
     transformer_channels: int = setting(8, "T's width", low=1)
     transformer_blocks: int = setting(6, "T's residual blocks")
+    transformer_lr: float = setting(0.0, "T's own highest learning rate, in a cycle of its own; 0: P's rate", low=0)
     # training
     epochs: int = setting(4, "epochs with R in the loss", low=1)
     batch_size: int = setting(32, "pictures per step", low=1)
     lr: float = setting(2e-3, "highest learning rate, above 0")
-    schedule: str = setting("onecycle", "of the learning rate: onecycle, or step (the paper's)")
+    schedule: str = setting(
+        "onecycle", "of the learning rate: onecycle (a cycle in each phase), through (one through both), or step (the paper's)"
+    )
     # plain epochs that every mode starts from; T learns to copy meanwhile; the paper has none
     pretrain_epochs: int = setting(0, "epochs of plain pretraining, shared by every mode", low=0)
     pretrain_lr: float = setting(2e-3, "highest learning rate in pretraining, above 0")
+    cycle: int = setting(0, "epochs of the learning rate's cycle where training ends inside it; 0: it does not", low=0)
     precision: str = setting("fp32", "of training: fp32 or bf16 (autocast)")
     # evaluation and machine
     target_archs: str = setting(",".join(registry.main_recognisers()), "R's in the test, separated by commas", operational=True)
@@ -117,6 +126,7 @@ class Config:
         one_of("task", self.task, TASKS)
         TASKS[self.task].check(self.strength)
         one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
+        one_of("transformer", self.transformer, TRANSFORMERS)
         for name, allowed in (("labels", LABELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             one_of(name, getattr(self, name), allowed)
         for field in dataclasses.fields(self):
@@ -187,6 +197,9 @@ class Config:
             "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "epochs": self.pretrain_epochs, "lr": self.pretrain_lr,
             "crop": self.pretrain_crop, "pretrain_crop": 0,
         }  # fmt: skip
+        if self.schedule == "through":
+            plain = {"mode": "plain", "pretrain_epochs": 0, "lr": self.lr, "cycle": self.pretrain_epochs + self.epochs}
+            return dataclasses.replace(self, **start | plain)
         if MODES[self.mode].has_transformer and self.sources:  # which starts from plain P's own
             return dataclasses.replace(self, **start | {"pretrain_crop": self.pretrain_crop})
         return dataclasses.replace(self, **start, mode="plain", pretrain_epochs=0)
@@ -218,12 +231,9 @@ class Config:
             keep = {"preset", "task", "mode", "strength", "dataset", "image_size", "val_images", "test_images", "resize",
                     *(["classes"] if self.classes else [])}  # fmt: skip
             return {k: v for k, v in dataclasses.asdict(self).items() if k in keep - skip}
-        if self.labels == "correct":
-            skip |= {"labels"}
-        if not self.classes:
-            skip |= {"classes"}
+        skip |= {name for name, default in NEW.items() if getattr(self, name) == default}
         if not MODES[self.mode].has_transformer:
-            skip |= {"transformer_channels", "transformer_blocks"}
+            skip |= {"transformer", "transformer_channels", "transformer_blocks", "transformer_lr"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
     def torch_device(self) -> "torch.device":

@@ -157,6 +157,10 @@ ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 DATASETS: dict[str, Dataset] = _by_name((
     Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
             halves=True, group="digit"),
+    *(Dataset(f"digits_{name}", f"digits {shown}", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES",
+              may_show=True, group="digit")
+      for name, shown in (("others", "of other source digits"), ("elsewhere", "over another photograph"),
+                          ("bare", "without photographs"))),
     Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",
             needs_folder=True, halves=True),
     Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
@@ -188,6 +192,7 @@ RECOGNISERS: dict[str, Recogniser] = _by_name((
     Recogniser("fcos_small", "FCOS (small)", "detector", unlike=True),
     Recogniser("svm_hog", "SVM on gradients", "shallow", unlike=True),
     Recogniser("forest_pixels", "random forest", "shallow", unlike=True),
+    Recogniser("rapidocr", "PP-OCRv6", "black_box", unlike=True),
     Recogniser("tesseract", "Tesseract", "black_box", unlike=True),
 ))  # fmt: skip
 

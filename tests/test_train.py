@@ -29,9 +29,9 @@ TWO = "resnet18_small,vgg16_bn_small"
 
 
 def small(mode: str = "ra", task: str = "sr", **overrides) -> Config:
-    """64 pictures, two epochs, a small P and T; no pretraining unless asked for, as in the paper."""
-    sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1,
-             "pretrain_epochs": 0}  # fmt: skip
+    """64 pictures, two epochs, a small P and the paper's T; no pretraining unless asked for, as in the paper."""
+    sizes = {"train_images": 64, "epochs": 2, "channels": 8, "blocks": 1, "transformer_blocks": 1, "pretrain_epochs": 0,
+             "schedule": "onecycle", "lr": 2e-3, "transformer": "resnet_generator", "transformer_lr": 0.0}  # fmt: skip
     return make_config("smoke", task, mode, **(sizes | overrides))
 
 
@@ -276,12 +276,12 @@ def test_initial_weights_depend_on_the_seed_alone():
 def test_training_learns(study_root):
     """Sixty steps on few pictures lower both losses by far.
 
-    Six seeds, as different as two CPUs make a run, gave ratios of 0.39 to 0.50 (standard deviation 0.04) and 0.04 to 0.16
-    (0.04): the bounds lie five standard deviations above their means.
+    Four seeds, as different as two CPUs make a run, gave ratios of 0.36 to 0.40 (standard deviation 0.02) and 0.02 to 0.21
+    (0.08): the bounds lie more than five standard deviations above their means.
     """
-    curve = train(small(task="jpeg", train_images=32, epochs=30, lr=3e-3, ra_weight=0.1), quiet)
+    curve = train(small(task="jpeg", strength=20.0, train_images=32, epochs=30, lr=3e-3, ra_weight=0.1), quiet)
     assert curve[-1]["image_loss"] < curve[0]["image_loss"] * 2 / 3
-    assert curve[-1]["recognition_loss"] < curve[0]["recognition_loss"] / 3
+    assert curve[-1]["recognition_loss"] < curve[0]["recognition_loss"] * 2 / 3
 
 
 # --- the run's files
@@ -297,7 +297,7 @@ def test_what_a_run_leaves_behind(study_root):
     merge_records("smoke")
     lines = (folder / "curves.csv").read_text().splitlines()
     assert lines[0] == "run_id,step,images,lr,image_loss,recognition_loss"
-    assert read_curves("smoke")[config.run_id] == curve and set(curve[0]) == set(CURVE_COLUMNS)
+    assert read_curves(study_root / "results/smoke/curves.csv")[config.run_id] == curve and set(curve[0]) == set(CURVE_COLUMNS)
     assert sorted(path.name for path in (folder / "weights").iterdir()) == [f"{config.run_id}.processor.safetensors"]
     assert sorted(path.name for path in run_folder(config).iterdir()) == ["config.json", "lock", "trained.json"]
 
@@ -474,6 +474,57 @@ def test_one_cycle(steps):
     assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
     assert all(a > b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
     assert 0 < rates[-1] < 0.5 * (math.pi / 1.7 / steps) ** 2
+
+
+def through(mode: str = "plain", **overrides) -> Config:
+    return small(mode, schedule="through", pretrain_epochs=2, epochs=1, lr=1e-2, **overrides)
+
+
+def test_plain_through_both_phases_is_one_uninterrupted_cycle(study_root):
+    """Bit by bit: the second phase goes on with the first one's optimiser, pictures and learning rate."""
+    whole = small("plain", pretrain_epochs=0, epochs=3, lr=1e-2)
+    assert same_bits(trained(through()), trained(whole))
+
+
+@pytest.mark.parametrize("mode", ["ra", "ra_unsupervised", "ra_transformer"])
+def test_every_mode_goes_on_inside_the_cycle(study_root, mode):
+    """Its P is plain's where R's loss weighs nothing; they share one pretraining."""
+    config = through(mode, ra_weight=0.0)
+    assert config.pretraining == through().pretraining and len(config.chain) == 2
+    assert same_bits(trained(config), trained(through()))
+
+
+def test_a_cycle_without_its_first_part_is_made_whole(study_root):
+    """Weights without the optimiser's state, as a clone has them: the first part is trained again, to the same bytes."""
+    before = trained(through("ra"))
+    first = through("ra").pretraining
+    state = run_folder(first) / "checkpoint.pt"
+    state.unlink()
+    assert is_trained(through("ra"))  # what is finished stays finished
+    weights_file(through("ra")).unlink()
+    assert same_bits(trained(through("ra")), before) and state.is_file()
+
+
+def test_the_rate_goes_through_both_phases():
+    config, first = through(), through().pretraining
+    rates = [learning_rate(first, step, 20) for step in range(20)] + [learning_rate(config, step, 10) for step in range(10)]
+    whole = small("plain", epochs=3, lr=1e-2)
+    assert rates == [learning_rate(whole, step, 30) for step in range(30)]
+
+
+def test_a_residual_t_starts_as_the_identity_at_a_rate_of_its_own(study_root, monkeypatch):
+    config = through("ra_transformer", transformer="residual", transformer_lr=1e-4)
+    train(config.pretraining, quiet)
+    models = make_models(config)
+    picture = first_batch(config).gt
+    assert torch.equal(models.transformer(picture), picture + 2 * models.transformer.net(picture) - 1)
+    assert (models.transformer(picture) - picture).abs().max() < 1e-6
+    rates = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *_: rates.append(self.param_groups[0]["lr"]))
+    train_one_epoch(models, loader_of(config), 0)
+    steps = len(rates) // 2
+    assert rates[::2] == [learning_rate(config, step, steps) for step in range(steps)]
+    assert max(rates[1::2]) == pytest.approx(1e-4, rel=0.2) and rates[1::2].index(max(rates[1::2])) in (0, 1)
 
 
 def test_the_schedule_reaches_the_optimiser(study_root):

@@ -76,12 +76,14 @@ class PictureSet:
 class Source(NamedTuple):
     """Where a split's pictures come from. A data set ignores the settings that it has no use for.
 
-    ``size``: side in pixels; ``half``: ``first`` or ``second``, of the classes; ``n_val``, ``n_test``: validation pictures, and
+    ``dataset``: its name, without a half; ``size``: side in pixels;
+    ``half``: ``first`` or ``second``, of the classes; ``n_val``, ``n_test``: validation pictures, and
     test pictures where there are no separate ones, that training leaves out; ``labelled``: training's loss reads labels;
     ``classes``: the class folders that are read, by default all; ``resize``, ``cache_dir``, ``workers``: fields of
     :class:`rastudy.config.Config`.
     """
 
+    dataset: str = ""
     data_dir: str = ""
     size: int = 32
     half: str = ""
@@ -118,12 +120,14 @@ def load_split(dataset: str, split: str, n: int, **source: Any) -> PictureSet:
     one_of("split", split, SPLITS)
     whole, half = half_of(dataset)
     one_of("dataset", whole, DATASETS)
-    return resolve(DATASETS[whole].load)(split, n, Source(**source, half=half))
+    return resolve(DATASETS[whole].load)(split, n, Source(whole, **source, half=half))
 
 
 def load_digits(split: str, n: int, source: Source) -> PictureSet:
-    count = count_of(n, digits.SPLITS[split][2], "digits", split)
-    return _half(PictureSet("digits", split, *digits.render(split, count), digits.CLASSES), source.half)
+    """The digits, or those of ``digits.OTHER_DATA``, whose validation and test pictures are the digits' own."""
+    name = source.dataset if split == "train" else "digits"
+    count = count_of(n, digits.SPLITS[split].pictures, name, split)
+    return _half(PictureSet(name, split, *digits.render(split, count, name), digits.CLASSES), source.half)
 
 
 def load_scenes(split: str, n: int, _source: Source) -> PictureSet:

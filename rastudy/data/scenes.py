@@ -7,8 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits
 
 from rastudy.data import digits
 
@@ -27,11 +26,11 @@ class Boxes(NamedTuple):
 @lru_cache(maxsize=4)
 def render(split: str, n: int) -> tuple[np.ndarray, tuple[Boxes, ...]]:
     """The first ``n`` scenes of a split: pictures (n, 96, 96, 3) uint8 and the boxes of each, none to four."""
-    _, columns, _ = digits.SPLITS[split]
+    columns = digits.SPLITS[split].columns
     known, sources = load_digits(), digits.source_digits(split)
-    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    photographs = digits.backgrounds("photographs")
     pictures, truth = np.empty((n, SIZE, SIZE, 3), np.uint8), []
-    stream = {"train": 3, "val": 4, "test": 5}[split]
+    stream = {"train": 10, "val": 11, "test": 12}[split]
     for k in range(n):
         rng = np.random.RandomState([2026, stream, k])
         photograph = photographs[rng.randint(len(photographs))]

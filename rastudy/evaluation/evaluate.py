@@ -38,7 +38,7 @@ from rastudy.evaluation.predictions import (
 )
 from rastudy.grid import Run
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
-from rastudy.models.processors import ResnetGenerator, apply_processor, build_processor
+from rastudy.models.processors import apply_processor, build_processor, build_transformer
 from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
@@ -263,7 +263,7 @@ def evaluate_files(
     load_weights(processor_file, processor).eval()
     transformer = None
     if transformer_file is not None:
-        transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
+        transformer = build_transformer(config)
         load_weights(transformer_file, transformer).eval()
     elif config.mode == "ra_transformer":
         raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")

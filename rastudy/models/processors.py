@@ -141,6 +141,28 @@ class ResnetGenerator(nn.Module):
         return _to_unit(self.body(picture))
 
 
+class ResidualTransformer(nn.Module):
+    """T as a correction of the picture: SRResNet of factor 1 around a skip. Before its first step it is the identity.
+
+    Maps (N, 3, H, W) in [0, 1] to the same shape in [-1, 2].
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        super().__init__()
+        self.net = SRResNet(1, channels, blocks)
+        for parameter in self.net.tail[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return picture + 2 * self.net(picture) - 1
+
+
+def build_transformer(config: Config) -> nn.Module:
+    """Build a freshly initialised T from the global torch RNG."""
+    kinds = {"resnet_generator": ResnetGenerator, "residual": ResidualTransformer}
+    return kinds[config.transformer](config.transformer_channels, config.transformer_blocks)
+
+
 def build_processor(name: str, factor: int, channels: int, blocks: int) -> nn.Module:
     """Build a freshly initialised P from the global torch RNG.
 

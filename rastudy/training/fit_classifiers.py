@@ -21,6 +21,7 @@ from rastudy import registry
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet, load_split
 from rastudy.data.degradations import to_uint8
+from rastudy.data.digits import OTHER_DATA
 from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
 from rastudy.errors import StudyError, one_of
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
@@ -44,6 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
                "longer": LONGER | {"vit_small": 3, "mixer_small": 2}},
     "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": LONGER},
 }  # fmt: skip
+RECIPES |= {name: RECIPES["digits"] for name in OTHER_DATA}
 # half of the classes: as many steps on the digits; half as many on CIFAR-10
 RECIPES |= {f"digits_{half}": RECIPES["digits"] | {"epochs": 20} for half in HALVES}
 RECIPES |= {f"cifar10_{half}": RECIPES["cifar10"] for half in HALVES}

@@ -7,10 +7,12 @@
 import ast
 import csv
 import hashlib
+import os
 import platform
+import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,19 @@ from rastudy.data.loaders import data_version
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import weights_versions
 from rastudy.models.weight_files import sha256
-from rastudy.paths import PACKAGE, read_json, results_folder, root, write_atomic, write_csv, write_json
+from rastudy.paths import (
+    CHECKOUT,
+    PACKAGE,
+    is_checkout,
+    read_json,
+    results_folder,
+    root,
+    short,
+    to_read,
+    write_atomic,
+    write_csv,
+    write_json,
+)  # fmt: skip
 from rastudy.training.steps import Models
 from rastudy.training.weights import weights_file, weights_files
 
@@ -108,17 +122,17 @@ def curves_file(preset: str) -> Path:
     return results_folder(preset) / "curves.csv"
 
 
-def read_records(preset: str) -> dict[str, dict]:
-    """Run id to markers of every recorded run: digests of what it started from and of what it produced."""
-    return read_json(records_file(preset)) if records_file(preset).is_file() else {}
+def read_records(file: Path) -> dict[str, dict]:
+    """Run id to markers of every run that a file records: digests of what it started from and of what it produced."""
+    return read_json(file) if file.is_file() else {}
 
 
-def read_curves(preset: str) -> dict[str, list[dict]]:
-    """Run id to training curve of every recorded run."""
+def read_curves(file: Path) -> dict[str, list[dict]]:
+    """Run id to training curve of every run that a file records (:func:`curves_file`)."""
     curves: dict[str, list[dict]] = {}
-    if curves_file(preset).is_file():
-        with curves_file(preset).open(newline="") as file:
-            for row in csv.DictReader(file):
+    if file.is_file():
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
                 point = {name: (int if name in ("step", "images") else float)(row[name]) for name in CURVE_COLUMNS}
                 curves.setdefault(row["run_id"], []).append(point)
     return curves
@@ -126,7 +140,7 @@ def read_curves(preset: str) -> dict[str, list[dict]]:
 
 def merge_records(preset: str) -> None:
     """Merge the markers of this checkout's finished runs into ``records.json`` and ``curves.csv``."""
-    records, curves = read_records(preset), read_curves(preset)
+    records, curves = read_records(records_file(preset)), read_curves(curves_file(preset))
     for folder in sorted((root() / "runs" / preset).glob("*/")):
         found = {name: folder / f"{name}.json" for name in MARKERS}
         markers = {name: read_json(path) for name, path in found.items() if path.is_file()}
@@ -141,7 +155,7 @@ def merge_records(preset: str) -> None:
 
 
 def restore_records(configs: Iterable[Config]) -> None:
-    """Give a fresh checkout the markers of recorded runs; they are then checked against the files as usual."""
+    """Give a root without them the markers and files of the record's runs, which are then checked as usual."""
     runs = {run.run_id: run for config in configs for run in config.chain}
     recorded = {preset: _recorded(preset) for preset in {run.preset for run in runs.values()}}
     for run in runs.values():
@@ -149,10 +163,19 @@ def restore_records(configs: Iterable[Config]) -> None:
             path = run_folder(run) / f"{name}.json"
             if name in MARKERS and not path.is_file():
                 write_json(path, content)
+        read = [results_folder(run.preset) / "predictions" / f"{run.run_id}.{split}.npz" for split in ("val", "test")]
+        for mine in (*weights_files(run), *read):
+            if not mine.is_file() and in_record(mine).is_file():
+                write_atomic(mine, partial(shutil.copyfile, in_record(mine)))
+
+
+def in_record(path: Path) -> Path:
+    """The record's file for one of the root's."""
+    return CHECKOUT / path.relative_to(root()) if is_checkout() and not os.environ.get("RASTUDY_ROOT") else path
 
 
 def _recorded(preset: str) -> dict[str, dict]:
-    curves, records = read_curves(preset), read_records(preset)
+    curves, records = read_curves(in_record(curves_file(preset))), read_records(in_record(records_file(preset)))
     for run, markers in records.items():
         if "trained" in markers:
             markers["trained"]["curve"] = curves.get(run, [])
@@ -160,6 +183,16 @@ def _recorded(preset: str) -> dict[str, dict]:
 
 
 # --- checkpoints
+
+
+def checkpoint_file(config: Config) -> Path:
+    """A run's state after its last epoch; goes when the run is finished, unless others go on from inside its cycle."""
+    return run_folder(config) / "checkpoint.pt"
+
+
+def load_optimiser(config: Config) -> dict:
+    """The state of P's optimiser at the end of a run that others go on from."""
+    return _read_checkpoint(checkpoint_file(config))["optimisers"][0]
 
 
 def save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -> None:
@@ -173,21 +206,31 @@ def save_checkpoint(path: Path, models: Models, epoch: int, curve: list[dict]) -
 
 def load_checkpoint(path: Path, models: Models) -> tuple[int, list[dict]]:
     """Restore models and RNG; returns the next epoch and the curve so far. StudyError where the file is damaged."""
+    state = _read_checkpoint(path)
     try:
-        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
-            if damaged := parts.testzip():
-                raise StudyError(f"checksum of {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
         models.processor.load_state_dict(state["processor"])
         if models.transformer is not None:
             models.transformer.load_state_dict(state["transformer"])
         for optimiser, saved in zip(models.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         torch.set_rng_state(state["rng"])
-    except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"{path}: damaged checkpoint ({why})") from error
+    except Exception as error:  # of another run's networks
+        raise _damaged(path, error) from error
     return state["epoch"], state["curve"]
+
+
+def _read_checkpoint(path: Path) -> dict:
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not compare the checksums that torch.save wrote
+            if damaged := parts.testzip():
+                raise StudyError(f"checksum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types; all mean that this file cannot be resumed from
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StudyError:
+    return StudyError(f"{path}: damaged checkpoint ({(str(error).splitlines() or [type(error).__name__])[0]})")
 
 
 # --- provenance
@@ -237,6 +280,6 @@ def describe(config: Config, inputs: Iterable[str] = ()) -> None:
     print(f"run      {config.run_id}")
     print("on       " + ", ".join(f"{name} {value}" for name, value in provenance(config).items()))
     for name in inputs:
-        path = results_folder(config.preset) / f"{name}.csv"
+        path = to_read(results_folder(config.preset) / f"{name}.csv")
         digest = sha256(path)[:16] if path.is_file() else "missing"
-        print(f"input    results/{config.preset}/{path.name} sha256 {digest}")
+        print(f"input    {short(path)} sha256 {digest}")

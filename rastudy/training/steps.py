@@ -106,11 +106,25 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     """The learning rate of a step.
 
     ``step`` is the paper's schedule scaled to any number of epochs: 1 for the first 4/6, 0.1 for 1/6, 0.01 for 1/6
-    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine.
+    (6 epochs: 4/1/1; 30: 20/5/5). ``onecycle`` rises over the first 15 % and falls to 0 along a cosine; ``through`` is the
+    part of such a cycle that a phase has, from the pretraining's first step to the last.
     """
     if config.schedule == "step":
         sixth = step * config.epochs // steps * 6 // config.epochs
         return config.lr * {4: 0.1, 5: 0.01}.get(sixth, 1.0)
+    if config.schedule == "through":
+        epoch = steps // config.epochs
+        step, steps = step + epoch * config.pretrain_epochs, epoch * (config.cycle or config.pretrain_epochs + config.epochs)
+    return config.lr * _cycle(step, steps)
+
+
+def learning_rates(config: Config, step: int, steps: int) -> tuple[float, float]:
+    """P's learning rate of a step, and T's: the same, or that of a cycle of its own."""
+    own = learning_rate(config, step, steps)
+    return own, config.transformer_lr * _cycle(step, steps) if config.transformer_lr else own
+
+
+def _cycle(step: int, steps: int) -> float:
+    """A share of the highest rate: it rises over the first 15 % and falls to 0 along a cosine."""
     rise = 0.15 * steps
-    cosine = (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
-    return config.lr * ((step + 1) / (rise + 1) if step < rise else cosine)
+    return (step + 1) / (rise + 1) if step < rise else (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,16 +20,18 @@ from rastudy.models.detectors import load_source
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import (
     CURVE_COLUMNS,
+    checkpoint_file,
     claim_folder,
     inputs_of,
     is_trained,
     load_checkpoint,
+    load_optimiser,
     read_curve,
     run_folder,
     save_checkpoint,
     write_trained,
 )  # fmt: skip
-from rastudy.training.steps import Models, learning_rate, step_of
+from rastudy.training.steps import Models, learning_rate, learning_rates, step_of
 from rastudy.training.weights import build_models, load_weights, save_weights, weights_file
 
 CURVE_POINTS = 40  # rows of a training curve, about; each epoch has equally many
@@ -49,6 +50,8 @@ def make_models(config: Config) -> Models:
         if transformer is not None and start.mode == config.mode:
             load_weights(weights_file(start, "transformer"), transformer)
     optimisers = [torch.optim.Adam(net.parameters(), lr=config.lr, fused=True) for net in nets]
+    if start is not None and start.cycle:  # in the middle of a cycle P's optimiser goes on, too
+        optimisers[0].load_state_dict(load_optimiser(start))
     for source in sources:
         source.micro_batch = config.micro_batch
     for net in (*nets, *sources) if config.compile else ():
@@ -95,17 +98,17 @@ def _train(config: Config, pictures: PictureSet, log: Callable[[str], object]) -
     first = distributed.rank() == 0
     folder = claim_folder(config, inputs_of(config)) if first else run_folder(config)
     with FileLock(folder / "lock") if first else nullcontext():
-        if not distributed.from_first(is_trained(config)):
-            _train_or_resume(config, pictures, folder, log)
+        if not distributed.from_first(is_trained(config) and (not config.cycle or checkpoint_file(config).is_file())):
+            _train_or_resume(config, pictures, log)
     distributed.barrier()
 
 
-def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Callable[[str], object]) -> None:
+def _train_or_resume(config: Config, pictures: PictureSet, log: Callable[[str], object]) -> None:
     """Train from the checkpoint, if there is one, to the end; write weights, curve and the marker of a finished run."""
     models = make_models(config)
     pictures = relabel(pictures, config.labels, config.seed)
     loader = loader_of(pictures, config)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = checkpoint_file(config)
     first = 0
     curve: list[dict] = []
     if checkpoint.is_file():
@@ -135,7 +138,8 @@ def _train_or_resume(config: Config, pictures: PictureSet, folder: Path, log: Ca
     if models.transformer is not None:
         save_weights(weights_file(config, "transformer"), models.transformer, config)
     write_trained(config, curve)
-    checkpoint.unlink(missing_ok=True)
+    if not config.cycle:  # which others start from
+        checkpoint.unlink(missing_ok=True)
 
 
 def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> list[dict]:
@@ -152,10 +156,10 @@ def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> 
     for k, batch in enumerate(loader.epoch(config.seed, config.pretrain_epochs + epoch)):
         step = epoch * len(loader) + k
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
-        for optimiser in models.optimisers:
+        for optimiser, rate in zip(models.optimisers, learning_rates(config, step, steps), strict=False):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, step, steps)
+                group["lr"] = rate
         whole = min(config.batch_size, len(loader.label) - k * config.batch_size)  # of which this process may have a part
         models.share = len(batch.index) / whole
         try:

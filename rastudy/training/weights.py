@@ -1,6 +1,7 @@
 """The networks that a run trains: built, saved as safetensors, loaded again."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from rastudy.config import Config
 from rastudy.errors import StudyError
-from rastudy.models.processors import ResnetGenerator, build_processor
+from rastudy.models.processors import build_processor, build_transformer
 from rastudy.models.weight_files import load_state
 from rastudy.paths import results_folder, write_atomic
 from rastudy.registry import MODES
@@ -37,7 +38,7 @@ def build_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
     if not MODES[config.mode].has_transformer:
         return processor, None
     torch.manual_seed(config.seed + 1)
-    transformer = ResnetGenerator(config.transformer_channels, config.transformer_blocks)
+    transformer = build_transformer(config)
     return processor, transformer.to(device).to(memory_format=layout)
 
 
@@ -72,10 +73,10 @@ def read_metadata(path: Path) -> dict:
     return settings
 
 
-def load_models(config: Config) -> tuple[nn.Module, nn.Module | None]:
-    """A finished run's P and T in eval mode, from its committed or just trained weights."""
+def load_models(config: Config, place: Callable[[Path], Path] = Path) -> tuple[nn.Module, nn.Module | None]:
+    """A finished run's P and T in eval mode; ``place`` finds their files (:func:`rastudy.paths.to_read`: or the record's)."""
     processor, transformer = build_models(config)
-    load_weights(weights_file(config), processor).eval()
+    load_weights(place(weights_file(config)), processor).eval()
     if transformer is not None:
-        load_weights(weights_file(config, "transformer"), transformer).eval()
+        load_weights(place(weights_file(config, "transformer")), transformer).eval()
     return processor, transformer
