@@ -1,8 +1,11 @@
 """Black boxes: a command, a function, and a web service that is slow, errs, limits its rate and answers nonsense."""
 
+import importlib.util
+import itertools
 import json
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from base64 import b64decode
@@ -12,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rastudy.data import digits
 from rastudy.errors import StudyError
@@ -183,9 +186,9 @@ def test_unusable_settings(tmp_path, text, message):
 # --- which one
 
 
-@pytest.mark.parametrize("spec", ["tess", "service:", "function:", "https://somewhere", "tesseract:x"])
+@pytest.mark.parametrize("spec", ["tess", "service:", "function:", "https://somewhere", "tesseract:x", "rapidocr:x"])
 def test_unknown_black_boxes(spec):
-    with pytest.raises(StudyError, match="use tesseract, service:FILE.json or function:MODULE:NAME"):
+    with pytest.raises(StudyError, match="use rapidocr, tesseract, service:FILE.json or function:MODULE:NAME"):
         open_black_box(spec)
 
 
@@ -251,7 +254,6 @@ def test_counting_asks_nobody():
 @pytest.mark.skipif(not shutil.which("tesseract"), reason="tesseract-ocr is not installed")
 def test_tesseract_reads_print(tmp_path):
     """Large printed digits, all in one call; a blank picture has no answer. So its floor on ours is the pictures'."""
-    from PIL import ImageDraw, ImageFont
 
     paths = []
     for digit in ("7", "4", ""):
@@ -267,6 +269,43 @@ def test_tesseract_reads_print(tmp_path):
     for k, picture in enumerate(pictures):
         Image.fromarray(picture).save(paths[k])
     assert all(answer.label in "0123456789" for one in box.predict(paths) for answer in one)
+
+
+def test_the_probability_of_one_character():
+    """That of all alignments which are blanks, the character once or more in a row, blanks."""
+    rng = np.random.default_rng(0)
+    frames = rng.random((2, 4, 3))  # N, T, blank and two characters
+    found = blackbox.one_character(frames[..., 1:], frames[..., 0])
+    for n, k in itertools.product(range(2), (1, 2)):
+        paths = [path for path in itertools.product((0, k), repeat=4)
+                 if [symbol for symbol, _ in itertools.groupby(path)].count(k) == 1]  # fmt: skip
+        assert found[n, k - 1] == pytest.approx(sum(frames[n, range(4), path].prod() for path in paths))
+
+
+def test_rapidocr_reads_digits():
+    """A printed one, and most of the study's own clean pictures; a digit is its only answer."""
+    pytest.importorskip("rapidocr")
+    pytest.importorskip("onnxruntime")
+    box, (pictures, labels, _) = blackbox.open_black_box("rapidocr"), digits.render("test", 60)
+    with tempfile.TemporaryDirectory() as place:
+        paths = [Path(place) / f"{k}.png" for k in range(61)]
+        for picture, path in zip(pictures, paths, strict=False):
+            Image.fromarray(picture).save(path)
+        printed = Image.new("RGB", (32, 32), "white")
+        ImageDraw.Draw(printed).text((9, 2), "7", "black", ImageFont.load_default(24))
+        printed.save(paths[-1])
+        found = box.predict(paths)
+    assert found[-1][0].label == "7" and {answer.label for one in found for answer in one} == set("0123456789")
+    assert np.mean([one[0].label == str(label) for one, label in zip(found, labels, strict=False)]) > 0.7
+    assert box.version.startswith("PP-OCRv6_rec_small:")
+
+
+@pytest.mark.parametrize("package", ["rapidocr", "onnxruntime"])
+def test_rapidocr_missing(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StudyError, match=r"pip install -e '\.\[transfer\]'"):
+        blackbox.RapidOCR()
 
 
 def test_tesseract_missing():

@@ -196,3 +196,39 @@ def test_flipping_pictures_by_size_is_flipping_them():
     assert stats.paired_p(differences, Groups(np.arange(400))) == pytest.approx(
         stats.paired_p(twins, Groups(np.tile(np.arange(400), 2))), abs=0.01
     )
+
+
+def test_over_trainings_without_noise_of_pictures_is_the_t_interval():
+    per_seed = np.repeat(np.array([1.0, 2.0, 4.0])[:, None], 30, 1)[..., None]  # S N 1
+    ((low, high),) = stats.over_trainings(per_seed, Groups(np.arange(30)))
+    half = 4.3027 * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
+    assert low == pytest.approx(7 / 3 - half, rel=0.1) and high == pytest.approx(7 / 3 + half, rel=0.1)
+    assert np.isnan(stats.over_trainings(per_seed[:2], Groups(np.arange(30)))).all()
+
+
+@pytest.mark.parametrize("between, within", [(1.0, 2.0), (0.1, 3.0)])
+def test_over_trainings_covers_the_mean(between, within):
+    """Trainings and groups of pictures are drawn anew; 95 % of the intervals hold the true mean, or more."""
+    rng, groups, held = np.random.default_rng(0), Groups(np.repeat(np.arange(40), 2)), 0
+    for _ in range(200):
+        of_pictures = np.repeat(rng.normal(0, within, 40), 2)
+        values = 1 + rng.normal(0, between, (5, 1)) + of_pictures + rng.normal(0, 0.5, (5, 80))
+        ((low, high),) = stats.over_trainings(values[..., None], groups)
+        held += low <= 1 <= high
+    assert held >= 0.92 * 200
+
+
+@pytest.mark.parametrize(
+    "low, high, p, expected",
+    [
+        (1, 3, 0.01, "gain"),
+        (-3, -1, 0.01, "loss"),
+        (-0.9, 0.9, 1, "none"),
+        (0.9, 3, 0.01, "undecided"),
+        (1, 3, 0.05, "undecided"),
+    ],
+)
+def test_the_rule_of_verdicts_knows_no_side(low, high, p, expected):
+    assert stats.kind_of_difference(low, high, p) == expected
+    mirrored = {"gain": "loss", "loss": "gain"}.get(expected, expected)
+    assert stats.kind_of_difference(-high, -low, p) == mirrored

@@ -12,7 +12,23 @@ from scipy import stats
 RESAMPLES = 5000
 FLIPS = 50_000  # of signs; many more than resamples, since Holm multiplies small p-values by the number of contrasts
 LEVEL = 0.95
+MARGIN = 1.0  # points: a smaller difference counts as none, whatever is claimed
+SURE = 0.05  # of a p-value, corrected by Holm
+FEWEST_TRAININGS = 3  # for an interval over trainings
 FEW = 256  # distinct values up to which independent pictures are drawn by value, where there are ten of each on average
+
+
+def kind_of_difference(low: float, high: float, p: float = 0.0, margin: float = MARGIN) -> str:
+    """The one rule of every verdict, for gains and for nulls.
+
+    ``gain``: the whole interval is above ``margin``; ``loss``: below minus that; ``none``: within. Everything else is
+    ``undecided``, and so is a gain or loss whose p-value, corrected for the others, is not below ``SURE``.
+    """
+    if -margin < low and high < margin:
+        return "none"
+    if p < SURE and (low >= margin or high <= -margin):
+        return "gain" if low >= margin else "loss"
+    return "undecided"
 
 
 class Estimate(NamedTuple):
@@ -114,6 +130,22 @@ def mean_intervals(values: np.ndarray, groups: Groups, differences: bool = False
     drawn = iter(groups.bootstrap_each(others).T if others.size else ())
     ends = [_wilson(column) if hit else percentile(next(drawn)) for hit, column in zip(hits, values.T, strict=True)]
     return [Estimate(float(column.mean()), low, high) for column, (low, high) in zip(values.T, ends, strict=True)]
+
+
+def over_trainings(values: np.ndarray, groups: Groups) -> list[tuple[float, float]]:
+    """Intervals of the means of (S, N, M) values over trainings and pictures: nan below ``FEWEST_TRAININGS`` trainings.
+
+    Two levels: groups of pictures are resampled, the same in every training, and the trainings' means vary by Student's t with
+    S - 1 degrees of freedom, for so few cannot be resampled. Without noise of pictures it is the t interval.
+    """
+    n_trainings, n, m = values.shape
+    if n_trainings < FEWEST_TRAININGS:
+        return [(float("nan"), float("nan"))] * m
+    error = values.mean(1).std(0, ddof=1) / np.sqrt(n_trainings)  # M
+    levels = (np.random.default_rng(2).permutation(RESAMPLES) + 0.5) / RESAMPLES  # every quantile once, in random order
+    drawn = stats.t.ppf(levels, n_trainings - 1)
+    resampled = groups.bootstrap(values.mean(0)) + drawn[:, None] * error
+    return [percentile(column) for column in resampled.T]
 
 
 def _wilson(hits: np.ndarray) -> tuple[float, float]:

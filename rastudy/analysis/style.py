@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from rastudy.errors import NothingToShow
-from rastudy.paths import root, write_atomic
+from rastudy.paths import root, short, write_atomic
 
 Plotted = ParamSpec("Plotted")
 MISSING = "missing"  # the gid of a figure that is a sentence
@@ -50,7 +50,7 @@ def save(figure: Figure, preset: str, name: str) -> Path | None:
     # no time stamp or version: the same figure gives the same bytes
     write = lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})  # noqa: E731
     write_atomic(path, write)
-    return path.relative_to(root())
+    return short(path)
 
 
 def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:

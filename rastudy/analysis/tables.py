@@ -18,7 +18,7 @@ from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, results_file, tidy_rows
-from rastudy.paths import results_folder, root, write_csv
+from rastudy.paths import results_folder, short, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, is_variant, short_name
 from rastudy.training.run_store import merge_records
@@ -26,18 +26,22 @@ from rastudy.training.run_store import merge_records
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 POWER = (1.96 + 0.84) / 1.96  # of half an interval: the effect that a test at 5 % finds in four studies of five
 SEEDS, GAP = ("seed_low", "seed_high"), ("gap_closed", "gap_low", "gap_high")
+TRAININGS = ("trainings_low", "trainings_high", "seed_sd")
+WITHIN = ("within", "within_low", "within_high", "within_seeds")
 SOURCE, OVER_ONE = ("source_gain", "source_low", "source_high"), ("over_one", "over_low", "over_high")
-GAINS = ("preset", *CELL, "baseline", "target_arch", "role", "main", *ESTIMATE, *SEEDS, "p", "p_holm", "primary", *GAP, *COUNTS)
+GAINS = ("preset", *CELL, "baseline", "target_arch", "role", "main", *ESTIMATE, *TRAININGS, *SEEDS, "p", "p_holm",
+         "primary", *GAP, *COUNTS)  # fmt: skip
 TABLES = {
     "accuracy": ("preset", "split", *CELL, "target_arch", "metric", "main", *ESTIMATE, *SEEDS, *COUNTS),
     "gains": GAINS,
-    "kept": ("preset", *CELL, "main", "source_gain", "unseen_gain", *ESTIMATE, "reason", *COUNTS),
+    "kept": ("preset", *CELL, "main", "source_gain", "unseen_gain", *ESTIMATE, *WITHIN, "reason", *COUNTS),
     "overall": ("preset", *CELL, "main", *ESTIMATE, "resolves", *COUNTS),
     "equal_cost": ("preset", "task", "strength", "mode", "reader", *ESTIMATE, *GAIN, *UNSEEN, "psnr", "ssim", *COUNTS),
     "several_sources": ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS),
     "controls": checks.CONTROL_COLUMNS,
-    "tradeoff": ("preset", "task", "strength", "mode", "ra_weight", "source_top1", *SOURCE, *UNSEEN, "psnr", "psnr_change",
-                 "ssim", "chosen", *COUNTS),
+    "tradeoff": ("preset", "task", "strength", "mode", "ra_weight", "transformer_lr", "source_top1", *SOURCE, *UNSEEN, "psnr",
+                 "psnr_change",
+                 "ssim", "chosen", "stability", *COUNTS),
     "clean_check": checks.CHECK,
     "paper_vs_ours": checks.PAPER,
 }  # fmt: skip
@@ -74,16 +78,16 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
     """Paired differences to the baselines on the same pictures and seeds, in points of top-1.
 
-    Primary contrasts (the main comparison's ``ra`` to ``plain``: source and mean unseen R, per task) stand alone; p-values of
-    all others are Holm-corrected together.
+    Each has two intervals: over pictures, given these trainings, and over trainings, too. Primary contrasts (the main
+    comparison's ``ra`` to ``plain``: source and mean unseen R, per task) are Holm-corrected together, and so are all others.
     """
-    # ASSUMPTION: Intervals are over pictures. Seeds are averaged and their range is shown; three are too few to resample.
     rows = []
     for baseline, cell, plain, gain in pairs:
         found = list(comparisons.contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # S N contrast
         means = per_seed.mean(0)
         estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
+        wide, spread = stats.over_trainings(per_seed, cell.groups), _spread_over(per_seed)
         preset, (task, strength) = cell.settings["preset"], cell.key[:2]
         clean = cells.get(main_key(preset, task, strength, "clean"))
         closed = _gap_closed(means, found, plain, clean) if clean is not None else {}
@@ -91,12 +95,18 @@ def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
         for k, (name, role, _) in enumerate(found):
             row = cell.base() | {"baseline": baseline, "target_arch": name, "role": role, "main": main, "p": p[k]}
             row["primary"] = main and cell.settings["mode"] == "ra" and role in ("source", "mean_unseen")
-            rows.append(row | named(ESTIMATE, estimates[k]) | _spread(per_seed[..., k]) | closed.get(k, {}))
-    others = [row for row in rows if not row["primary"]]
-    if others:
-        for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
+            row |= named(TRAININGS, (*wide[k], spread[k])) | _spread(per_seed[..., k])
+            rows.append(row | named(ESTIMATE, estimates[k]) | closed.get(k, {}))
+    for kind in (True, False):
+        corrected = [row for row in rows if row["primary"] == kind]
+        for row, p in zip(corrected, stats.holm(np.array([row["p"] for row in corrected])), strict=True):
             row["p_holm"] = p
     return rows
+
+
+def _spread_over(per_seed: np.ndarray) -> np.ndarray:
+    """Standard deviations over trainings (M,) of the means of (S, N, M); nan for one training."""
+    return per_seed.mean(1).std(0, ddof=1) if len(per_seed) > 1 else np.full(per_seed.shape[-1], np.nan)
 
 
 def _gap_closed(means: np.ndarray, found: list[tuple[str, str, list[int]]], plain: Cell, clean: Cell) -> dict[int, dict]:
@@ -115,7 +125,12 @@ def _gap_closed(means: np.ndarray, found: list[tuple[str, str, list[int]]], plai
 
 
 def kept_rows(pairs: list[Pair]) -> Iterator[dict]:
-    """``gain_kept``: mean unseen gain / source gain; empty with a reason unless the source's interval lies above 0."""
+    """What share of the gain unseen R's keep, where the interval of the gain that it is a share of lies above 0.
+
+    The paper's definition: mean unseen gain / source gain, which divides one R's gain by another's; empty with a reason.
+    ``within``: the unseen R's gains / the same R's gains when each is itself the source, over the seeds of both.
+    """
+    own = {cell.key: (cell, gain) for baseline, cell, _, gain in pairs if baseline == "plain"}
     for baseline, cell, _, gain in pairs:
         roles = comparisons.targets_by_role(cell)
         if baseline != "plain" or "mean_unseen" not in roles or "source" not in roles:
@@ -130,7 +145,26 @@ def kept_rows(pairs: list[Pair]) -> Iterator[dict]:
         else:
             (kept,) = stats.ratio_intervals(unseen[:, None], source[:, None], cell.groups)
             row |= named(ESTIMATE, kept)
-        yield row
+        yield row | _within(cell, gain, own)
+
+
+def _within(cell: Cell, gain: np.ndarray, own: dict[tuple, tuple[Cell, np.ndarray]]) -> dict[str, float]:
+    """The unseen R's gain over what they gain as sources; empty unless each of them was one, and gained."""
+    unseen = comparisons.targets_by_role(cell)["mean_unseen"]
+    found = [own.get(comparisons.cell_key(cell.settings | {"source_arch": cell.targets[r]})) for r in unseen]
+    if not all(found):
+        return {}
+    seeds = [seed for seed in cell.runs if all(seed in other.runs for other, _ in found)]
+    if not seeds:
+        return {}
+    pick = lambda one, values, r: np.mean([values[list(one.runs).index(seed), r] for seed in seeds], 0)  # noqa: E731
+    mine = np.mean([pick(cell, gain, r) for r in unseen], 0)
+    best = np.mean([pick(*other, r) for other, r in zip(found, unseen, strict=True)], 0)
+    (whole,) = stats.mean_intervals(best[:, None], cell.groups, differences=True)
+    if whole.low <= 0:
+        return {}
+    (share,) = stats.ratio_intervals(mine[:, None], best[:, None], cell.groups)
+    return named(WITHIN, (*share, len(seeds)))
 
 
 def overall_rows(pairs: list[Pair]) -> Iterator[dict]:
@@ -213,16 +247,19 @@ def several_sources_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict
 
 
 def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
-    """The weight grid on validation, seed 0, main processor and source; ``chosen`` by the rule.
+    """The grid of weights (of T: of its learning rates, since its weight changes nothing) on validation, seed 0, main processor
+    and source; ``chosen`` by the preset's rule.
 
-    The rule: the best top-1 of the source R among the weights that cost at most ``MAX_PSNR_COST``; a tie goes to the
-    smaller weight.
+    The best gain of the source R among the weights that cost at most ``MAX_PSNR_COST``; a tie goes to the smaller weight. By
+    the one-standard-error rule (``one_se``) it is the smallest weight whose gain is within a standard error of the best.
+    ``stability``: the share, in per cent, of bootstrap samples of the pictures in which the rule chooses this weight.
     """
-    rows = []
+    rows: list[dict] = []
     for baseline, cell, plain, gain in pairs:
         settings = cell.settings
-        main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"])
-        same = comparisons.cell_key(settings | {"ra_weight": main.ra_weight}) == comparisons.cell_key(main.science())
+        main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"]).science()
+        free = {name: main[name] for name in ("ra_weight", "transformer_lr") if name in main}
+        same = comparisons.cell_key(settings | free) == comparisons.cell_key(main)
         if baseline != "plain" or not same or 0 not in cell.runs:
             continue
         of_seed_0, roles = gain[list(cell.runs).index(0)], comparisons.targets_by_role(cell)  # R N
@@ -230,15 +267,29 @@ def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
         source, unseen = stats.mean_intervals(gains, cell.groups, differences=True)
         one, change = cell.seeds([0]), cell.quality()["psnr"] - plain.quality()["psnr"]
         row = {name: settings[name] for name in ("preset", "task", "strength", "mode", "ra_weight")} | one.counts()
+        row["transformer_lr"] = settings.get("transformer_lr", 0.0)
         row |= {"source_top1": one.hits[0, roles["source"]].mean(), "psnr_change": change, "chosen": False}
+        row["drawn"] = cell.groups.bootstrap(gains[:, :1])[:, 0]
         rows.append(row | named(SOURCE, source) | named(UNSEEN, unseen) | cell.quality())
     for key in degradations(preset):
         for mode in registry.MODES:
             tried = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
             allowed = [r for r in tried if r["psnr_change"] >= -MAX_PSNR_COST]
             if allowed:
-                max(allowed, key=lambda r: (round(r["source_top1"], 9), -r["ra_weight"]))["chosen"] = True
-    return rows
+                allowed.sort(key=lambda r: (r["ra_weight"], r["transformer_lr"]))
+                _choose(allowed, PRESETS[preset].get("one_se", False))
+    return [{name: value for name, value in row.items() if name != "drawn"} for row in rows]
+
+
+def _choose(allowed: list[dict], one_se: bool) -> None:
+    """Mark the chosen one of the rows, which are sorted by weight, and how often resamples choose each."""
+    resampled = np.stack([row["drawn"] for row in allowed], 1)  # B, weight
+    gains = np.vstack([[row["source_gain"] for row in allowed], resampled]).round(9)
+    slack = resampled.std(0)[gains[0].argmax()] if one_se else 0.0
+    chosen = (gains >= gains.max(1, keepdims=True) - slack).argmax(1)
+    allowed[chosen[0]]["chosen"] = True
+    for k, row in enumerate(allowed):
+        row["stability"] = 100 * (chosen[1:] == k).mean()
 
 
 # --- files
@@ -263,7 +314,7 @@ def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]
     before = table.read_bytes() if table.is_file() else None
     write_csv(table, [row for run in predictions for row in tidy_rows(run)], COLUMNS)
     if before not in (None, table.read_bytes()):
-        log(f"{table.relative_to(root())} was not what the predictions give; rebuilt")
+        log(f"{short(table)} was not what the predictions give; rebuilt")
     load_results(preset)  # checks schema and keys
     merge_records(preset)
     of_split = {split: [run for run in predictions if run.about["split"] == split] for split in ("test", "val")}
@@ -285,14 +336,14 @@ def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]
 def rounded(row: dict) -> dict:
     """Six decimals, p-values three digits: enough for any reader, and stable against the last bits of a sum."""
     digits = lambda name, v: float(f"{v:.3g}") if name in ("p", "p_holm") else round(float(v), 6)  # noqa: E731
-    return {name: digits(name, v) if isinstance(v, float) else v for name, v in row.items()}
+    return {name: ("" if v != v else digits(name, v)) if isinstance(v, float) else v for name, v in row.items()}
 
 
 def tables_command(args: argparse.Namespace) -> None:
     committed = [name for name in PRESETS if name != "smoke" and any((results_folder(name) / "predictions").glob("*.npz"))]
     for preset in args.preset or committed:
         for path in make_tables(preset):
-            print(path.relative_to(root()))
+            print(short(path))
 
 
 # --- reading
@@ -301,7 +352,7 @@ def tables_command(args: argparse.Namespace) -> None:
 def load_table(preset: str, name: str) -> pd.DataFrame:
     """One of ``TABLES``; StudyError where it is missing or has another schema."""
     one_of("table", name, TABLES)
-    path = results_folder(preset) / f"{name}.csv"
+    path = to_read(results_folder(preset) / f"{name}.csv")
     return read_table(path, TABLES[name], f"rastudy tables --preset {preset}", source_arch=str)
 
 
@@ -315,6 +366,13 @@ def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.
     main = {main_key(preset, *key, mode) for key in degradations(preset) for mode in PRESETS[preset]["modes"]}
     keep = pd.Series([key in main for key in table[list(CELL)].itertuples(index=False, name=None)], table.index, bool)
     return table[keep & (table["baseline"] == baseline)]
+
+
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of gains whose ``low`` and ``high`` are over trainings where a cell has enough of them, else over pictures."""
+    over = table["trainings_low"].notna()
+    return table.assign(low=table["trainings_low"].where(over, table["low"]),
+                        high=table["trainings_high"].where(over, table["high"]))  # fmt: skip
 
 
 def without_variants(table: pd.DataFrame) -> pd.DataFrame:

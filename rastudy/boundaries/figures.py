@@ -390,14 +390,18 @@ def plot_explains(preset: str) -> Figure:
                 ax.errorbar(of[similarity], of["gain"], yerr=error, **style)
             found = gains[gains["similarity"] == similarity].itertuples()
             names = {"mantel": "all pairs", "targets": "targets of one source"}
-            ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p:.2g}" for t in found), fontsize=9)
+            ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p_holm:.2g}" for t in found), fontsize=9)
             ax.axhline(0, color="black", lw=1)
         row[0].set_ylabel(f"{task_name(*key)}\nRA's gain for the other R (points)", fontsize=10)
     for ax, name in zip(axes[-1], SIMILARITY_NAMES, strict=True):
         ax.set_xlabel(name)
     axes[0, -1].legend(title="R in the loss", loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     figure.tight_layout()
-    _note(figure, -0.005, "A dot: an ordered pair of R's, gains with 95 % intervals over pictures. p: permuted networks.")
+    _note(
+        figure,
+        -0.005,
+        "A dot: an ordered pair of R's, gains with 95 % intervals over pictures. p: permuted networks, Holm-corrected.",
+    )
     return figure
 
 

@@ -25,7 +25,7 @@ from rastudy.boundaries import measure as boundaries
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions, read_table
-from rastudy.paths import results_folder, write_csv
+from rastudy.paths import results_folder, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import is_variant, small_arch
 from rastudy.transfer import tables as transfer
@@ -38,7 +38,7 @@ SIMILARITIES = ("kappa", "rank_ra", "rank_spectrum")
 KEY = ("preset", "task", "strength")
 COLUMNS = (*KEY, "along", "stratum", "reader", "other", "metric", *ESTIMATE, "n_images", "n_groups")
 POINTS = (*KEY, "source", "target", *SIMILARITIES, *GAIN, *SHARE, "n_images", "n_groups")
-EXPLAINS = (*KEY, "test", "similarity", "outcome", "rho", "p", "n_networks", "n_pairs", "permutations")
+EXPLAINS = (*KEY, "test", "similarity", "outcome", "rho", "p", "p_holm", "n_networks", "n_pairs", "permutations")
 TABLES = {
     "boundary_distances": COLUMNS, "boundary_pairs": COLUMNS, "boundary_planes": COLUMNS, "boundary_path": COLUMNS,
     "boundary_added": COLUMNS, "boundary_points": POINTS, "boundary_explains": EXPLAINS,
@@ -136,7 +136,7 @@ def measured_files(preset: str) -> dict[tuple[str, float], Path]:
 
 def load_measured(preset: str, task: str, strength: float) -> Measured:
     """The measurements of a degradation; StudyError with the command where there are none."""
-    path = boundaries.boundaries_file(preset, task, strength)
+    path = to_read(boundaries.boundaries_file(preset, task, strength))
     if not path.is_file():
         raise StudyError(f"{path}: not measured; run {boundaries.command_of(preset)} --task {task}")
     return Measured(load_predictions(path))
@@ -201,12 +201,17 @@ def pair_rows(m: Measured) -> Iterator[dict]:
 
 
 def plane_rows(m: Measured) -> Iterator[dict]:
-    """Agreement (%), Cohen's kappa and chance agreement (%) of every two recognisers on planes, by kind and on all of them."""
+    """Agreement (%), Cohen's kappa and chance agreement (%) of every two recognisers on planes, by kind and on all of them.
+
+    ``kappa_architectures``, ``kappa_trainings``: on all planes, means over the pairs of two of the paper's architectures and of
+    two trainings of one; ``kappa_difference``: the latter minus the former.
+    """
     planes = m.arrays["planes"]  # kind R size size P
     many = planes.shape[-1]
     drawn = np.zeros(len(m.step), bool)
     drawn[np.linspace(0, len(m.step) - 1, many).astype(int)] = True
     draws = stats.Groups(m.group[drawn]).draws(DRAWS)
+    kappas: dict[str, list[np.ndarray]] = {"architectures": [], "trainings": []}
     for (r, reader), (o, other) in itertools.combinations(enumerate(m.readers), 2):
         both = planes[:, [r, o]]
         named, code = np.unique(both, return_inverse=True)
@@ -221,6 +226,20 @@ def plane_rows(m: Measured) -> Iterator[dict]:
             same, kappa, chance = (np.concatenate(values) for values in zip(*parts, strict=True))
             resampled = {"agreement": 100 * same, "kappa": kappa, "chance": 100 * chance}
             yield from m.rows(resampled, drawn, along=kind, reader=reader, other=other)
+            if kind == "all" and (of := _pair_of(reader, other)):
+                kappas[of].append(kappa)
+    means = {f"kappa_{of}": np.mean(values, 0) for of, values in kappas.items() if values}
+    if len(means) == len(kappas):
+        means["kappa_difference"] = means["kappa_trainings"] - means["kappa_architectures"]
+    yield from m.rows(means, drawn, along="all", reader="mean")
+
+
+def _pair_of(reader: str, other: str) -> str:
+    """Whether two recognisers are two trainings of one architecture, or two of the paper's architectures; else empty."""
+    if (small_arch(reader) or reader) == (small_arch(other) or other):
+        return "trainings"
+    odd = any(is_variant(name) or name in registry.unlike_recognisers() for name in (reader, other))
+    return "" if odd else "architectures"
 
 
 def path_rows(m: Measured) -> Iterator[dict]:
@@ -304,8 +323,17 @@ def explain_rows(points: pd.DataFrame) -> Iterator[dict]:
 
     ``mantel``: over all ordered pairs of the networks that are sources and targets; the networks of the similarities are
     permuted, rows and columns together, in every order. ``targets``: over the targets of the main source; they are permuted.
-    One-sided: the p-value is the share of orders, the identity among them, that give a correlation as large.
+    One-sided: the p-value is the share of orders, the identity among them, that give a correlation as large; ``p_holm`` is
+    corrected for all tests of an outcome, which the figure and the notebook show together.
     """
+    rows = list(_tests(points))
+    for outcome in ("gain", "share"):
+        family = [row for row in rows if row["outcome"] == outcome]
+        for row, p in zip(family, stats.holm(np.array([row["p"] for row in family])), strict=True):
+            yield row | {"p_holm": p}
+
+
+def _tests(points: pd.DataFrame) -> Iterator[dict]:
     for key, of in points.groupby(list(KEY), sort=False):
         main = boundaries.main_source(key[0])
         square = [name for name in dict.fromkeys(of["source"]) if name in set(of["target"])]
@@ -386,4 +414,4 @@ def make_tables(preset: str) -> list[Path]:
 def load_table(preset: str, name: str) -> pd.DataFrame:
     """One of ``TABLES``; StudyError where it is missing or has other columns."""
     one_of("table", name, TABLES)
-    return read_table(results_folder(preset) / f"{name}.csv", TABLES[name], boundaries.command_of(preset), along=str)
+    return read_table(to_read(results_folder(preset) / f"{name}.csv"), TABLES[name], boundaries.command_of(preset), along=str)

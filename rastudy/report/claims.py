@@ -7,8 +7,9 @@ import pandas as pd
 from rastudy import registry
 from rastudy.analysis.checks import paper_gains
 from rastudy.analysis.comparisons import ESTIMATE
-from rastudy.analysis.tables import load_table, main_cells
-from rastudy.paths import results_folder
+from rastudy.analysis.statistics import MARGIN, kind_of_difference
+from rastudy.analysis.tables import WITHIN, load_table, main_cells
+from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import TASKS, mode_name, short_name
 from rastudy.report.style import sample
@@ -21,7 +22,6 @@ CONDITIONS: dict[str, tuple[str, float | None]] = {
 }  # fmt: skip
 OF_PAPER = {task: name for name, (task, strength) in CONDITIONS.items()
             if strength is None or (task, strength) in degradations("imagenet")}  # fmt: skip
-NOTHING = 1.0  # points: a smaller gain counts as none, the paper's (unsupervised RA's in denoising) and ours
 MOST = 0.5  # unseen R's keep most of the source's gain where they keep more than this share
 
 
@@ -32,9 +32,21 @@ def markdown(rows: list[list[str]], header: Sequence[str]) -> str:
 
 
 def interval(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
-    """``value [low, high]`` of these columns; empty where there is no value."""
-    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in names)
+    """``value [low, high]`` of these columns, over trainings where the row has that; empty where there is no value."""
+    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in (names[0], *ends(row, names)))
     return "" if pd.isna(row[names[0]]) else f"{value} [{low}, {high}]"
+
+
+def ends(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE) -> Sequence[str]:
+    """The columns of a row's headline interval: over trainings where there are enough of them, else over pictures."""
+    over = tuple(names) == ESTIMATE and not pd.isna(row.get("trainings_low"))
+    return ("trainings_low", "trainings_high") if over else names[1:]
+
+
+def trainings(row: Mapping | pd.Series) -> str:
+    """How many trainings a figure rests on."""
+    n = int(row["n_seeds"])
+    return "this training" if n == 1 else f"{n} trainings"
 
 
 def study_name(preset: str) -> str:
@@ -43,7 +55,7 @@ def study_name(preset: str) -> str:
 
 
 def has_results(preset: str) -> bool:
-    return (results_folder(preset) / "gains.csv").is_file() and len(load_table(preset, "gains")) > 0
+    return to_read(results_folder(preset) / "gains.csv").is_file() and len(load_table(preset, "gains")) > 0
 
 
 def present_studies() -> list[str]:
@@ -69,33 +81,36 @@ def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     return table[(table[list(values)] == pd.Series(values)).all(axis=1)]
 
 
-def verdict(claim: float | None, low: float, high: float) -> str:
-    """Whether an interval agrees with a claim of a difference of its sign, or with 0 of less than a point (None: no claim)."""
+def verdict(claim: float | None, low: float, high: float, p: float = 0.0, margin: float = MARGIN) -> str:
+    """Whether an interval agrees with a claim: a gain, a loss, or 0, no difference (None: no claim)."""
     if claim is None:
         return ""
-    if claim == 0:
-        inside, outside = -NOTHING < low and high < NOTHING, low >= NOTHING or high <= -NOTHING
-        return "agrees" if inside else "disagrees" if outside else "undecided"
-    if low <= 0 <= high:
-        return "undecided"
-    return "agrees" if (low > 0) == (claim > 0) else "disagrees"
+    found, claimed = kind_of_difference(low, high, p, margin), "gain" if claim > 0 else "loss" if claim < 0 else "none"
+    return found if found == "undecided" else "agrees" if found == claimed else "disagrees"
 
 
 def gain_of(preset: str, condition: str, mode: str, role: str, claim: float | None) -> str:
-    """The gain over plain of the source or the mean unseen R, with its interval and verdict; empty where it was not run."""
+    """The gain over plain of the source or the mean unseen R: interval, trainings, verdict; empty where it was not run."""
     rows = main_rows("gains", preset, condition, mode=mode, role=role)
-    return f"{interval(rows.iloc[0])} {verdict(claim, *rows.iloc[0][['low', 'high']])}".strip() if len(rows) else ""
+    if not len(rows):
+        return ""
+    row = rows.iloc[0]
+    low, high = row[list(ends(row))]
+    said = verdict(claim, low, high, row["p_holm"])
+    return f"{interval(row)}, {trainings(row)}" + f": {said}" * bool(said)
 
 
-def kept_of(preset: str, condition: str, mode: str, claimed: bool) -> str:
-    """``gain_kept`` with its interval and verdict (``claimed``: that it is most of it), or why there is none."""
+def kept_of(preset: str, condition: str, mode: str, names: Sequence[str], claimed: bool) -> str:
+    """A share that is kept with its interval and verdict (``claimed``: that it is most of it), or why there is none."""
     rows = main_rows("kept", preset, condition, mode=mode)
     if not len(rows):
         return ""
     row = rows.iloc[0]
-    if pd.isna(row["value"]):
+    if pd.isna(row[names[0]]) and names == ESTIMATE:
         return "the source's gain is not resolved" if "includes 0" in row["reason"] else "the source loses"
-    return f"{interval(row, digits=2, sign='')} {verdict(1 if claimed else None, *(row[['low', 'high']] - MOST))}".strip()
+    low, high = row[list(names[1:])] - MOST
+    said = verdict(1 if claimed else None, low, high, margin=0.0)
+    return f"{interval(row, names, 2, '')}" + f": {said}" * bool(said and not pd.isna(row[names[0]]))
 
 
 def claims_table(presets: Sequence[str] = ()) -> str:
@@ -107,9 +122,8 @@ def claims_table(presets: Sequence[str] = ()) -> str:
 
 
 def _header(preset: str) -> str:
-    """A study's column: its data, with what its intervals rest on."""
-    pictures, seeds = sample(main_cells(load_table(preset, "gains"), preset), "")
-    return f"ours, {study_name(preset)} ({seeds}, {pictures})"
+    """A study's column: its data, with the pictures that its intervals rest on."""
+    return f"ours, {study_name(preset)} ({sample(main_cells(load_table(preset, 'gains'), preset), '')[0]})"
 
 
 def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:
@@ -120,15 +134,17 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
     for role, row_role, who in (("source", "source", "the R in the loss"), ("unseen", "mean_unseen", "unseen R's")):
         for condition in conditions:
             found = paper.get(condition, {}).get(role)
-            claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= NOTHING else 0.0
+            claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= MARGIN else 0.0
             ours = [gain_of(preset, condition, mode, row_role, claim) for preset in presets]
             shown = missing[condition] if found is None else f"{found:+.1f}"
             yield [f"{mode_name(mode)}: gain of {who} (points)", condition, shown, *ours]
-    for condition in conditions:
-        found = paper.get(condition, {})
-        claimed = found.get("source", 0.0) >= NOTHING
-        shown = missing[condition] if not len(found) else "source's gain near 0"
-        if claimed:
-            shown = f"{found['unseen'] / found['source']:.2f}"
-        ours = [kept_of(preset, condition, mode, claimed) for preset in presets]
-        yield [f"{mode_name(mode)}: share that unseen R's keep", condition, shown, *ours]
+    for of, names in (("of the source's gain", ESTIMATE), ("of their own gain as sources", WITHIN[:3])):
+        for condition in conditions:
+            found = paper.get(condition, {})
+            claimed = found.get("source", 0.0) >= MARGIN
+            shown = missing[condition] if not len(found) else "source's gain near 0"
+            if claimed:
+                shown = f"{found['unseen'] / found['source']:.2f}" if names == ESTIMATE else "not at hand"
+            ours = [kept_of(preset, condition, mode, names, claimed) for preset in presets]
+            if names == ESTIMATE or any(ours):
+                yield [f"{mode_name(mode)}: share that unseen R's keep {of}", condition, shown, *ours]

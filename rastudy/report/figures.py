@@ -17,15 +17,17 @@ from matplotlib.figure import Figure
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN
 from rastudy.analysis.style import rows_of, says_what_is_missing
-from rastudy.analysis.tables import load_table, main_cells, without_variants
+from rastudy.analysis.tables import headline, load_table, main_cells, without_variants
 from rastudy.config import make_config
+from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, TASKS, display_name, mode_name, modes, reader_name, short_name, task_name
 from rastudy.report import style
 from rastudy.report.style import Degradation, degradations_in, finish, intervals, look_of, panels, sample
-from rastudy.training.run_store import read_curves
+from rastudy.training.run_store import curves_file, read_curves
 
 LOWEST = -8  # of the axes of trade-off and controls; values below it are written as text
+INTERVALS = "95 % intervals over trainings where there are three or more, else over pictures."
 GAIN_AXIS = "gain over plain (points)"
 VERDICTS = {"transfers": "#0072b2", "does not": "#d55e00"}
 UNDECIDED = "#808080"
@@ -55,16 +57,16 @@ def plot_accuracy(preset: str) -> Figure:
 @says_what_is_missing
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
-    rows = without_variants(main_cells(load_table(preset, "gains"), preset))
+    rows = headline(without_variants(main_cells(load_table(preset, "gains"), preset)))
     keys, shown = degradations_in(rows, preset), [mode for mode in modes("paper")[1:] if mode in set(rows["mode"])]
     figure, _ = _heatmaps(rows, keys, "mode", shown, mode_name, 0.9 + 1.05 * len(keys) * len(shown))
-    return finish(figure, f"{_n(rows)} Top-1 minus plain's on the same pictures, in points; 95 % intervals over pictures.")
+    return finish(figure, f"{_n(rows)} Top-1 minus plain's on the same pictures, in points. {INTERVALS}")
 
 
 @says_what_is_missing
 def plot_matrix(preset: str) -> Figure:
     """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per degradation."""
-    rows = without_variants(load_table(preset, "gains"))
+    rows = headline(without_variants(load_table(preset, "gains")))
     rows = rows[(rows["mode"] == "ra") & (rows["baseline"] == "plain") & ~rows["source_arch"].str.contains(",")]
     same = [name for name in CELL if name != "source_arch"]  # as in the main comparison, with any R in the loss
     rows = rows.merge(main_cells(rows, preset)[same].drop_duplicates(), on=same)
@@ -75,7 +77,7 @@ def plot_matrix(preset: str) -> Figure:
     figure, axes = _heatmaps(rows, keys, "source_arch", sources, display_name, (1.3 + 0.75 * len(sources)) * len(keys))
     for ax in axes:
         ax.set_ylabel("R in the loss")
-    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in points; 95 % intervals over pictures.")
+    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in points. {INTERVALS}")
 
 
 def _heatmaps(
@@ -107,7 +109,7 @@ def plot_paper(preset: str) -> Figure:
 
     Of a task with several strengths, the paper's: sr x4.
     """
-    ours, paper = without_variants(main_cells(load_table(preset, "gains"), preset)), paper_gains()
+    ours, paper = headline(without_variants(main_cells(load_table(preset, "gains"), preset))), paper_gains()
     keys = [key for key in degradations_in(ours, preset) if key[0] != "sr" or key[1] == 4]
     ours = ours[ours["role"] != "mean_unseen"]
     names = list(ours["target_arch"].map(display_name).unique())
@@ -122,14 +124,15 @@ def plot_paper(preset: str) -> Figure:
         ax.axhline(0, color="black", lw=1)
         _name_below(ax, names, task_name(*key))
     axes[0, 0].set_ylabel(GAIN_AXIS)
-    note = "Filled: ours, with 95 % intervals. Open: the paper, ImageNet, n = 50,000, one run a cell."
+    note = f"Filled: ours. {INTERVALS} Open: the paper, ImageNet, n = 50,000, one run a cell."
     return finish(figure, f"{_n(ours)} {note}", axes[0, -1])
 
 
 @says_what_is_missing
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
-    keys, curves = degradations(preset), {run: pd.DataFrame(rows) for run, rows in read_curves(preset).items()}
+    keys, found = degradations(preset), read_curves(to_read(curves_file(preset)))
+    curves = {run: pd.DataFrame(rows) for run, rows in found.items()}
     figure, axes = panels(1, len(keys), (1 + 4.4 * len(keys), 3.8))
     for ax, (task, strength) in zip(axes[0], keys, strict=True):
         runs = [make_config(preset, task, mode, seed=seed, strength=strength) for mode in PRESETS[preset]["modes"]]

@@ -27,7 +27,7 @@ from rastudy.evaluation.evaluate import load_pictures
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.processors import apply_processor
-from rastudy.paths import expand
+from rastudy.paths import expand, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_name, task_name
 from rastudy.report.style import degradations_in, finish, panels
@@ -115,14 +115,14 @@ def show_restored(config: Config, count: int = 6) -> Figure:
     settings = {"strength": config.strength, "data_dir": config.data_dir, "device": "cpu"}  # a few pictures
     modes = ("clean", "none", *PRESETS[config.preset]["modes"])
     runs = [make_config(config.preset, config.task, mode, **settings) for mode in modes]
-    shown = [run for run in runs if run.is_baseline or weights_file(run).is_file()]
+    shown = [run for run in runs if run.is_baseline or to_read(weights_file(run)).is_file()]
     if len(shown) == 2:
         what = f"{config.preset}, {task_name(config.task, config.strength)}"
         raise NothingToShow(f"Nothing to draw yet: no P of {what} is here; rastudy sweep --preset {config.preset} trains it.")
     lq, gt = _as_evaluated(pictures, shown[1], range(count))
     figure, axes = panels(count, len(shown), (1.75 * len(shown), 2.0 * count), "white")
     for run, column in zip(shown, axes.T, strict=True):
-        processor, transformer = (None, None) if run.is_baseline else load_models(run)
+        processor, transformer = (None, None) if run.is_baseline else load_models(run, to_read)
         restored = round_to_8_bits(apply_processor(processor, lq, gt, run))
         restored = restored if transformer is None else transformer(restored)
         verdicts = torch.stack([reader(restored).argmax(1) for reader in readers], 1).tolist()
@@ -213,7 +213,7 @@ def turned_table(preset: str) -> pd.DataFrame:
     """How many test pictures RA turns to right (``gained``) and to wrong (``lost``), by degradation and R; seed 0."""
     rows = []
     for task, strength in degradations(preset):
-        files = [predictions_file(config, "test") for config in pair_of(preset, task, strength)]
+        files = [to_read(predictions_file(config, "test")) for config in pair_of(preset, task, strength)]
         if all(path.is_file() for path in files):
             plain, ra = map(load_predictions, files)
             for reader in (name for name in plain.targets if not is_variant(name)):
@@ -264,7 +264,7 @@ def plot_turned(
         StudyError: other pictures than those that the predictions are of, or weights or predictions that are missing.
     """
     plain, ra = pair_of(preset, task, strength, device="cpu", **overrides)
-    read = {run: load_predictions(predictions_file(run, "test")) for run in (plain, ra)}
+    read = {run: load_predictions(to_read(predictions_file(run, "test"))) for run in (plain, ra)}
     found = turned(read[plain], read[ra], reader)
     pictures = load_pictures(plain, "test") if pictures is None else pictures
     if pictures.digest != read[plain].about["data"]:
@@ -276,7 +276,7 @@ def plot_turned(
     figure, axes = panels(len(names), max(len(places), 1), size, "white")
     if places:
         lq, gt = _as_evaluated(pictures, plain, places)
-        before, after = (round_to_8_bits(apply_processor(load_models(run)[0], lq, gt, run)) for run in (plain, ra))
+        before, after = (round_to_8_bits(apply_processor(load_models(run, to_read)[0], lq, gt, run)) for run in (plain, ra))
         none = make_config(preset, task, "none", strength=plain.strength, **overrides)
         batches = (apply_processor(None, lq, gt, none), before, after, gt, 0.5 + AMPLIFIED * (after - before))
         labels = read[plain].arrays["label"][places].astype(int)
@@ -316,6 +316,7 @@ def show_turned(preset: str, data_dir: str = "") -> list[Path]:
     for task, strength in degradations(preset) if at_hand else ():
         runs = pair_of(preset, task, strength, data_dir=data_dir)
         files = [*map(weights_file, runs), *(predictions_file(run, "test") for run in runs)]
+        files = [to_read(file) for file in files]
         if all(path.is_file() for path in files):
             pictures = load_pictures(runs[0], "test")
             for reader in two_readers(runs[0]):

@@ -23,7 +23,18 @@ from PIL import Image
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
-from rastudy.paths import CHECKOUT, NOTEBOOKS, PACKAGE, expand, need_checkout, results_folder, root, write_atomic
+from rastudy.paths import (
+    CHECKOUT,
+    NOTEBOOKS,
+    PACKAGE,
+    expand,
+    need_checkout,
+    results_folder,
+    root,
+    short,
+    to_read,
+    write_atomic,
+)  # fmt: skip
 from rastudy.presets import PRESETS
 from rastudy.registry import TASKS, dataset_of, display_name, short_name
 from rastudy.report import results_page as readme
@@ -32,7 +43,7 @@ from rastudy.report.claims import claims_table, has_results, markdown, present_s
 from rastudy.report.gallery import turned_table
 from rastudy.report.kernels import use_warm_kernels
 from rastudy.report.notebooks import execute
-from rastudy.training.run_store import read_records
+from rastudy.training.run_store import read_records, records_file
 
 TEMPLATE, README = PACKAGE / "report" / "report.html.j2", CHECKOUT / "README.md"
 LARGEST = 10_000_000  # bytes of the report
@@ -100,7 +111,8 @@ def studies_page(studies: Sequence[str], pictures_of: str = "") -> HTML:
 
 def transfer(studies: Sequence[str]) -> HTML:
     """RA's gain in every direction that was tried."""
-    summary = (root() / "figures").glob("transfer_summary.png") if set(studies) >= set(present_studies()) else ()
+    summary = [to_read(root() / "figures" / "transfer_summary.png")] if set(studies) >= set(present_studies()) else []
+    summary = [path for path in summary if path.is_file()]
     tables = readme.transfer_words(studies), readme.transfer_table(studies)
     return page(section("Transfer in other directions"), *tables, *map(figure, [*summary, *_of_all(studies, "transfer")]))
 
@@ -134,16 +146,18 @@ def provenance(studies: Sequence[str]) -> HTML:
     for preset in studies:
         if (times := readme.timings_table(preset)).startswith("|"):
             parts += [f"### {study_name(preset)}: times", times]
-    if (root() / "results" / "benchmark.csv").is_file():
+    if to_read(root() / "results" / "benchmark.csv").is_file():
         parts += ["### Speed", readme.benchmark_table()]
-    read = [*(root() / "results").glob("*.csv"), *(path for preset in studies for path in results_folder(preset).glob("*.csv"))]
-    digests = [[f"`{path.relative_to(root())}`", f"`{sha256(path)[:16]}`"] for path in sorted(read)]
+    folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in studies]
+    read = [to_read(root() / "results" / "transfer_summary.csv"), *(path for one in folders for path in one.glob("*.csv"))]
+    read = [path for path in read if path.is_file()]
+    digests = [[f"`{short(path)}`", f"`{sha256(path)[:16]}`"] for path in sorted(read)]
     return page(*parts, "### Tables that were read", markdown(digests, ["file", "SHA-256, first 16 digits"]))
 
 
 def _origin(preset: str) -> list[str]:
     """How many runs a study has, and what they ran on, from what their predictions say."""
-    runs = [load_predictions(path).about for path in sorted((results_folder(preset) / "predictions").glob("*.npz"))]
+    runs = [load_predictions(path).about for path in sorted(to_read(results_folder(preset) / "predictions").glob("*.npz"))]
     on = [run["provenance"] for run in runs if "provenance" in run]
     return [
         str(len({run["run_id"] for run in runs})),
@@ -158,7 +172,7 @@ def _origin(preset: str) -> list[str]:
 
 def _trained_with(preset: str) -> str:
     """What the recorded trainings ran on; a record that does not say it is counted, not guessed."""
-    trained = [markers["trained"] for markers in read_records(preset).values() if "trained" in markers]
+    trained = [markers["trained"] for markers in read_records(to_read(records_file(preset))).values() if "trained" in markers]
     known = [one["provenance"] for one in trained if "provenance" in one]
     said = [_each(f"torch {one['torch']}, {one['cpu']}, threads {one['threads']}" for one in known)] if known else []
     return "; ".join([*said, *([f"not recorded of {len(trained) - len(known)} runs"] if len(known) < len(trained) else [])])
@@ -189,7 +203,7 @@ def section(title: str) -> str:
 
 def figures_of(preset: str, pictures: bool = False) -> list[Path]:
     """A preset's figures in the report's order; those of pictures that are not the package's own only with ``pictures``."""
-    files = sorted((root() / "figures" / preset).glob("*.png"), key=lambda path: rank_of(path.stem))
+    files = sorted(to_read(root() / "figures" / preset / "gains.png").parent.glob("*.png"), key=lambda path: rank_of(path.stem))
     free = pictures or dataset_of(PRESETS[preset]["dataset"]).may_show
     return [path for path in files if free or not path.stem.startswith(PICTURES)]
 
@@ -211,7 +225,7 @@ def figure(path: Path) -> str:
     width, height = picture.size
     data = base64.b64encode(packed.getvalue()).decode()
     return (
-        f'<figure data-file="{path.relative_to(root())}"><div class="scroll" tabindex="0">'
+        f'<figure data-file="{short(path)}"><div class="scroll" tabindex="0">'
         f'<img alt="{escape(f"{caption}. {plotted}")}" width="{width}" height="{height}" '
         f'style="--legible:{int(LEGIBLE * width)}px" src="data:image/webp;base64,{data}">'
         f"</div><figcaption>{escape(caption)}</figcaption></figure>"
@@ -225,10 +239,10 @@ def _each(values: Iterable[object]) -> str:
 
 def _git(*arguments: str) -> str:
     """What git says about the checkout, or why it says nothing."""
-    if not (root() / ".git").exists():
+    if not (CHECKOUT / ".git").exists():
         return "unknown: not a git checkout"
     try:
-        done = subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True)
+        done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
     except OSError as error:
         return f"unknown: git cannot be run ({error.strerror})"
     return done.stdout.strip() if done.returncode == 0 else f"unknown: git refuses ({done.stderr.strip().splitlines()[0]})"

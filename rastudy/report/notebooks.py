@@ -69,7 +69,7 @@ def reading_notebooks(
 
     ``parameters``: further ones, such as the task whose pictures are shown (of other presets than digits by default the last).
 
-    The digits study's are refreshed in place, those of other presets go to ``runs/<preset>/notebooks``.
+    The digits study's go to ``notebooks/`` of the root (of the record: in place), others to ``runs/<preset>/notebooks``.
     """
     folder = root() / "runs" / preset / "notebooks"
     stamp, digest = folder / "stamp.json", _inputs_digest(preset)
@@ -88,9 +88,9 @@ def reading_notebooks(
         problems = {name: future.result() for name, future in futures.items()}
     failures = {name: problem for name, problem in problems.items() if problem}
     if not failures:
-        if preset == "digits" and root() == NOTEBOOKS.parent:
+        if preset == "digits":
             for path in outputs:
-                publish(path, NOTEBOOKS / path.name)
+                publish(path, root() / "notebooks" / path.name)
         write_json(stamp, _inputs_digest(preset))
     return failures
 

@@ -8,18 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rastudy import registry
+from rastudy.analysis import statistics as stats
 from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.style import rows_of
 from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table, without_variants
 from rastudy.boundaries import tables as similarity
 from rastudy.boundaries.tables import load_table as load_boundaries
-from rastudy.paths import results_folder, root, write_atomic
+from rastudy.errors import StudyError
+from rastudy.paths import is_record, results_folder, root, to_read, write_atomic
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name, small_arch
+from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name
 from rastudy.report.claims import (
     CONDITIONS,
     OF_PAPER,
@@ -173,7 +176,7 @@ def photographs_table(preset: str) -> Iterator[Row]:
 
 def _transfers(preset: str) -> pd.DataFrame:
     """The summary's rows of a preset; none before any direction was tried."""
-    if not (root() / "results" / "transfer_summary.csv").is_file():
+    if not to_read(root() / "results" / "transfer_summary.csv").is_file():
         return pd.DataFrame()
     return load_summary().query("metric != 'ap_voc07' and preset == @preset")
 
@@ -218,8 +221,9 @@ class Boundaries(NamedTuple):
     task: str
     enter: list[float] | None  # points over random steps, with its interval: misclassified pictures enter the true class
     leave: list[float] | None  # correctly classified ones leave it
-    others: list[float] | None  # kappa of two architectures: median, least, most
+    others: list[float] | None  # kappa of two architectures, mean over pairs, with its interval
     again: list[float] | None  # of two trainings of one
+    apart: list[float] | None  # their difference
     rank: list[float] | None  # rank correlation over random directions: median, least, most
     mantel: list[float] | None  # rho and p of kappa and gain over the pairs of recognisers
     targets: list[float] | None  # over the targets of one source, where less similar recognisers are among them
@@ -227,7 +231,7 @@ class Boundaries(NamedTuple):
 
 def _boundaries(preset: str) -> Iterator[Boundaries]:
     """A row for every degradation of a preset whose boundaries have been measured."""
-    if not (results_folder(preset) / "boundary_distances.csv").is_file():
+    if not to_read(results_folder(preset) / "boundary_distances.csv").is_file():
         return
     tables = {name: load_boundaries(preset, name) for name in similarity.TABLES}
     ra, unlike = f"ra:{PRESETS[preset]['source_arch']}", registry.unlike_recognisers()
@@ -238,20 +242,19 @@ def _boundaries(preset: str) -> Iterator[Boundaries]:
         if steps.empty:
             continue
         over = where(steps, metric="over_spectrum").set_index("stratum")[list(ESTIMATE)]
-        kappa = where(planes, along="all", metric="kappa")
-        kappa = kappa[kappa["n_images"] >= similarity.FEWEST]
-        again = kappa["other"].map(is_variant).astype(bool) & (kappa["reader"] == kappa["other"].map(small_arch))
+        kappa = where(planes, along="all", reader="mean")
+        kappa = kappa[kappa["n_images"] >= similarity.FEWEST].set_index("metric")[list(ESTIMATE)]
         rank = where(pairs, along=ra, stratum="leave", metric="rank_over_spectrum")
-        kappa_main, rank_main = (rows[~rows["other"].map(is_variant).astype(bool) & ~rows["other"].isin(unlike)]
-                                 for rows in (kappa, rank))  # fmt: skip
+        rank_main = rank[~rank["other"].map(is_variant).astype(bool) & ~rank["other"].isin(unlike)]
         tests = where(explains, similarity="kappa", outcome="gain").set_index("test")[["rho", "p"]]
-        enter, leave, mantel, targets = (
+        kinds = [(kappa, f"kappa_{name}") for name in ("architectures", "trainings", "difference")]
+        enter, leave, others, again, apart, mantel, targets = (
             found.loc[name].tolist() if name in found.index else None
-            for found, name in ((over, "enter"), (over, "leave"), (tests, "mantel"), (tests, "targets"))
+            for found, name in ((over, "enter"), (over, "leave"), *kinds, (tests, "mantel"), (tests, "targets"))
         )
         yield Boundaries(
-            study_name(preset), short_name(*key), enter, leave, _range(kappa_main), _range(kappa[again]),
-            _range(rank_main), mantel, targets if points["target"].isin(unlike).any() else None,
+            study_name(preset), short_name(*key), enter, leave, others, again, apart, _range(rank_main), mantel,
+            targets if points["target"].isin(unlike).any() else None,
         )  # fmt: skip
 
 
@@ -261,16 +264,17 @@ def _range(rows: pd.DataFrame) -> list[float] | None:
 
 
 @table("data", "task", "misread: enters the true class, points over random", "read rightly: leaves it, points over random",
-       "kappa, two architectures", "kappa, two trainings of one", "rank correlation over random",
+       "kappa, two architectures", "kappa, two trainings of one", "difference", "rank correlation over random",
        "similarity and gain: rho")  # fmt: skip
 def boundaries_table(preset: str) -> Iterator[Row]:
     """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
     for row in _boundaries(preset):
         points = ["too few" if f is None else f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" for f in (row.enter, row.leave)]
-        spans = (row.others, row.again, row.rank)
-        others, again, rank = ("" if f is None else f"{f[0]:.2f} ({f[1]:.2f} to {f[2]:.2f})" for f in spans)
+        kappas = (row.others, row.again, row.apart)
+        others, again, apart = ("" if f is None else f"{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" for f in kappas)
+        rank = "" if row.rank is None else f"{row.rank[0]:.2f} ({row.rank[1]:.2f} to {row.rank[2]:.2f})"
         rho = "" if row.mantel is None else f"{row.mantel[0]:+.2f}, p {row.mantel[1]:.2f}"
-        yield [row.data, row.task, *points, others or "too few", again, rank, rho]
+        yield [row.data, row.task, *points, others or "too few", again, apart, rank, rho]
 
 
 def boundary_words(presets: Sequence[str] = ()) -> str:
@@ -287,7 +291,11 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     kappa, again = [row.others[0] for row in rows if row.others], [row.again[0] for row in rows if row.again]
     alike = ""
     if kappa:
+        apart = [row for row in rows if row.apart]
         trainings = f", of two trainings of one architecture at {_ends(again)}" if again else ""
+        if apart:
+            closer = sum(row.apart[1] > 0 for row in rows if row.apart)
+            trainings += f" (more alike, with an interval above 0, in {closer} of {len(apart)} cases)"
         alike = (
             f"around plain's pictures the verdicts of two architectures agree at a kappa of {_ends(kappa)}{trainings}, where "
             "chance gives 0, and "
@@ -305,20 +313,22 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
 
 
 def _explained(rows: Sequence[Boundaries]) -> str:
-    """Whether similar boundaries go with larger gains; empty where it was not tested."""
+    """Whether similar boundaries go with larger gains; empty where it was not tested. Holm-corrected for all tests told."""
+    told = [test for row in rows for test in (row.mantel, row.targets) if test]
+    corrected = dict(zip(map(id, told), stats.holm(np.array([p for _, p in told])) if told else [], strict=True))
     mantel = [row.mantel for row in rows if row.mantel]
     if not mantel:
         return ""
-    rho, p = zip(*mantel, strict=True)
+    rho, p = [rho for rho, _ in mantel], [corrected[id(test)] for test in mantel]
     said = (
         " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
-        f"correlate at {_ends(rho, '+')} (the smallest p of {len(p)} permutation tests is {min(p):.2f}; "
+        f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}; "
         "so few networks could show a strong relation only)"
     )
-    wide = [f"{row.data}, {row.task} {row.targets[0]:+.2f} (p {row.targets[1]:.3f})" for row in rows if row.targets]
+    wide = [f"{row.data}, {row.task} {row.targets[0]:+.2f} (p {corrected[id(row.targets)]:.3f})" for row in rows if row.targets]
     if wide:
         said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {', '.join(wide)}"
-        said += f"; these {len(wide)} p are one-sided and not corrected for their number" * (len(wide) > 1)
+        said += "; p are one-sided, and Holm-corrected for all of these tests"
     return f"{said}."
 
 
@@ -334,7 +344,7 @@ BARS = {"release / ours": 1.4, "share of the bound": 0.9, "cache / decoding": 5.
 
 def benchmark_table() -> str:
     """The benchmark's ratios beside what they must reach, and how near the training step comes to the machine's own speed."""
-    found = pd.read_csv(root() / "results" / "benchmark.csv")
+    found = pd.read_csv(to_read(root() / "results" / "benchmark.csv"))
     ratios = found[found["unit"] == "ratio"].set_index("variant")
     shown = {"release / ours": "RA step, the release's time / ours",
              "share of the bound": "five R's in one pass: share of the bound",
@@ -352,7 +362,7 @@ def benchmark_table() -> str:
 
 def timings_table(preset: str = "digits") -> str:
     """Wall-clock of each part of `make study`, or of another preset's sweep."""
-    path = results_folder(preset) / "timings.csv"
+    path = to_read(results_folder(preset) / "timings.csv")
     if not path.is_file():
         return "(`make study` writes its times here.)\n"
     rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in pd.read_csv(path).iterrows()]
@@ -378,7 +388,9 @@ def render(text: str) -> str:
 
 
 def refresh_readme() -> None:
-    """Rewrite the tables of the README."""
+    """Rewrite the tables of the README, which are the record's."""
+    if not is_record():
+        raise StudyError("the README's tables are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
     path = root() / "README.md"
     text = render(path.read_text())
     write_atomic(path, lambda p: p.write_text(text))

@@ -6,6 +6,7 @@ Nothing is sent anywhere unless the user names the address.
 import csv
 import hashlib
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -20,12 +21,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
 from rastudy.data.degradations import to_uint8
 from rastudy.errors import StudyError
+from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, root, write_json
 
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
@@ -114,6 +117,58 @@ class Tesseract(BlackBox):
             if text:  # the first of several characters
                 answers[int(row["page_num"]) - 1].append(Answer(text[0], float(row["conf"])))
         return [sorted(found, key=_surest_first) for found in answers]
+
+
+class RapidOCR(BlackBox):
+    """PP-OCRv6's recogniser of text lines (``rapidocr``'s wheel): one character per picture, a digit.
+
+    The score of a digit is the probability, summed over all alignments, that the line reads that digit and nothing else.
+    """
+
+    SIDE, BLANK = 48, 0
+
+    def __init__(self):
+        spec = importlib.util.find_spec("rapidocr")
+        try:
+            import onnxruntime
+        except ImportError:
+            spec = None
+        if spec is None or spec.origin is None:
+            raise StudyError("black box rapidocr needs the packages rapidocr and onnxruntime; pip install -e '.[transfer]'")
+        file = Path(spec.origin).parent / "models" / "PP-OCRv6_rec_small.onnx"
+        if not file.is_file():
+            raise StudyError(f"{file}: no such model; black box rapidocr reads that of rapidocr 3.10.0")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.net = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        characters = self.net.get_modelmeta().custom_metadata_map["character"].splitlines()
+        self.digits = [1 + characters.index(str(k)) for k in range(10)]  # the blank is before all characters
+        self.name, self.version = "rapidocr", f"{file.stem}:{sha256(file)[:8]}"
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        pictures = []
+        for file in files:
+            with Image.open(file) as picture:
+                line = picture.convert("RGB").resize((self.SIDE, self.SIDE), Image.Resampling.BILINEAR)
+            pictures.append(np.asarray(line)[..., ::-1].transpose(2, 0, 1) / np.float32(127.5) - 1)
+        (frames,) = self.net.run(None, {self.net.get_inputs()[0].name: np.stack(pictures).astype(np.float32)})
+        scores = one_character(frames[..., self.digits].astype(np.float64), frames[..., self.BLANK].astype(np.float64))
+        return [sorted((Answer(str(k), float(p)) for k, p in enumerate(row)), key=_surest_first) for row in scores]
+
+
+def one_character(digits: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) that a line's frames read blanks, one character, blanks.
+
+    Args:
+        digits: (N, T, K) probabilities of each character by frame; blank: (N, T).
+    """
+    before, inside = np.ones(len(digits)), np.zeros(digits.shape[::2])
+    after = np.zeros_like(inside)
+    for t in range(digits.shape[1]):
+        after = (after + inside) * blank[:, t, None]
+        inside = (inside + before[:, None]) * digits[:, t]
+        before = before * blank[:, t]
+    return inside + after
 
 
 # what a service's JSON file may hold, with the defaults
@@ -241,19 +296,21 @@ def read_settings(file: Path) -> dict:
 
 
 def open_black_box(spec: str) -> BlackBox:
-    """``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``; StudyError for anything else."""
+    """``rapidocr``, ``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``; StudyError for anything else."""
     kind, _, rest = spec.partition(":")
     if kind == "tesseract" and not rest:
         return Tesseract()
+    if kind == "rapidocr" and not rest:
+        return RapidOCR()
     if kind == "service" and rest:
         return Service(expand(rest))
     if kind == "function" and rest:
         return Function(rest)
-    raise StudyError(f"black_box={spec!r} is unknown; use tesseract, service:FILE.json or function:MODULE:NAME")
+    raise StudyError(f"black_box={spec!r} is unknown; use rapidocr, tesseract, service:FILE.json or function:MODULE:NAME")
 
 
 def is_black_box(spec: str) -> bool:
-    return spec.partition(":")[0] in ("tesseract", "service", "function")
+    return spec.partition(":")[0] in ("rapidocr", "tesseract", "service", "function")
 
 
 class Asked(nn.Module):

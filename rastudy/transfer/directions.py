@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rastudy import registry
+from rastudy.data.digits import OTHER_DATA
 from rastudy.errors import StudyError, one_of
 from rastudy.grid import Run, merge, product
+from rastudy.paths import WEIGHTS
 from rastudy.presets import PRESETS
 from rastudy.transfer.upload import UPLOADS
 
 SMALL = ("digits", "cifar10")  # data sets with small recognisers
 SOURCES = ("resnet18_small", "resnet18_small,resnet50_small", "resnet18_small,resnet50_small,resnet101_small")
+BLACK_BOX = "rapidocr"
+TAUGHT_ELSEWHERE = ("resnet18_small", "densenet121_small", "vgg16_bn_small")  # of which there are some of other data
 HELD_OUT = ("densenet121_small", "vgg16_bn_small")  # never among SOURCES
 
 
@@ -44,7 +48,7 @@ class Study:
     axes: dict[str, Any]
     readers: tuple[str, ...]
     unlike: tuple[str, ...]  # recognisers of other families
-    black_box: str
+    black_boxes: tuple[str, ...]
 
     def narrowed(self, **axes: Any) -> dict[str, Any]:
         """The axes without the modes that have T or a loss without labels, and with ``axes`` replaced."""
@@ -69,6 +73,11 @@ def _categories(study: Study) -> list[Variant]:
 
 
 def _datasets(study: Study) -> list[Variant]:
+    where = {name: tuple(f"{arch}@{WEIGHTS / name / arch}.safetensors" for arch in TAUGHT_ELSEWHERE) for name in OTHER_DATA}
+    return [Variant(name, study.axes, study.dataset, readers) for name, readers in where.items()]
+
+
+def _other_pictures(study: Study) -> list[Variant]:
     (other,) = (name for name in SMALL if name != study.dataset)
     return [Variant(f"{study.dataset}_to_{other}", study.axes, other, study.readers)]
 
@@ -91,14 +100,16 @@ def _multi_source(study: Study) -> list[Variant]:
 DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("categories", "Does P, taught by a recogniser of half of the categories, help recognisers of the other half?",
               _categories),
-    Direction("datasets", "Does P, taught on one data set, help recognisers of another, degraded as strongly?",
-              _datasets, SMALL),
+    Direction("datasets", "Does P help recognisers that were trained on other data, on the same pictures?",
+              _datasets, ("digits",)),
+    Direction("other_pictures", "Does P, taught on one data set's pictures, help with another's, degraded as strongly?",
+              _other_pictures, SMALL),
     Direction("detection", "Does P, taught for classification, help detectors, and P taught by a detector, classifiers?",
               _detection, ("digits",), "; for PASCAL VOC: rastudy voc"),
     Direction("families", "Does P, taught by a convolutional network, help recognisers of other families?",
               lambda study: [Variant("families", study.axes, study.dataset, study.unlike)]),
     Direction("black_box", "Does P help a recogniser that is known by its answers alone?",
-              lambda study: [Variant(study.black_box.partition(":")[0], study.axes, study.dataset, (study.black_box,))]),
+              lambda study: [Variant(box.partition(":")[0], study.axes, study.dataset, (box,)) for box in study.black_boxes]),
     Direction("upload", "Does the gain survive uploading: file formats, compression, resizing?",
               lambda study: [Variant(way, study.axes, study.dataset, study.readers, way) for way in UPLOADS]),
     Direction("multi_source", "Do several recognisers in the loss teach P more than one does?", _multi_source, SMALL),
@@ -111,7 +122,7 @@ def direction_of(name: str) -> Direction:
     return DIRECTIONS[name]
 
 
-def variants(preset: str, direction: str, black_box: str = "tesseract") -> list[Variant]:
+def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Variant]:
     """The variants of a direction in a preset's study; StudyError where it has none."""
     found, home = direction_of(direction), PRESETS[preset]["dataset"]
     if found.only and home not in found.only:
@@ -119,10 +130,10 @@ def variants(preset: str, direction: str, black_box: str = "tesseract") -> list[
     axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": registry.modes("baseline", "paper")}
     readers = tuple(PRESETS[preset]["target_archs"].split(",")) if home not in SMALL else registry.main_recognisers()
     unlike = registry.unlike_recognisers(*(("small", "shallow") if home in SMALL else ("torchvision",)))
-    return found.variants(Study(preset, home, axes, readers, unlike, black_box))
+    return found.variants(Study(preset, home, axes, readers, unlike, tuple(black_box.split(","))))
 
 
-def runs(preset: str, direction: str, data_dir: str = "", black_box: str = "tesseract") -> list[Run]:
+def runs(preset: str, direction: str, data_dir: str = "", black_box: str = BLACK_BOX) -> list[Run]:
     """The trained runs that a direction reads, evaluated on the test pictures at home."""
     axes = [{"splits": ("test",), "data_dir": data_dir} | variant.axes for variant in variants(preset, direction, black_box)]
     return merge(run for one in axes for run in product(preset, **one))

@@ -29,7 +29,7 @@ from rastudy.presets import PRESETS, degradations
 from rastudy.training.train import check_classes
 from rastudy.training.weights import load_models, weights_file
 from rastudy.transfer.black_box import Asked, is_black_box, open_black_box
-from rastudy.transfer.directions import Variant, runs, sweep_command, variants
+from rastudy.transfer.directions import BLACK_BOX, Variant, runs, sweep_command, variants
 from rastudy.transfer.kept import keep_parts, load_kept, part_file
 from rastudy.transfer.upload import upload
 
@@ -51,7 +51,7 @@ class Report:
 
 
 def read_direction(
-    preset: str, direction: str, data_dir: str = "", jobs: int = 1, black_box: str = "tesseract", counting: bool = False,
+    preset: str, direction: str, data_dir: str = "", jobs: int = 1, black_box: str = BLACK_BOX, counting: bool = False,
     log: Callable[[str], object] = print,
 ) -> int:  # fmt: skip
     """Have a direction's readers read every run that they have not read; ``jobs`` one-thread processes side by side.
@@ -75,9 +75,7 @@ def read_direction(
     return sum(report.to_ask for report in reports)
 
 
-def read_run(
-    run: Config, held: dict[str, dict], direction: str, black_box: str = "tesseract", counting: bool = False
-) -> Report:
+def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str = BLACK_BOX, counting: bool = False) -> Report:
     """Have a direction's readers read one run, unless they have; each variant's predictions become a part of their own.
 
     Args:

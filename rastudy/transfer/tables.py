@@ -16,7 +16,18 @@ import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, Cell, baselines_of, cells_of, load_cells, named, paired_cells
+from rastudy.analysis.comparisons import (
+    CELL,
+    COUNTS,
+    ESTIMATE,
+    Cell,
+    baselines_of,
+    cell_key,
+    cells_of,
+    load_cells,
+    named,
+    paired_cells,
+)
 from rastudy.analysis.tables import load_table as load_study_table
 from rastudy.analysis.tables import main_cells, rounded, without_variants
 from rastudy.data import scenes
@@ -24,17 +35,18 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
 from rastudy.grid import product
-from rastudy.paths import results_folder, root, write_csv
+from rastudy.paths import results_folder, root, short, to_read, write_csv
 from rastudy.presets import PRESETS
-from rastudy.transfer.directions import DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
+from rastudy.registry import kind_of
+from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
 from rastudy.transfer.kept import kept_file, load_kept
 
 FLOOR = 50.0  # percent: a reader that is worse on clean pictures decides nothing
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 SHARE = ("share", "share_low", "share_high")
-LITTLE = 0.2  # of the reference: a gain below it has not been transferred
-COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *REFERENCE, *DIFFERENCE, *SHARE, "p",
+OVER = ("trainings_low", "trainings_high")
+COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *OVER, *REFERENCE, *DIFFERENCE, *SHARE, "p",
            "p_holm", "plain", "clean", "verdict", *COUNTS)  # fmt: skip
 
 
@@ -60,12 +72,9 @@ class AtHome(NamedTuple):
         return next(iter(cell.runs.values())).about["data"] == next(iter(self.cell.runs.values())).about["data"]
 
 
-def _at_home(cell: Cell, home: Cells, first_source: bool = False) -> AtHome | None:
-    """The cell of the same settings at home (``first_source``: of RA from the first of several sources), where it was read."""
-    key = cell.key
-    if first_source:
-        key = tuple(SOURCES[0] if name == "source_arch" else value for name, value in zip(CELL, key, strict=True))
-    there = home.get(key)
+def _at_home(cell: Cell, home: Cells, **others: str) -> AtHome | None:
+    """The cell of the same settings at home, but for ``others``, where it was read."""
+    there = home.get(cell_key(cell.settings | others))
     plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
     common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs] if plain is not None else []
     if not common:
@@ -73,16 +82,18 @@ def _at_home(cell: Cell, home: Cells, first_source: bool = False) -> AtHome | No
     return AtHome(there, there.seeds(common).hits.mean(0) - plain.seeds(common).hits.mean(0))
 
 
-def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iterator[dict]:
+def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict]:
     """A row per variant, cell and reader, and one for their mean (of those above the floor).
 
     ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
     ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
-    RA from the first of them; taught by a detector: that detector's). ``difference``: of the two, where they share a metric;
+    RA from the first of them; other categories: that of the readers' own half; taught by a detector: that detector's).
+    ``difference``: of the two, where they share a metric;
     paired where the pictures are the same. ``share``: of the reference that is kept, where the reference lies above 0; of an
     average precision the share of the way from plain to clean pictures.
     """
     home, kept = load_cells(preset, "test"), load_kept(preset, direction)
+    black_box = black_box or ",".join(name for name in kept if kind_of(name) == "black_box") or BLACK_BOX
     of_source: dict[tuple, dict] = {}  # a detector's own gain, by cell
     for variant in variants(preset, direction, black_box):
         cells = cells_of(kept.get(variant.name, {}).values()) if variant.dataset else home
@@ -98,13 +109,17 @@ def gain_rows(preset: str, direction: str, black_box: str = "tesseract") -> Iter
                 rows = list(_detection_rows(cell, plain, _clean_of(cells), _at_home(cell, home)))
                 of_source.update((cell.key, row) for row in rows if (row["reader"], row["metric"]) == (cell.key[4], "ap50"))
             else:
-                at_home = _at_home(cell, home, first_source=direction == "multi_source")
+                at_home = _at_home(cell, home, **_home_of(direction, variant))
                 rows = list(_cell_rows(variant, cell, plain, _clean_of(cells), at_home))
             for row in rows:
                 if cell.key in of_source:
                     row |= named(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE))
-                row |= cell.base() | {"direction": direction, "variant": variant.name}
-                yield row | {"verdict": verdict(row)}
+                yield row | cell.base() | {"direction": direction, "variant": variant.name}
+
+
+def _home_of(direction: str, variant: Variant) -> dict[str, str]:
+    """What is other at home: the first of several sources; the readers' own half of the categories."""
+    return {"multi_source": {"source_arch": SOURCES[0]}, "categories": {"dataset": variant.dataset}}.get(direction, {})
 
 
 def _clean_of(cells: Cells) -> Cell | None:
@@ -112,20 +127,24 @@ def _clean_of(cells: Cells) -> Cell | None:
 
 
 def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: AtHome | None) -> Iterator[dict]:
-    """The rows of one cell that classifiers read."""
-    gain = (cell.hits - plain.hits).mean(0)  # R N
+    """The rows of one cell that classifiers read; the source R itself, where it reads, is no part of their mean."""
+    gain = cell.hits - plain.hits  # S R N
+    at_source = cell.settings["source_arch"].split(",") if variant.dataset == cell.settings["dataset"] else []
+    sources = [name for name in at_source if name in variant.readers]
     names = {r: target for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers}
     bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}
-    able = [r for r in names if bounds.get(r, 100.0) >= FLOOR]
-    groups = {name: [r] for r, name in names.items()} | {"mean": able or list(names)}
-    values = np.stack([gain[rows].mean(0) for rows in groups.values()], 1)  # N, reader
+    others = [r for r, name in names.items() if name not in sources]
+    able = [r for r in others if bounds.get(r, 100.0) >= FLOOR]
+    groups = {name: [r] for r, name in names.items()} | {"mean": able or others}
+    by_seed = np.stack([gain[:, rows].mean(1) for rows in groups.values()], 2)  # S N reader
+    values, over = by_seed.mean(0), stats.over_trainings(by_seed, cell.groups)
     estimates = stats.mean_intervals(values, cell.groups, differences=True)
     p_values = stats.paired_p(values / 100, cell.groups)
     for k, (reader, rows) in enumerate(groups.items()):
         bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
         row: dict = named(ESTIMATE, estimates[k]) | {
             "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
-        }  # fmt: skip
+        } | named(OVER, over[k])  # fmt: skip
         if at_home is not None:
             reference = at_home.of([cell.targets[r] for r in rows])
             row |= _beside(values[:, k], cell.groups, reference, at_home.cell.groups, at_home.same_pictures(cell))
@@ -188,18 +207,20 @@ def _share(value: float, resampled: np.ndarray, whole: float, resampled_whole: n
 
 
 def verdict(row: dict) -> str:
-    """What a row says of the paper's claim that the gain transfers.
+    """What a row says of the paper's claim that the gain transfers, by the rule of every verdict.
 
-    ``transfers``: the interval lies above 0; ``does not``: below ``LITTLE`` of the reference. ``undecided (floor)``: the reader
-    fails on clean pictures, too; ``nothing to transfer``: the run is not known to gain at home.
+    ``transfers``: a gain; ``does not``: none, or a loss. ``undecided (floor)``: the reader fails on clean pictures, too;
+    ``nothing to transfer``: the run is not known to gain at home.
     """
+    low, high = (row["low"], row["high"]) if np.isnan(row.get("trainings_low", np.nan)) else (row[name] for name in OVER)
+    found = stats.kind_of_difference(low, high, row.get("p_holm", row["p"]))
     if row["clean"] < FLOOR:
         return "undecided (floor)"
-    if row["low"] > 0:
+    if found == "gain":
         return "transfers"
     if not row.get("reference_low", np.nan) > 0:
         return "nothing to transfer"
-    return "does not" if row["high"] < LITTLE * row["reference"] else "undecided"
+    return "undecided" if found == "undecided" else "does not"
 
 
 def architecture_rows(preset: str) -> Iterator[dict]:
@@ -212,7 +233,7 @@ def architecture_rows(preset: str) -> Iterator[dict]:
         key = unseen["task"], unseen["strength"]
         same = (read["task"] == key[0]) & (read["strength"] == key[1]) & (read["target_arch"] != unseen["source_arch"])
         level = read[same].groupby("mode")["value"].mean()
-        row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, "p", *COUNTS)}
+        row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, *OVER, "p", "p_holm", *COUNTS)}
         row |= named(REFERENCE, of_source.loc[key]) | named(SHARE, shares.loc[key])
         row |= {"direction": "architectures", "variant": "unseen", "reader": "mean", "metric": "top1"}
         row |= {"plain": level["plain"], "clean": level.get("clean", np.nan)}
@@ -223,34 +244,41 @@ def table_file(preset: str, direction: str) -> Path:
     return results_folder(preset) / f"transfer_{direction}.csv"
 
 
-def make_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
+def make_table(preset: str, direction: str, black_box: str = "") -> Path:
     """Write a direction's table, and the summary of all directions of all presets; StudyError where there is no RA run."""
     path = _write_table(preset, direction, black_box)
     make_summary()
     return path
 
 
-def _write_table(preset: str, direction: str, black_box: str = "tesseract") -> Path:
+def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
     rows = list(gain_rows(preset, direction, black_box))
     if not rows:
         remedy = f"run {sweep_command(preset, direction)}"
         raise StudyError(f"{preset} has no RA run that {direction} could compare with plain; {remedy}")
-    others = [row for row in rows if row["reader"] != "mean"]  # a cell's mean is a single test
-    for row, p in zip(others, stats.holm(np.array([row["p"] for row in others])), strict=True):
-        row["p_holm"] = p
+    for means in (False, True):  # the readers are corrected together, and so are the cells' means
+        corrected = [row for row in rows if (row["reader"] == "mean") == means]
+        for row, p in zip(corrected, stats.holm(np.array([row["p"] for row in corrected])), strict=True):
+            row["p_holm"] = p
+    rows = [row | {"verdict": verdict(row)} for row in rows]
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
     return table_file(preset, direction)
 
 
 def make_summary() -> None:
-    """Write RA's mean gain in every direction that was tried, of every study; architectures (the main study's) among them."""
+    """Write RA's mean gain in every direction that was tried, of every study; architectures (the main study's) among them.
+
+    Each question once: without lossless uploads, which are the gain at home, and without one source of several.
+    """
     rows: list[dict[Any, Any]] = []
     for preset in (name for name in PRESETS if name != "smoke"):
         if (results_folder(preset) / "gains.csv").is_file():
             rows += map(rounded, architecture_rows(preset))
         for name in DIRECTIONS:
             if table_file(preset, name).is_file():
-                rows += load_table(preset, name).query("reader == 'mean' and mode == 'ra'").to_dict("records")
+                found = load_table(preset, name).query("reader == 'mean' and mode == 'ra' and variant != 'png'")
+                found = found[(found["direction"] != "multi_source") | found["source_arch"].str.contains(",")]
+                rows += found.to_dict("records")
     if rows:
         blank = pd.DataFrame(rows, columns=list(COLUMNS)).astype(object)
         write_csv(root() / "results" / "transfer_summary.csv", blank.where(blank.notna(), "").to_dict("records"), COLUMNS)
@@ -259,19 +287,19 @@ def make_summary() -> None:
 def load_table(preset: str, direction: str) -> pd.DataFrame:
     """A direction's table; StudyError where it is missing or has other columns."""
     direction_of(direction)
-    return read_table(table_file(preset, direction), COLUMNS, sweep_command(preset, direction), source_arch=str)
+    return read_table(to_read(table_file(preset, direction)), COLUMNS, sweep_command(preset, direction), source_arch=str)
 
 
 def load_summary() -> pd.DataFrame:
     """RA's mean gain in every direction that was tried, of every study; StudyError where it is missing."""
     remedy = "rastudy sweep --direction upload"
-    return read_table(root() / "results" / "transfer_summary.csv", COLUMNS, remedy, source_arch=str)
+    return read_table(to_read(root() / "results" / "transfer_summary.csv"), COLUMNS, remedy, source_arch=str)
 
 
 def transfer_command(args: argparse.Namespace) -> None:
-    """Rebuild the tables of what has been read; of the black boxes only Tesseract's, since others are the user's own."""
+    """Rebuild the tables of what has been read; of the black boxes those of the registry, since others are the user's own."""
     chosen = [direction_of(name).name for name in args.direction] or list(DIRECTIONS)
     for preset in args.preset or [name for name in PRESETS if name != "smoke"]:
         for direction in (name for name in chosen if kept_file(preset, name).is_file()):
-            print(_write_table(preset, direction).relative_to(root()))
+            print(short(_write_table(preset, direction)))
     make_summary()
