@@ -1,7 +1,8 @@
-# make study      the embedded study: train, evaluate, tables, figures, notebooks (about 10 minutes on two cores)
+# make study      the embedded study into runs/study, beside the record: train, evaluate, tables, figures, notebooks, replication
 # make quick      the tests of an edit loop, a minute     make test   all of them     make test-full   slower checks, too
-# make tables     rebuild every table from the committed predictions
+# make tables     rebuild every table of the record from its predictions
 # make report     one HTML file of findings, tables, figures and provenance: runs/report.html
+# make record     for maintainers: the full embedded study in place of the committed one
 # make recognisers, make study-full, make smoke: see README.md
 
 VENV := .venv
@@ -10,7 +11,7 @@ RUN := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: study study-full smoke tables report recognisers quick test test-full
+.PHONY: study study-full record smoke tables report recognisers quick test test-full
 .DEFAULT_GOAL := study
 
 $(VENV)/installed: pyproject.toml
@@ -26,14 +27,20 @@ study: $(VENV)/installed
 study-full: $(VENV)/installed
 	$(RUN) -m rastudy sweep --preset digits --full
 
+RECORD := RASTUDY_ROOT=$(CURDIR) $(RUN) -m rastudy
+
+record: $(VENV)/installed
+	$(RECORD) sweep --preset digits --full --split val
+	$(RECORD) sweep --preset digits --full
+
 smoke: $(VENV)/installed
 	$(RUN) -m rastudy sweep --preset smoke
 
 tables: $(VENV)/installed
-	$(RUN) -m rastudy tables
-	$(RUN) -m rastudy transfer
-	$(RUN) -m rastudy boundaries --preset digits cifar10 imagenet_lite --tables
-	$(RUN) -m rastudy report --readme
+	$(RECORD) tables
+	$(RECORD) transfer
+	$(RECORD) boundaries --preset digits cifar10 imagenet_lite --tables
+	$(RECORD) report --readme
 
 report: $(VENV)/installed
 	$(RUN) -m rastudy report

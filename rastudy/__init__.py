@@ -1,0 +1,10 @@
+"""Recognition-aware image processing: a study that you can run."""
+
+import os
+
+# Sums in the order that every x86 CPU with AVX2 knows: the embedded study gives the same bits on all of them, for up to a third
+# more time. The libraries read these variables once, at their first sum. RASTUDY_ARITHMETIC=native leaves them alone.
+PORTABLE = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
+if os.environ.setdefault("RASTUDY_ARITHMETIC", "portable") == "portable":
+    for _name, _value in PORTABLE.items():
+        os.environ.setdefault(_name, _value)

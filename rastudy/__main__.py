@@ -1,6 +1,7 @@
 """The command line: ``rastudy COMMAND``. A command's code is imported when it runs, so that help answers at once."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import io
@@ -8,12 +9,12 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from rastudy import registry
+from rastudy import PORTABLE, registry
 from rastudy.config import Config, reader_of
 from rastudy.errors import StudyError, told
 from rastudy.paths import expand, is_checkout, root
@@ -31,6 +32,7 @@ class Command(NamedTuple):
     run: str
     says: str
     options: Callable[[], list[Option]]
+    native: bool = False  # in the CPU's own arithmetic, whatever the preset
 
 
 def option(*names: str, says: str, least: float | None = None, **settings: Any) -> Option:
@@ -124,9 +126,9 @@ def sweep_options() -> list[Option]:
         DATA, DEVICE, JOBS,
         option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
                metavar="NAME=VALUE"),
-        option("--direction", says="run these transfer studies instead: categories, datasets, detection, families, black_box, "
-               "upload, multi_source (default: none)", nargs="*", default=[]),
-        option("--black-box", says="tesseract, service:FILE.json or function:MODULE:NAME", default="tesseract"),
+        option("--direction", says="run these transfer studies instead: categories, datasets, other_pictures, detection, "
+               "families, black_box, upload, multi_source (default: none)", nargs="*", default=[]),
+        option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr"),
         flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
                nargs="+", default=[], metavar="ID"),
@@ -255,7 +257,9 @@ COMMANDS = {
     "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", doctor_options),
     "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast it is.", benchmark_options),
     "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.",
-                           recognisers_options),
+                           recognisers_options, native=True),
+    "difficulty": Command("rastudy.tools.difficulty:difficulty_command", "Search how hard the embedded pictures should be.",
+                          list, native=True),
     "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", convert_options),
     "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs ahead of training.", cache_options),
     "voc": Command("rastudy.transfer.voc:voc_command", "Evaluate detectors on PASCAL VOC restored by P.", voc_options),
@@ -301,6 +305,25 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     return command, parser.parse_args(arguments[1:])
 
 
+@contextlib.contextmanager
+def arithmetic_of(command: Command, options: argparse.Namespace) -> Iterator[None]:
+    """The CPU's own instructions for every study but those whose preset asks for portable sums."""
+    named = getattr(options, "preset", [])
+    presets = [PRESETS.get(name, {}) for name in ([named] if isinstance(named, str) else named)]
+    portable = not command.native and any(preset.get("portable") for preset in presets)
+    before = dict(os.environ)
+    if not portable:
+        os.environ["RASTUDY_ARITHMETIC"] = "native"
+        for name in (name for name, value in PORTABLE.items() if os.environ.get(name) == value):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in ("RASTUDY_ARITHMETIC", *PORTABLE):
+            if name in before:
+                os.environ[name] = before[name]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, 1 (something failed), 2 (unusable input), 130 (Ctrl-C), 141 (closed pipe)."""
     for stream in (sys.stdout, sys.stderr):  # file names may hold what no encoding knows
@@ -308,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         command, options = parse(sys.argv[1:] if arguments is None else arguments)
-        with warnings.catch_warnings():
+        with arithmetic_of(command, options), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_others: print(f"warning: {message}", file=sys.stderr)
             if not (is_checkout() or os.environ.get("RASTUDY_ROOT")):
                 print(f"results/ and runs/ are in {root()}; RASTUDY_ROOT=DIR names another place", file=sys.stderr)

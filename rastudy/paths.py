@@ -36,9 +36,35 @@ def need_checkout(what: str) -> None:
 
 
 def root() -> Path:
-    """Where results/, figures/ and runs/ lie: where RASTUDY_ROOT says, else the clone, else the working directory."""
+    """Where what you run puts its results/, figures/, notebooks/ and runs/: the committed ones, the record, are not touched.
+
+    RASTUDY_ROOT names another place (the clone itself: to make the record); an installed package takes the working directory.
+    """
     given = os.environ.get("RASTUDY_ROOT", "")
-    return expand(given) if given else CHECKOUT if is_checkout() else Path.cwd()
+    return expand(given) if given else CHECKOUT / "runs" / "study" if is_checkout() else Path.cwd()
+
+
+def is_record() -> bool:
+    """Whether what runs now makes the record, the results that are committed."""
+    return is_checkout() and root().resolve() == CHECKOUT
+
+
+def to_read(path: Path) -> Path:
+    """The file to read for one of the root's: the record's, unless a study of the preset has been run here.
+
+    Never of single files: a table does not stand beside another training's.
+    """
+    if os.environ.get("RASTUDY_ROOT") or not is_checkout():
+        return path
+    inside = path.relative_to(root())
+    mine = root() / "results" / inside.parts[1] / "gains.csv" if len(inside.parts) > 2 else path
+    return path if mine.exists() else CHECKOUT / inside
+
+
+def short(path: Path) -> Path:
+    """A path as it is told: relative to the clone, or to the root."""
+    path = path.absolute()
+    return next((path.relative_to(one) for one in (CHECKOUT, root().absolute()) if path.is_relative_to(one)), path)
 
 
 def expand(place: str | Path) -> Path:

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
+os.environ.setdefault("RASTUDY_ROOT", str(Path(__file__).parents[1]))  # tests read the record, whatever was run beside it
+
 from rastudy.__main__ import main
 from rastudy.data import digits
 from rastudy.data.datasets import PictureSet

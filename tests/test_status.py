@@ -100,7 +100,8 @@ def test_predictions_have_changed(done):
 def test_a_fresh_checkout(done):
     """With the committed record it is committed; without its weights its figures are kept."""
     shutil.rmtree(run_folder(done.config).parent)
-    assert done.config.run_id in read_records("smoke") and state_of(done).name == "committed"
+    recorded = read_records(runs.records_file("smoke"))
+    assert done.config.run_id in recorded and state_of(done).name == "committed"
     runs.restore_records([done.config])
     assert state_of(done).name == "done"
     weights_file(done.config).unlink()

@@ -39,6 +39,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
+from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name
 from rastudy.restore import image_io
@@ -71,9 +72,10 @@ def load(
         if config.is_baseline:
             raise StudyError(f"mode={mode!r} has no P; use one of {', '.join(PRESETS[preset]['modes'])}")
         file = weights_file(config)
+        file = file if file.is_file() else to_read(file)
         if not file.is_file():
             runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
-            there = [f"--strength {run.strength:g}" for run in runs if weights_file(run).is_file()]
+            there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
             raise StudyError(
                 f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
                 f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these; "

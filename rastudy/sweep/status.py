@@ -12,11 +12,12 @@ from rastudy.config import Config
 from rastudy.evaluation.evaluate import is_done, is_evaluated
 from rastudy.evaluation.predictions import predictions_file
 from rastudy.grid import Run
-from rastudy.paths import read_json, root
+from rastudy.paths import read_json, short
 from rastudy.training.run_store import (
     READ_BY,
     TRAINED_BY,
     code_versions,
+    in_record,
     inputs_of,
     is_trained,
     other_settings,
@@ -59,7 +60,9 @@ def state_of(run: Run) -> State:
     parts = [part for one in config.chain for part in weights_files(one)] if not config.is_baseline else []
     if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in run.splits):
         return State("kept")
-    if not folder.is_dir() and config.run_id in _recorded(config.preset, _changed(records_file(config.preset))):
+    if not folder.is_dir() and config.run_id in _recorded(
+        recorded := in_record(records_file(config.preset)), _changed(recorded)
+    ):
         return State("committed")
     for one in config.chain if parts else ():
         if not is_trained(one) and (run_folder(one) / "trained.json").is_file():
@@ -100,9 +103,9 @@ def show_status(runs: list[Run], log: Callable[[str], object] = print) -> None:
 
 
 @lru_cache(maxsize=1)
-def _recorded(preset: str, _changed: int) -> frozenset[str]:
+def _recorded(file: Path, _changed: int) -> frozenset[str]:
     """Ids of the recorded runs, read once for as long as the file stays as it is."""
-    return frozenset(read_records(preset))
+    return frozenset(read_records(file))
 
 
 def _changed(path: Path) -> int:
@@ -127,4 +130,4 @@ def _error_of(notebook: Path) -> str:
 
 
 def _shown(path: Path) -> Path:
-    return path.relative_to(root())
+    return short(path)

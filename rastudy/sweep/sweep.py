@@ -14,6 +14,7 @@ from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 
+from rastudy.analysis.replication import replicate, shown, told, write_constraints
 from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
@@ -23,7 +24,7 @@ from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.grid import Run, in_order, is_first, merge, select
-from rastudy.paths import NOTEBOOKS, expand, results_folder, root, write_csv
+from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, root, short, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
@@ -180,9 +181,12 @@ def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
             return failures
     if fresh and not args.full:
         write_timings(args.preset, seconds, args.jobs)
-    if args.preset in STUDIES and root() == NOTEBOOKS.parent:
+    if args.preset in STUDIES and is_record():
         refresh_readme()
+        write_constraints()
     summary(args.preset, seconds, _say)
+    if len(found := replicate(args.preset)):
+        _say(f"\nbeside the record:\n{shown(found)}\n\n{told(found)}")
     return {}
 
 
@@ -212,9 +216,9 @@ def transfers(args: argparse.Namespace) -> dict[str, str]:
         if problem:
             failures[direction] = problem
             continue
-        _say(f"{direction}: {table_file(args.preset, direction).relative_to(root())}, {output.relative_to(root())}")
-        if (args.preset, direction) == PUBLISHED and root() == NOTEBOOKS.parent:
-            publish(output, NOTEBOOKS / "05_transfer.ipynb")
+        _say(f"{direction}: {short(table_file(args.preset, direction))}, {short(output)}")
+        if (args.preset, direction) == PUBLISHED:
+            publish(output, root() / "notebooks" / "05_transfer.ipynb")
     return failures
 
 
@@ -225,11 +229,12 @@ def summary(preset: str, seconds: dict[str, float], log: Callable[[str], object]
     log(f"\n{found.to_string() if len(found) else none}\n")
     for part, value in seconds.items():
         log(f"{part:28s} {value / 60:6.1f} min")
-    folder = results_folder(preset).relative_to(root())
+    folder = short(results_folder(preset))
     log(f"tables:     {', '.join(f'{folder}/{name}.csv' for name in ('runs', *TABLES))}")
     log(f"evidence:   {folder}/predictions, {folder}/weights, {folder}/curves.csv, {folder}/records.json")
-    log(f"figures:    figures/{preset}")
-    log(f"notebooks:  {'notebooks' if preset == 'digits' else f'runs/{preset}/notebooks'}; runs' own: runs/{preset}")
+    log(f"figures:    {short(root() / 'figures' / preset)}")
+    read = root() / ("notebooks" if preset == "digits" else f"runs/{preset}/notebooks")
+    log(f"notebooks:  {short(read)}; runs' own: {short(root() / 'runs' / preset)}")
 
 
 def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:

@@ -19,15 +19,16 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from packaging.requirements import Requirement
 from torchvision import datasets
 
+from rastudy.analysis.replication import CONSTRAINTS, versions
 from rastudy.data.datasets import CIFAR10, CIFAR10_FILES, load_split
 from rastudy.data.image_files import is_picture, list_folders, list_pictures
 from rastudy.errors import StudyError
 from rastudy.models.pretrained import needs_download, torchvision_address
 from rastudy.models.weight_files import pinned_hashes, sha256
-from rastudy.paths import WEIGHTS, expand, results_folder, root
+from rastudy.paths import WEIGHTS, expand, root, short, to_read
 from rastudy.presets import PRESETS
 from rastudy.registry import DATASETS
-from rastudy.training.run_store import read_records
+from rastudy.training.run_store import read_records, records_file
 
 NEEDED_BY = {  # an extra: the part of the study that needs it
     "imagenet": "presets of photographs and notebook 00",
@@ -68,6 +69,20 @@ def packages() -> Iterator[Finding]:
         problems = [problem for one in optional if (problem := _problem(one))]
         what = ": ".join([f"extra {extra} (for {NEEDED_BY.get(extra, extra)})", *filter(None, [", ".join(problems)])])
         yield checked(not problems, what, f"{sys.executable} -m pip install -e '.[{extra}]'")
+
+
+def record() -> Iterator[Finding]:
+    """Where this machine differs from the one that made the record: versions, and the order of sums."""
+    pinned = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines()) if CONSTRAINTS.is_file() else {}
+    mine = versions()
+    other = [f"{name} {mine[name]} ({version})" for name, version in pinned.items() if mine.get(name, version) != version]
+    if pinned:
+        what = f"versions that made the record: {len(pinned) - len(other)} of {len(pinned)}{'; not: ' * bool(other)}"
+        what += ", ".join(other[:5])
+        yield checked(not other, what, f"{sys.executable} -m pip install -c {short(CONSTRAINTS)} -e .")
+    capability = torch.backends.cpu.get_cpu_capability()
+    step = "figures agree within the spread of trainings; the record's own bits need an x86 CPU with AVX2"
+    yield checked(capability in ("AVX2", "AVX512"), f"instructions: {capability}", step)
 
 
 def _problem(requirement: Requirement) -> str:
@@ -140,8 +155,9 @@ def recognisers() -> Iterator[Finding]:
 def results() -> Iterator[Finding]:
     """Committed predictions and weights against the hashes in their records."""
     for preset in PRESETS:
-        folder, hashes = results_folder(preset), {}
-        for run, record in read_records(preset).items():
+        records, hashes = to_read(records_file(preset)), {}
+        folder = records.parent
+        for run, record in read_records(records).items():
             weights = folder / "weights" / f"{run}.processor.safetensors"
             if "trained" in record and weights.is_file():  # later seeds' are not committed
                 hashes[weights] = record["trained"]["sha256"]
@@ -149,7 +165,7 @@ def results() -> Iterator[Finding]:
                 if split in record:
                     hashes[folder / "predictions" / f"{run}.{split}.npz"] = record[split]["predictions"]
         if hashes:
-            bad = [str(path.relative_to(root())) for path in _changed(hashes)]
+            bad = [str(short(path)) for path in _changed(hashes)]
             what = f"results of {preset}: {len(hashes) - len(bad)} of {len(hashes)} files are as recorded"
             step = f"git checkout results/{preset} restores committed ones, rastudy sweep remakes others; first {bad[:1]}"
             yield checked(not bad, what, step)
@@ -191,7 +207,7 @@ def programs() -> Iterator[Finding]:
     yield checked(shutil.which("tesseract") is not None, what, "install the system's package tesseract-ocr")
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (packages, machine, kernel, recognisers, results, programs)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (packages, record, machine, kernel, recognisers, results, programs)
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -1,0 +1,107 @@
+"""A study that was run here beside the record: where it writes, what it reads, and when a gain replicates."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_tables import PLAIN, put, right
+
+from rastudy import PORTABLE, paths
+from rastudy.analysis import replication
+from rastudy.analysis.tables import load_table, make_tables
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """A clone with a record of three trainings; what is put from now on is ours. The root is the default one."""
+    clone = tmp_path / "clone"
+    monkeypatch.setenv("RASTUDY_ROOT", str(clone))
+    for seed, gained in enumerate((20, 24, 28)):
+        put("plain", PLAIN, seed=seed), put("ra", {arch: right((0, 200 + gained)) for arch in PLAIN}, seed=seed)
+    make_tables("smoke")
+    for module in (paths, replication):
+        monkeypatch.setattr(module, "CHECKOUT", clone)
+    monkeypatch.setattr(paths, "is_checkout", lambda: True)
+    monkeypatch.delenv("RASTUDY_ROOT")
+    return clone
+
+
+def ours(gained: int) -> None:
+    put("plain", PLAIN), put("ra", {arch: right((0, 200 + gained)) for arch in PLAIN})
+    make_tables("smoke")
+
+
+@pytest.mark.parametrize("gained, verdict, same", [(20, "replicates", True), (27, "replicates", False), (60, "differs", False)])
+def test_the_verdict(both, gained, verdict, same):
+    """The spread is that of the record's trainings: standard deviation 1, three against one."""
+    before = {path: path.read_bytes() for path in both.rglob("*") if path.is_file()}
+    ours(gained)
+    found = replication.replicate("smoke")
+    assert set(found["role"]) == {"source", "mean_unseen"} and set(found["verdict"]) == {verdict}
+    row = found.iloc[0]
+    assert (row["record"], row["ours"], row["record_trainings"], row["our_trainings"]) == (6, gained / 4, 3, 1)
+    assert row["spread"] == pytest.approx(4.3027 * 1 * (1 / 3 + 1) ** 0.5, rel=1e-3) and row["same_bits"] == same
+    told = replication.told(found)
+    assert told.startswith(f"{2 * (verdict == 'replicates')} of 2 gains replicate")
+    assert ("sr x4 RA" in told) == (verdict == "differs")
+    assert {path: path.read_bytes() for path in before} == before  # the record is not touched
+    assert (both / "runs" / "study" / "results" / "smoke" / "replication.csv").is_file()
+
+
+def test_of_the_record_itself_there_is_no_replication(both, monkeypatch):
+    monkeypatch.setenv("RASTUDY_ROOT", str(both))
+    assert paths.is_record() and not len(replication.replicate("smoke"))
+
+
+def test_what_is_read(both):
+    """The record until a study of the preset was run here; from then on never both."""
+    table = paths.results_folder("smoke") / "gains.csv"
+    assert paths.to_read(table) == both / "results" / "smoke" / "gains.csv"
+    assert load_table("smoke", "gains")["n_seeds"].max() == 3
+    put("plain", PLAIN)  # a run alone is no study
+    assert paths.to_read(table) == both / "results" / "smoke" / "gains.csv"
+    ours(60)
+    assert paths.to_read(table) == table and load_table("smoke", "gains")["n_seeds"].max() == 1
+    other = paths.results_folder("cifar10") / "gains.csv"
+    assert paths.to_read(other) == both / "results" / "cifar10" / "gains.csv"
+
+
+def test_paths_are_told_from_the_clone(both):
+    assert str(paths.short(paths.results_folder("smoke"))) == "runs/study/results/smoke"
+
+
+# --- arithmetic
+
+
+def environment(*words: str, **given: str) -> dict[str, str]:
+    """The variables of a process that runs ``rastudy`` with these words, at the time when its command runs."""
+    code = """
+import os, sys
+from rastudy import __main__ as command_line
+command_line.resolve = lambda _: lambda _: print(dict(os.environ))
+command_line.main(sys.argv[1:])
+"""
+    clean = {name: value for name, value in os.environ.items() if name not in (*PORTABLE, "RASTUDY_ARITHMETIC")}
+    done = subprocess.run([sys.executable, "-c", code, *words], env=clean | given, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return eval(done.stdout)  # noqa: S307  # our own print
+
+
+@pytest.mark.parametrize("words, portable", [
+    (("sweep", "--preset", "digits"), True), (("train", "--preset", "smoke", "--task", "sr"), True),
+    (("boundaries", "--preset", "digits", "cifar10"), True), (("sweep", "--preset", "cifar10"), False),
+    (("restore", "a", "-o", "b", "--task", "sr"), False), (("recognisers", "--preset", "digits"), False), (("doctor",), False),
+])  # fmt: skip
+def test_which_commands_use_portable_sums(words, portable):
+    """Those of presets that ask for them; training in bf16 would be twenty times slower."""
+    found = environment(*words)
+    assert {name: found.get(name) for name in PORTABLE} == (PORTABLE if portable else dict.fromkeys(PORTABLE))
+
+
+def test_the_user_has_the_last_word():
+    assert environment("sweep", RASTUDY_ARITHMETIC="native").keys().isdisjoint(PORTABLE)
+    assert environment("sweep", "--preset", "cifar10", MKL_CBWR="COMPATIBLE")["MKL_CBWR"] == "COMPATIBLE"
