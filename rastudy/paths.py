@@ -5,6 +5,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
@@ -16,6 +17,7 @@ PACKAGE = Path(str(files("rastudy")))
 CHECKOUT = PACKAGE.parent
 WEIGHTS = PACKAGE / "weights"  # of the study's own recognisers
 NOTEBOOKS = CHECKOUT / "notebooks"
+BORROWED = "borrowed.txt"
 BATCH = "RASTUDY_BATCH"  # this environment variable is set where notebooks are executed with nobody before them
 TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of results/README.md
     "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "tradeoff", "clean_check",
@@ -59,6 +61,29 @@ def to_read(path: Path) -> Path:
     inside = path.relative_to(root())
     mine = root() / "results" / inside.parts[1] / "gains.csv" if len(inside.parts) > 2 else path
     return path if mine.exists() else CHECKOUT / inside
+
+
+def borrow(preset: str) -> None:
+    """Copy the record's results of a preset to the root, to compute from them, unless a study of it was run here.
+
+    Raises:
+        StudyError: there are runs here that are no study yet, and both would mix.
+    """
+    mine, record = results_folder(preset), CHECKOUT / "results" / preset
+    if os.environ.get("RASTUDY_ROOT") or (mine / "gains.csv").is_file() or not (is_checkout() and record.is_dir()):
+        return
+    if any((mine / "predictions").glob("*.npz")):
+        step = f"rastudy sweep --preset {preset} makes them one, and RASTUDY_ROOT=DIR works elsewhere"
+        raise StudyError(f"{mine}: these runs are no study yet, and the record's are not mixed with them; {step}")
+    mine.mkdir(parents=True, exist_ok=True)
+    (mine / BORROWED).write_text("The record's results, copied to compute from them; rastudy sweep replaces them.\n")
+    shutil.copytree(record, mine, dirs_exist_ok=True)
+
+
+def return_borrowed(preset: str) -> None:
+    """Remove what :func:`borrow` copied: a study that is run here starts from nothing."""
+    if (results_folder(preset) / BORROWED).is_file():
+        shutil.rmtree(results_folder(preset))
 
 
 def short(path: Path) -> Path:

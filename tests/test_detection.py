@@ -34,7 +34,7 @@ from rastudy.transfer import directions, voc
 from rastudy.transfer import tables as transfer
 from rastudy.transfer.read import read_direction
 
-ONE = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
+ONE = {("jpeg", 4.0): PRESETS["smoke"]["degradations"]["jpeg", 4.0]}
 
 
 # --- scenes

@@ -614,7 +614,7 @@ def test_what_git_refuses_is_told(study_root):
 
 def test_an_installed_package_writes_under_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("RASTUDY_ROOT", raising=False)
-    assert root() == paths.CHECKOUT
+    assert root() == paths.CHECKOUT / "runs" / "study"
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "site-packages"), monkeypatch.chdir(tmp_path)
     assert root() == tmp_path and paths.WEIGHTS.is_dir()
     with pytest.raises(StudyError, match="the report needs a clone of the repository"):

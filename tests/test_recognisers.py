@@ -60,7 +60,7 @@ def test_an_adapted_recogniser_learns_from_what_ra_would(folder, monkeypatch, st
     spy = recognisers.processed
     monkeypatch.setattr(recognisers, "processed", lambda *args: seen.append(spy(*args)) or seen[-1])
     run("--arch", "resnet18_small", "--adapt-to", "none", "--task", "dn")
-    name = "resnet18_small_on_none_dn0.3"
+    name = "resnet18_small_on_none_dn0.2"
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         about = file.metadata()
     config = make_config("digits", "dn", "none")

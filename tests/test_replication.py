@@ -11,6 +11,7 @@ from test_tables import PLAIN, put, right
 from rastudy import PORTABLE, paths
 from rastudy.analysis import replication
 from rastudy.analysis.tables import load_table, make_tables
+from rastudy.errors import StudyError
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,3 +106,38 @@ def test_which_commands_use_portable_sums(words, portable):
 def test_the_user_has_the_last_word():
     assert environment("sweep", RASTUDY_ARITHMETIC="native").keys().isdisjoint(PORTABLE)
     assert environment("sweep", "--preset", "cifar10", MKL_CBWR="COMPATIBLE")["MKL_CBWR"] == "COMPATIBLE"
+
+
+# --- computing from the record
+
+
+def test_the_record_is_copied_to_compute_from_it(both):
+    """What notebooks compute from the record's P's is written beside it, and gone when a study is run here."""
+    before = {path: path.read_bytes() for path in both.rglob("*") if path.is_file()}
+    paths.borrow("smoke")
+    mine = paths.results_folder("smoke")
+    assert {path.name for path in mine.rglob("*.npz")} == {path.name for path in before if path.suffix == ".npz"}
+    make_tables("smoke")
+    assert load_table("smoke", "gains")["n_seeds"].max() == 3 and paths.to_read(mine / "gains.csv") == mine / "gains.csv"
+    assert {path: path.read_bytes() for path in before} == before
+    paths.return_borrowed("smoke")
+    assert not mine.exists()
+
+
+def test_a_study_of_ones_own_is_not_replaced(both):
+    ours(60)
+    paths.borrow("smoke")
+    paths.return_borrowed("smoke")
+    assert load_table("smoke", "gains")["n_seeds"].max() == 1
+
+
+def test_the_record_is_not_mixed_with_single_runs(both):
+    put("plain", PLAIN)
+    with pytest.raises(StudyError, match="are no study yet.*rastudy sweep --preset smoke"):
+        paths.borrow("smoke")
+
+
+def test_nothing_is_copied_to_a_root_that_was_named(both, monkeypatch, tmp_path):
+    monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path / "elsewhere"))
+    paths.borrow("smoke")
+    assert not (tmp_path / "elsewhere").exists()

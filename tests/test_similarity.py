@@ -131,7 +131,7 @@ def two_runs(study_root):
 @pytest.mark.filterwarnings("ignore:std")
 def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
     """The file holds every direction, reader and picture; nothing is measured again until a P, an R or the wish changes."""
-    key, said = [("jpeg", 6.0)], []
+    key, said = [("jpeg", 4.0)], []
     monkeypatch.setattr(boundaries, "GRID", 5)
     (path,) = boundaries.measure("smoke", key, n=8, log=said.append)
     about, arrays = load_predictions(path)
@@ -148,7 +148,7 @@ def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
     said.clear()
     boundaries.measure("smoke", key, n=8, log=said.append)
     boundaries.measure("smoke", key, n=4, log=said.append)  # fewer are among them
-    assert said == ["jpeg 6: measured already"] * 2
+    assert said == ["jpeg 4: measured already"] * 2
     before = path.read_bytes()
     path.unlink()
     monkeypatch.setattr(boundaries, "measure_part", lambda: None)  # its parts are kept, nothing is measured
@@ -164,25 +164,25 @@ def test_two_equal_runs_are_refused(two_runs):
     plain, ra = two_runs
     weights_file(ra).write_bytes(weights_file(plain).read_bytes())
     with pytest.raises(StudyError, match=rf"direction ra:{SOURCE} is zero for 4 of 4 pictures.*equal.*take another run"):
-        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+        boundaries.measure("smoke", [("jpeg", 4.0)], n=4)
 
 
 def test_missing_runs(study_root):
     """Named with the commands that make them."""
     sweep = "rastudy sweep --preset smoke --task jpeg"
-    with pytest.raises(StudyError, match=rf"smoke, jpeg 6: no weights of plain; run {sweep}"):
-        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+    with pytest.raises(StudyError, match=rf"smoke, jpeg 4: no weights of plain; run {sweep}"):
+        boundaries.measure("smoke", [("jpeg", 4.0)], n=4)
     plain = make_config("smoke", "jpeg", "plain")
     save_weights(weights_file(plain), build_models(plain)[0], plain)
     with pytest.raises(StudyError, match=rf"no weights of ra:{SOURCE}; run {sweep}"):
-        boundaries.measure("smoke", [("jpeg", 6.0)], n=4)
+        boundaries.measure("smoke", [("jpeg", 4.0)], n=4)
     assert boundaries.trained("smoke") == []
     with pytest.raises(StudyError, match=r"boundaries is empty; run rastudy boundaries --preset smoke"):
         similarity.make_tables("smoke")
     with pytest.raises(StudyError, match=r"no such table; run rastudy boundaries --preset smoke"):
         similarity.load_table("smoke", "boundary_pairs")
     with pytest.raises(StudyError, match=r"not measured; run rastudy boundaries --preset smoke --task jpeg"):
-        boundary_plots.load_measured("smoke", "jpeg", 6.0)
+        boundary_plots.load_measured("smoke", "jpeg", 4.0)
 
 
 def test_one_picture(two_runs, monkeypatch):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = """
 from rastudy.presets import PRESETS
 PRESETS["smoke"]["modes"] = ("plain", "ra")
-PRESETS["smoke"]["degradations"] = {("jpeg", 6.0): PRESETS["smoke"]["degradations"]["jpeg", 6.0]}
+PRESETS["smoke"]["degradations"] = {("jpeg", 4.0): PRESETS["smoke"]["degradations"]["jpeg", 4.0]}
 PRESETS["smoke"]["splits"] = ("test",)
 """
 
@@ -66,7 +66,7 @@ def test_what_a_finished_study_wants(finished):
     wanted = [f"results/smoke/{name}.csv" for name in TABLES["study"]]
     assert all((finished / table).is_file() for table in wanted) and not planned(finished, *wanted)
     folder = finished / "results" / "smoke"
-    (path,) = (folder / "predictions").glob("jpeg6-ra-*.test.npz")
+    (path,) = (folder / "predictions").glob("jpeg4-ra-*.test.npz")
     path.rename(finished / "aside")
     assert planned(finished) == {"run": 1, "tables": 1, "notebooks": 1}
     (finished / "aside").rename(path)
@@ -80,7 +80,7 @@ def test_what_a_finished_study_wants(finished):
 
 def test_after_a_changed_setting(finished):
     """RA's weight: its run, not plain's and not the pretraining."""
-    change = 'PRESETS["smoke"]["degradations"]["jpeg", 6.0]["ra_weights"]["ra"] = 0.004'
+    change = 'PRESETS["smoke"]["degradations"]["jpeg", 4.0]["ra_weights"]["ra"] = 0.004'
     assert planned(finished, "results/smoke/gains.csv", change=change) == {"run": 1, "tables": 1}
 
 

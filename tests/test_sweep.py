@@ -167,7 +167,7 @@ def test_figures_are_written(in_finished):
 
 def test_the_sweep_of_boundaries(in_finished):
     """The last task's boundaries: every direction and R, distances and shares within what they can be, and the way's ends."""
-    base = boundaries.load_predictions(in_finished / "results" / "smoke" / "boundaries" / "jpeg6.npz").about
+    base = boundaries.load_predictions(in_finished / "results" / "smoke" / "boundaries" / "jpeg4.npz").about
     found = {name: similarity.load_table("smoke", name) for name in similarity.TABLES}
     reached = found["boundary_distances"].query("metric == 'reached' and reader != 'mean_unseen'")
     assert set(reached["along"]) == set(base["directions"]) and set(reached["reader"]) == set(FIVE) and len(reached) >= 11 * 5

@@ -16,6 +16,7 @@ from rastudy.analysis.comparisons import load_cells
 from rastudy.analysis.tables import TABLES, load_table, make_tables
 from rastudy.boundaries import tables as boundary_tables
 from rastudy.config import make_config
+from rastudy.data import digits
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import COLUMNS, load_results, predictions_file, results_file, save_predictions
 from rastudy.grid import grid
@@ -744,7 +745,7 @@ def complete(preset: str) -> Path:
 
 @pytest.fixture
 def committed(monkeypatch) -> Path:
-    monkeypatch.delenv("RASTUDY_ROOT", raising=False)
+    monkeypatch.setenv("RASTUDY_ROOT", str(ROOT))
     return complete("digits")
 
 
@@ -800,6 +801,9 @@ def test_presets_use_the_chosen_weights(committed, preset, mode):
     used = {key: settings["ra_weights"][mode] for key, settings in PRESETS[preset]["degradations"].items()}
     # cifar10's is run degradation by degradation
     run = {key: weight for key, weight in used.items() if preset != "cifar10" or grids.get(key, 0) >= 2}
+    if preset != "cifar10":  # T's choice is of its learning rate
+        rates = table[(table["mode"] == "ra_transformer") & table["chosen"]].set_index(["task", "strength"])["transformer_lr"]
+        assert rates.to_dict() == {key: one["transformer_lr"] for key, one in PRESETS[preset]["degradations"].items()}
     assert run and (grids.loc[list(run)] >= 2).all()  # the grid is there
     best = rows[rows["chosen"]].set_index(["task", "strength"])["ra_weight"]
     assert {key: best.get(key) for key in run} == run
@@ -826,6 +830,18 @@ def test_strengths_follow_the_rule(committed, task):
     top1 = {mode: val[run_id, PRESETS["digits"]["source_arch"], "top1"] for mode, run_id in runs.items()}
     assert top1["plain"] / top1["clean"] == pytest.approx(published(task), abs=0.03)
     assert val[runs["plain"], "-", "psnr"] >= val[runs["none"], "-", "psnr"] + 0.5
+
+
+def test_the_search_supports_the_settings(committed):
+    """Plain at the preset's settings keeps what the paper's keeps, and its schedule does not lose to one with two cycles."""
+    found = pd.read_csv(committed / "difficulty.csv")
+    found = found[found["sides"] == "{}-{}".format(*digits.SIDES)]
+    for task, strength in degradations("digits"):
+        rows = found[(found["task"] == task) & (found["strength"] == strength)].groupby("schedule")
+        assert set(rows["seed"].nunique()) == {3}
+        keeps, psnr, top1 = (rows[name].mean() for name in ("keeps", "psnr", "plain"))
+        assert keeps["through"] == pytest.approx(published(task), abs=0.03)
+        assert psnr["through"] >= psnr["two cycles"] - 0.1 and top1["through"] >= top1["two cycles"] - 0.5
 
 
 def test_every_mode_is_in_the_committed_tables(committed):

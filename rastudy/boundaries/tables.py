@@ -25,7 +25,7 @@ from rastudy.boundaries import measure as boundaries
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions, read_table
-from rastudy.paths import results_folder, to_read, write_csv
+from rastudy.paths import borrow, results_folder, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import is_variant, small_arch
 from rastudy.transfer import tables as transfer
@@ -388,6 +388,7 @@ def update(
     log: Callable[[str], object] = print, **where: str,
 ) -> list[Path]:  # fmt: skip
     """:func:`rastudy.boundaries.measure.measure` what is missing, then make the tables; takes the same arguments."""
+    borrow(preset)
     boundaries.measure(preset, keys, full, jobs, n, log, **where)
     return make_tables(preset)
 

@@ -20,6 +20,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 
+from rastudy.analysis.replication import load_replication, told
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
@@ -95,6 +96,8 @@ def study(preset: str, pictures: bool = False) -> HTML:
     """
     title = SECTIONS.get(preset, study_name(preset))
     parts = [f"## {title}", section(title), readme.results_table(preset)]
+    if (made := readme.replication_table([preset])).startswith("|"):
+        parts += ["### Beside the record", told(load_replication(to_read(results_folder(preset) / "replication.csv"))), made]
     if (made := readme.photographs_table([preset])).startswith("|"):
         parts.append(made)
     for title, table in STUDY_TABLES.items():

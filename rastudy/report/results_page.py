@@ -15,6 +15,7 @@ from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
+from rastudy.analysis.replication import load_replication
 from rastudy.analysis.style import rows_of
 from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table, without_variants
 from rastudy.boundaries import tables as similarity
@@ -81,6 +82,16 @@ def results_table(preset: str) -> str:
     for (task, mode), row in found.iterrows():
         rows.append([task, mode_name(mode), *("" if pd.isna(row[c]) else f"{row[c]:.{digits.get(c, 1)}f}" for c in found)])
     return markdown(rows, ["task", "mode", *found.columns])
+
+
+@table("task", "mode", "who", "record", "here", "difference", "spread of retraining", "verdict")
+def replication_table(preset: str) -> Iterator[Row]:
+    """A study that was run here beside the record, gain by gain; without rows for the record itself."""
+    path = to_read(results_folder(preset) / "replication.csv")
+    for _, row in load_replication(path).iterrows() if path.is_file() else ():
+        spread = "" if pd.isna(row["spread"]) else f"{row['spread']:.1f}"
+        named = [short_name(row["task"], row["strength"]), mode_name(row["mode"]), display_name(row["target_arch"])]
+        yield [*named, *(f"{row[name]:+.1f}" for name in ("record", "ours", "difference")), spread, row["verdict"]]
 
 
 @table("data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's",

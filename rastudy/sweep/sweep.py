@@ -24,7 +24,7 @@ from rastudy.evaluation.evaluate import is_done
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.grid import Run, in_order, is_first, merge, select
-from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, root, short, write_csv
+from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, return_borrowed, root, short, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.report.claims import STUDIES
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
@@ -51,6 +51,8 @@ def sweep_command(args: argparse.Namespace) -> int:
     elif args.dry_run:
         dry_run(args, asked)
     else:
+        if not args.keep_committed:
+            return_borrowed(args.preset)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         failures = run_all(asked, args.jobs, _say) if args.run else sweep(args, asked)
         for name, problem in failures.items():

@@ -51,8 +51,8 @@ class Study:
     black_boxes: tuple[str, ...]
 
     def narrowed(self, **axes: Any) -> dict[str, Any]:
-        """The axes without the modes that have T or a loss without labels, and with ``axes`` replaced."""
-        return self.axes | {"modes": (*registry.modes("baseline"), "plain", "ra")} | axes
+        """The axes of runs that are trained for a direction: seed 0, no T, no loss without labels; and ``axes`` replaced."""
+        return self.axes | {"seeds": (0,), "modes": (*registry.modes("baseline"), "plain", "ra")} | axes
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _other_pictures(study: Study) -> list[Variant]:
 
 def _detection(study: Study) -> list[Variant]:
     detectors = registry.recognisers("detector")
-    taught = study.narrowed(seeds=(0,), datasets=("scenes",), sources=detectors, budgets=(2,), splits=())
+    taught = study.narrowed(datasets=("scenes",), sources=detectors, budgets=(2,), splits=())
     return [
         Variant("classification_to_detectors", study.axes | {"seeds": (0,)}, "scenes", detectors),
         Variant("detection_at_home", taught, "scenes", detectors),
@@ -94,7 +94,8 @@ def _detection(study: Study) -> list[Variant]:
 
 def _multi_source(study: Study) -> list[Variant]:
     strengths = {"strengths": (2.0,)} if study.dataset == "cifar10" else {}  # the factor of its matrix of sources
-    return [Variant("held_out", study.axes | strengths | {"modes": ("plain", "ra"), "sources": SOURCES}, "", HELD_OUT)]
+    taught = study.narrowed(modes=("plain", "ra"), sources=SOURCES)
+    return [Variant("held_out", taught | strengths, "", HELD_OUT)]
 
 
 DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (

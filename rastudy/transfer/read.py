@@ -25,6 +25,7 @@ from rastudy.models import classical
 from rastudy.models.classifiers import load_classifier, weights_versions
 from rastudy.models.detectors import load_detector
 from rastudy.models.processors import apply_processor
+from rastudy.paths import borrow
 from rastudy.presets import PRESETS, degradations
 from rastudy.training.train import check_classes
 from rastudy.training.weights import load_models, weights_file
@@ -59,10 +60,11 @@ def read_direction(
     Returns:
         calls that a black box would cost (``counting``: nothing else happens), else 0.
     """
+    borrow(preset)
     todo, kept = [run.config for run in runs(preset, direction, data_dir, black_box)], load_kept(preset, direction)
     held = [{name: read[run.run_id].about for name, read in kept.items() if run.run_id in read} for run in todo]
     read_one = partial(read_run, direction=direction, black_box=black_box, counting=counting)
-    if jobs > 1 and direction != "black_box":  # one process counts its calls
+    if jobs > 1 and not (direction == "black_box" and black_box.startswith("service:")):  # one process counts its calls
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             reports = list(pool.map(read_one, todo, held))
     else:

@@ -272,10 +272,10 @@ def make_summary() -> None:
     """
     rows: list[dict[Any, Any]] = []
     for preset in (name for name in PRESETS if name != "smoke"):
-        if (results_folder(preset) / "gains.csv").is_file():
+        if to_read(results_folder(preset) / "gains.csv").is_file():
             rows += map(rounded, architecture_rows(preset))
         for name in DIRECTIONS:
-            if table_file(preset, name).is_file():
+            if to_read(table_file(preset, name)).is_file():
                 found = load_table(preset, name).query("reader == 'mean' and mode == 'ra' and variant != 'png'")
                 found = found[(found["direction"] != "multi_source") | found["source_arch"].str.contains(",")]
                 rows += found.to_dict("records")

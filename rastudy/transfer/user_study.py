@@ -29,7 +29,7 @@ from rastudy.data.image_files import centre_crop
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions, predictions_file
-from rastudy.paths import results_folder, write_csv
+from rastudy.paths import results_folder, to_read, write_csv
 from rastudy.registry import MODES
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def make_study(config: Config, reader: str = "", n_pairs: int = 40, seed: int = 
     plain = make_config(config.preset, config.task, "plain", **same)
     if not MODES[config.mode].has_source:
         raise StudyError(f"mode={config.mode!r} is nothing to compare with plain; use ra or another mode with a recogniser")
-    runs = {run.mode: load_predictions(predictions_file(run, "test")) for run in (plain, config)}
+    runs = {run.mode: load_predictions(to_read(predictions_file(run, "test"))) for run in (plain, config)}
     targets = runs["plain"].targets
     reader = reader or targets[-1]
     one_of("reader", reader, targets)
