@@ -8,3 +8,10 @@ PORTABLE = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CB
 if os.environ.setdefault("RASTUDY_ARITHMETIC", "portable") == "portable":
     for _name, _value in PORTABLE.items():
         os.environ.setdefault(_name, _value)
+
+
+def use_native() -> None:
+    """Let this process, before its first sum, and those that it starts use the CPU's own instructions: bf16 needs them."""
+    os.environ["RASTUDY_ARITHMETIC"] = "native"
+    for name in (name for name, value in PORTABLE.items() if os.environ.get(name) == value):
+        del os.environ[name]

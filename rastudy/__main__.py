@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from rastudy import PORTABLE, registry
+from rastudy import PORTABLE, registry, use_native
 from rastudy.config import Config, reader_of
 from rastudy.errors import StudyError, told
 from rastudy.paths import expand, is_checkout, root
@@ -313,9 +313,7 @@ def arithmetic_of(command: Command, options: argparse.Namespace) -> Iterator[Non
     portable = not command.native and any(preset.get("portable") for preset in presets)
     before = dict(os.environ)
     if not portable:
-        os.environ["RASTUDY_ARITHMETIC"] = "native"
-        for name in (name for name, value in PORTABLE.items() if os.environ.get(name) == value):
-            del os.environ[name]
+        use_native()
     try:
         yield
     finally:

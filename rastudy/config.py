@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rastudy import registry
+from rastudy import registry, use_native
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import PRESETS, settings_of, tasks_of
 from rastudy.registry import ALIASES, MODES, TASKS
@@ -301,7 +301,10 @@ def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, d
         if not k.startswith("_") and k not in {"In", "Out"} and isinstance(v, plain) and (named is None or k in named)
     }  # fmt: skip
     own = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
-    return make_config(**given), own
+    config = make_config(**given)
+    if not PRESETS[config.preset].get("portable"):
+        use_native()
+    return config, own
 
 
 def _parameters(cells: object) -> set[str] | None:

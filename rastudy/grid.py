@@ -40,7 +40,8 @@ class Run:
         """Expected seconds on one core like ours: a guess for the order of runs and the time left."""
         config, mode = self.config, MODES[self.config.mode]
         own = mode.cost
-        start = own if mode.name == "plain" or mode.has_transformer else 0  # the others find their pretraining done
+        copies = mode.has_transformer and self.config.schedule != "through"  # T learns to copy P's pictures first
+        start = own if mode.name == "plain" or copies else 0  # the others find their pretraining done
         own += 0.8 * max(0, len(config.sources) - 1)  # every further R in the loss
         pictures = (own * config.epochs + start * config.pretrain_epochs) * (config.train_images or WHOLE_SET)
         rate = TASKS[config.task].rate * (1.7 if config.precision == "bf16" else 1)

@@ -48,7 +48,7 @@ def root() -> Path:
 
 def is_record() -> bool:
     """Whether what runs now makes the record, the results that are committed."""
-    return is_checkout() and root().resolve() == CHECKOUT
+    return is_checkout() and root().resolve() == CHECKOUT.resolve()
 
 
 def to_read(path: Path) -> Path:
@@ -77,13 +77,20 @@ def borrow(preset: str) -> None:
         raise StudyError(f"{mine}: these runs are no study yet, and the record's are not mixed with them; {step}")
     mine.mkdir(parents=True, exist_ok=True)
     (mine / BORROWED).write_text("The record's results, copied to compute from them; rastudy sweep replaces them.\n")
-    shutil.copytree(record, mine, dirs_exist_ok=True)
+    for name in ("figures", "results"):
+        shutil.copytree(CHECKOUT / name / preset, root() / name / preset, dirs_exist_ok=True)
+
+
+def nothing_here(what: str) -> StudyError:
+    """The error of a command that rebuilds what is not in the root."""
+    return StudyError(f"{short(root() / 'results')} holds no {what}; RASTUDY_ROOT=. in a clone means the record's")
 
 
 def return_borrowed(preset: str) -> None:
     """Remove what :func:`borrow` copied: a study that is run here starts from nothing."""
     if (results_folder(preset) / BORROWED).is_file():
-        shutil.rmtree(results_folder(preset))
+        for name in ("figures", "results"):
+            shutil.rmtree(root() / name / preset, ignore_errors=True)
 
 
 def short(path: Path) -> Path:

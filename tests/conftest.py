@@ -16,12 +16,20 @@ from sklearn.datasets import load_sample_images
 
 os.environ.setdefault("RASTUDY_ROOT", str(Path(__file__).parents[1]))  # tests read the record, whatever was run beside it
 
+from rastudy import PORTABLE
 from rastudy.__main__ import main
 from rastudy.data import digits
 from rastudy.data.datasets import PictureSet
 from rastudy.models.small_nets import build_small
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts sum as this one does, whatever preset was configured before."""
+    for name, value in {"RASTUDY_ARITHMETIC": "portable", **PORTABLE}.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from test_tables import PLAIN, put, right
 from rastudy import PORTABLE, paths
 from rastudy.analysis import replication
 from rastudy.analysis.tables import load_table, make_tables
+from rastudy.config import configure
 from rastudy.errors import StudyError
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ def both(tmp_path, monkeypatch):
     for seed, gained in enumerate((20, 24, 28)):
         put("plain", PLAIN, seed=seed), put("ra", {arch: right((0, 200 + gained)) for arch in PLAIN}, seed=seed)
     make_tables("smoke")
+    (clone / "figures" / "smoke").mkdir(parents=True)
     for module in (paths, replication):
         monkeypatch.setattr(module, "CHECKOUT", clone)
     monkeypatch.setattr(paths, "is_checkout", lambda: True)
@@ -101,6 +103,13 @@ def test_which_commands_use_portable_sums(words, portable):
     """Those of presets that ask for them; training in bf16 would be twenty times slower."""
     found = environment(*words)
     assert {name: found.get(name) for name in PORTABLE} == (PORTABLE if portable else dict.fromkeys(PORTABLE))
+
+
+@pytest.mark.parametrize("preset, task, portable", [("digits", "sr", True), ("cifar10", "dn", False)])
+def test_a_notebook_decides_by_its_preset(preset, task, portable):
+    """Before its first sum, which is when the libraries look."""
+    configure({"preset": preset, "task": task})
+    assert {name: os.environ.get(name) for name in PORTABLE} == (PORTABLE if portable else dict.fromkeys(PORTABLE))
 
 
 def test_the_user_has_the_last_word():

@@ -18,7 +18,7 @@ from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, results_file, tidy_rows
-from rastudy.paths import results_folder, short, to_read, write_csv
+from rastudy.paths import nothing_here, results_folder, short, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, is_variant, short_name
 from rastudy.training.run_store import merge_records
@@ -341,6 +341,8 @@ def rounded(row: dict) -> dict:
 
 def tables_command(args: argparse.Namespace) -> None:
     committed = [name for name in PRESETS if name != "smoke" and any((results_folder(name) / "predictions").glob("*.npz"))]
+    if not (args.preset or committed):
+        raise nothing_here("predictions")
     for preset in args.preset or committed:
         for path in make_tables(preset):
             print(short(path))

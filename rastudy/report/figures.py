@@ -180,32 +180,33 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
 @says_what_is_missing
 def plot_tradeoff(preset: str) -> Figure:
     """Validation: gain of source and unseen R's, and PSNR change, against the weight; the chosen weight is marked."""
-    rows = load_table(preset, "tradeoff").query("mode != 'ra_transformer'")  # whose weight changes nothing
+    rows = load_table(preset, "tradeoff")
+    has_t = rows["mode"].map(lambda mode: MODES[mode].has_transformer)  # whose weight changes nothing: its learning rate does
+    rows = rows.assign(x=rows["transformer_lr"].where(has_t, rows["ra_weight"]))[~has_t | (rows["transformer_lr"] > 0)]
     keys, shown = degradations_in(rows, preset), [mode for mode in MODES if mode in set(rows["mode"])]
     figure, axes = panels(len(shown), len(keys), (1 + 4.4 * len(keys), 3.6 * len(shown)), sharey=True)
     lowest = max(LOWEST, rows[["source_low", "unseen_low", "psnr_change"]].min(axis=None) - 0.5)
     highest = rows[["source_high", "unseen_high"]].max(axis=None) + 0.5
     for mode, line in zip(shown, axes, strict=True):
         for key, ax in zip(keys, line, strict=True):
-            cell = rows_of(rows[rows["mode"] == mode], key).sort_values("ra_weight")
+            cell = rows_of(rows[rows["mode"] == mode], key).sort_values("x")
             if len(cell):
                 _weights_panel(ax, cell)
                 ax.set_ylim(lowest, highest)
                 ax.set_title(f"{task_name(*key)}, {mode_name(mode)}", fontsize=11)
+                ax.set_xlabel("T's learning rate" if MODES[mode].has_transformer else "recognition weight")
             else:
                 ax.set_axis_off()
         first = next(ax for ax in line if ax.axison)
         first.set_ylabel("change against plain")
         first.tick_params(labelleft=True)
-    for ax in axes[-1]:
-        ax.set_xlabel("recognition weight")
     note = f"n = {sample(rows, 'validation')[0]}, one seed. Bands: 95 % intervals over pictures."
     return finish(figure, note, axes[0, -1], style.BESIDE_TOP)
 
 
 def _weights_panel(ax: Axes, cell: pd.DataFrame) -> None:
     """One mode's gains and PSNR change by weight; what lies below the axis is written there."""
-    weights = cell["ra_weight"]
+    weights = cell["x"]
     for role, shown, look in (("source", "source R", style.SOURCE), ("unseen", "mean unseen R", style.UNSEEN)):
         ax.plot(weights, cell[f"{role}_gain"], label=f"{shown} (points)", **look)
         ax.fill_between(weights, cell[f"{role}_low"], cell[f"{role}_high"], color=look["color"], alpha=0.15)
@@ -215,7 +216,7 @@ def _weights_panel(ax: Axes, cell: pd.DataFrame) -> None:
     ax.axhline(0, color="black", lw=1)
     for _, row in cell[cell[["source_gain", "unseen_gain", "psnr_change"]].min(axis=1) < LOWEST].iterrows():
         text = f"{row['source_gain']:+.0f} points\n{row['psnr_change']:+.1f} dB"
-        ax.text(row["ra_weight"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
+        ax.text(row["x"], LOWEST + 0.3, text, ha="center", va="bottom", fontsize=8, color="#c00000")
     ax.set_xscale("log")
     ax.set_xticks(weights, [f"{weight:g}" for weight in weights], minor=False)
     ax.set_xticks([], minor=True)

@@ -16,6 +16,7 @@ from rastudy.paths import read_json, short
 from rastudy.training.run_store import (
     READ_BY,
     TRAINED_BY,
+    checkpoint_file,
     code_versions,
     in_record,
     inputs_of,
@@ -67,7 +68,7 @@ def state_of(run: Run) -> State:
     for one in config.chain if parts else ():
         if not is_trained(one) and (run_folder(one) / "trained.json").is_file():
             return _stale(other_settings(one, inputs_of(one)) or "its weights are not what its training produced", one)
-    if any((run_folder(one) / "checkpoint.pt").is_file() for one in config.chain):
+    if any(checkpoint_file(one).is_file() and not is_trained(one) for one in config.chain):
         return State("begun")
     unread = [split for split in run.splits if not is_evaluated(config, split)]
     if any((folder / f"{split}.json").is_file() for split in unread):

@@ -173,7 +173,8 @@ def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
     with timed(seconds, "tables"):
         make_tables(args.preset)
     if "test" not in args.split:
-        chosen = load_table(args.preset, "tradeoff").query("chosen")[["task", "strength", "mode", "ra_weight", "psnr_change"]]
+        names = ["task", "strength", "mode", "ra_weight", "transformer_lr", "psnr_change", "stability"]
+        chosen = load_table(args.preset, "tradeoff").query("chosen")[names]
         _say(f"\nchosen on validation:\n{chosen.to_string(index=False)}")
         return {}
     if args.direction:

@@ -35,7 +35,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
 from rastudy.grid import product
-from rastudy.paths import results_folder, root, short, to_read, write_csv
+from rastudy.paths import nothing_here, results_folder, root, short, to_read, write_csv
 from rastudy.presets import PRESETS
 from rastudy.registry import kind_of
 from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
@@ -299,7 +299,10 @@ def load_summary() -> pd.DataFrame:
 def transfer_command(args: argparse.Namespace) -> None:
     """Rebuild the tables of what has been read; of the black boxes those of the registry, since others are the user's own."""
     chosen = [direction_of(name).name for name in args.direction] or list(DIRECTIONS)
-    for preset in args.preset or [name for name in PRESETS if name != "smoke"]:
-        for direction in (name for name in chosen if kept_file(preset, name).is_file()):
-            print(short(_write_table(preset, direction)))
+    presets = args.preset or [name for name in PRESETS if name != "smoke"]
+    found = [(preset, name) for preset in presets for name in chosen if kept_file(preset, name).is_file()]
+    if not found:
+        raise nothing_here("readings of a direction")
+    for preset, direction in found:
+        print(short(_write_table(preset, direction)))
     make_summary()
