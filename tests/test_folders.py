@@ -605,8 +605,9 @@ def test_sizes_and_devices_that_are_none(study_root, capsys, words):
     assert status == 2 and "Traceback" not in error and words[-1].rpartition("=")[2] in error
 
 
-def test_what_git_refuses_is_told(study_root):
+def test_what_git_refuses_is_told(study_root, monkeypatch):
     """Not a checkout, and a checkout that git does not trust or cannot read, are two things."""
+    monkeypatch.setattr(html, "CHECKOUT", study_root)
     assert html._git("log") == "unknown: not a git checkout"
     (study_root / ".git").mkdir()
     assert html._git("log").startswith("unknown: git refuses (") and "git" in html._git("log")[20:]

@@ -47,6 +47,7 @@ def test_the_verdict(both, gained, verdict, same):
     assert set(found["role"]) == {"source", "mean_unseen"} and set(found["verdict"]) == {verdict}
     row = found.iloc[0]
     assert (row["record"], row["ours"], row["record_trainings"], row["our_trainings"]) == (6, gained / 4, 3, 1)
+    assert row["record_seed_0"] == 5
     assert row["spread"] == pytest.approx(4.3027 * 1 * (1 / 3 + 1) ** 0.5, rel=1e-3) and row["same_bits"] == same
     told = replication.told(found)
     assert told.startswith(f"{2 * (verdict == 'replicates')} of 2 gains replicate")

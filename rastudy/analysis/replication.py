@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rastudy.analysis.comparisons import Cell, targets_by_role
 from rastudy.analysis.statistics import FEWEST_TRAININGS, LEVEL
 from rastudy.analysis.tables import GAINS, load_table, main_cells, rounded
 from rastudy.config import make_config
@@ -17,7 +18,7 @@ from rastudy.registry import display_name, mode_name, short_name
 
 KEY = ("task", "strength", "mode", "role")
 COLUMNS = ("preset", *KEY, "target_arch", "record", "record_trainings", "ours", "our_trainings", "difference", "spread",
-           "verdict", "same_bits")  # fmt: skip
+           "verdict", "record_seed_0", "same_bits")  # fmt: skip
 CONSTRAINTS = CHECKOUT / "results" / "constraints.txt"
 
 
@@ -30,7 +31,8 @@ def replication_rows(preset: str) -> Iterator[dict]:
     """A row per main cell and role (the source, the mean unseen R): the record's gain over plain, ours, and a verdict.
 
     ``spread``: how far, at 95 %, the means of as many trainings lie apart that differ by their seeds alone, from the record's
-    trainings; empty below three. ``replicates``: the difference is within. ``same_bits``: the predictions are the record's.
+    trainings; empty below three. ``replicates``: the difference is within. ``record_seed_0``: the record's gain of the
+    training that ours repeats, with other last bits of its sums at most; ``same_bits``: with none.
     """
     path = record_of(results_folder(preset) / "gains.csv")
     tables = read_table(path, GAINS, "git checkout results", source_arch=str), load_table(preset, "gains")
@@ -46,20 +48,25 @@ def replication_rows(preset: str) -> Iterator[dict]:
         if n >= FEWEST_TRAININGS:
             spread = stats.t.ppf((1 + LEVEL) / 2, n - 1) * known["seed_sd"] * np.sqrt(1 / n + 1 / m)
         verdict = "not judged" if np.isnan(spread) else "replicates" if abs(difference) <= spread else "differs"
+        theirs_0, same = _seed_0(preset, *key)
         yield row | {
             "preset": preset, "target_arch": mine["target_arch"], "record": known["value"], "record_trainings": n,
             "ours": mine["value"], "our_trainings": m, "difference": difference, "spread": spread, "verdict": verdict,
-            "same_bits": all(_same_bits(preset, key[0], key[1], mode) for mode in ("plain", key[2])),
+            "record_seed_0": theirs_0, "same_bits": same,
         }  # fmt: skip
 
 
-def _same_bits(preset: str, task: str, strength: float, mode: str) -> bool:
-    """Whether the main run of seed 0 has the record's predictions, bit by bit."""
-    mine = predictions_file(make_config(preset, task, mode, strength=strength), "test")
-    if not (mine.is_file() and record_of(mine).is_file()):
-        return False
-    one, other = (load_predictions(path).arrays for path in (mine, record_of(mine)))
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+def _seed_0(preset: str, task: str, strength: float, mode: str, role: str) -> tuple[float, bool]:
+    """The record's gain of seed 0, nan where its predictions are not here, and whether ours are the same, bit by bit."""
+    files = [predictions_file(make_config(preset, task, name, strength=strength), "test") for name in ("plain", mode)]
+    if not all(path.is_file() and record_of(path).is_file() for path in files):
+        return float("nan"), False
+    theirs, ours = ([load_predictions(place(path)) for path in files] for place in (record_of, Path))
+    plain, cell = (Cell({0: one}) for one in theirs)
+    gain = (cell.hits - plain.hits)[0, targets_by_role(cell)[role]].mean()
+    same = [one.arrays.keys() == other.arrays.keys() and all(np.array_equal(one.arrays[k], other.arrays[k]) for k in one.arrays)
+            for one, other in zip(theirs, ours, strict=True)]  # fmt: skip
+    return float(gain), all(same)
 
 
 def replicate(preset: str) -> pd.DataFrame:
@@ -77,7 +84,7 @@ def load_replication(path: Path) -> pd.DataFrame:
 
 def shown(found: pd.DataFrame) -> str:
     """The table as a terminal shows it."""
-    return found[[*KEY, "record", "ours", "difference", "spread", "verdict"]].round(2).to_string(index=False)
+    return found[[*KEY, "record", "ours", "difference", "spread", "verdict", "record_seed_0"]].round(2).to_string(index=False)
 
 
 def told(found: pd.DataFrame) -> str:

@@ -84,14 +84,15 @@ def results_table(preset: str) -> str:
     return markdown(rows, ["task", "mode", *found.columns])
 
 
-@table("task", "mode", "who", "record", "here", "difference", "spread of retraining", "verdict")
+@table("task", "mode", "who", "record", "here", "difference", "spread of retraining", "verdict", "record, seed 0")
 def replication_table(preset: str) -> Iterator[Row]:
     """A study that was run here beside the record, gain by gain; without rows for the record itself."""
     path = to_read(results_folder(preset) / "replication.csv")
     for _, row in load_replication(path).iterrows() if path.is_file() else ():
         spread = "" if pd.isna(row["spread"]) else f"{row['spread']:.1f}"
         named = [short_name(row["task"], row["strength"]), mode_name(row["mode"]), display_name(row["target_arch"])]
-        yield [*named, *(f"{row[name]:+.1f}" for name in ("record", "ours", "difference")), spread, row["verdict"]]
+        seed_0 = "" if pd.isna(row["record_seed_0"]) else f"{row['record_seed_0']:+.1f}"
+        yield [*named, *(f"{row[name]:+.1f}" for name in ("record", "ours", "difference")), spread, row["verdict"], seed_0]
 
 
 @table("data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's",
