@@ -15,7 +15,7 @@ from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
 from rastudy.config import make_config
 from rastudy.errors import StudyError
-from rastudy.evaluation.predictions import load_predictions
+from rastudy.evaluation.predictions import Predictions, load_predictions
 from rastudy.report import gallery
 from rastudy.training.weights import build_models, save_weights, weights_file
 
@@ -107,8 +107,37 @@ def test_explain_rows():
         [1, 1 / 120, 5, 20]
     )
     assert found.loc[("targets", "kappa", "gain"), "p"] == pytest.approx(1 / 24)
+    assert found.loc[("mantel", "kappa", "gain"), "p_holm"] == pytest.approx(len(found) / 120)  # of all tests of this outcome
     assert set(found.index.get_level_values("similarity")) == {"kappa", "rank_spectrum"}
     assert set(found.index.get_level_values("outcome")) == {"gain"}
+
+
+def measured(planes: np.ndarray, readers: list[str]) -> similarity.Measured:
+    """Measurements of which only the planes (kind, R, size, size, P) are told."""
+    n = planes.shape[-1]
+    about = {"directions": [], "readers": dict.fromkeys(readers, "w"), "source": SOURCE, "kinds": ["one"], "preset": "digits",
+             "task": "sr", "strength": 4.0}  # fmt: skip
+    arrays = {"group": np.arange(n), "value": np.zeros((len(readers), 0, n)), "right": np.ones((len(readers), n)),
+              "step": np.ones(n), "planes": planes}  # fmt: skip
+    return similarity.Measured(Predictions(about, arrays))
+
+
+def test_kappa_of_architectures_and_of_trainings():
+    """Means over the pairs of either kind, and their difference, whose interval is joint: both rest on the same planes."""
+    rng = np.random.default_rng(0)
+    own = rng.integers(0, 3, (1, 1, 4, 4, 30))
+    noisy = lambda share: np.where(rng.random(own.shape) < share, rng.integers(0, 3, own.shape), own)  # noqa: E731
+    readers = [SOURCE, "resnet50_small", f"{SOURCE}_seed1", "vit_small"]
+    found = list(similarity.plane_rows(measured(np.concatenate([own, noisy(0.5), noisy(0.1), noisy(1)], 1), readers)))
+    kappa = {(row["reader"], row["other"]): row["value"] for row in found if row["along"] == "all" and row["metric"] == "kappa"}
+    means = {row["metric"]: row for row in found if row["reader"] == "mean"}
+    assert means["kappa_architectures"]["value"] == pytest.approx(kappa[SOURCE, "resnet50_small"])
+    assert means["kappa_trainings"]["value"] == pytest.approx(kappa[SOURCE, f"{SOURCE}_seed1"])
+    apart = means["kappa_difference"]
+    difference = means["kappa_trainings"]["value"] - means["kappa_architectures"]["value"]
+    assert apart["value"] == pytest.approx(difference) and 0.2 < apart["low"] < difference < apart["high"]
+    alone = list(similarity.plane_rows(measured(np.concatenate([own, noisy(0.5)], 1), readers[:2])))
+    assert [row["metric"] for row in alone if row["reader"] == "mean"] == ["kappa_architectures"]
 
 
 # --- measurements

@@ -377,7 +377,8 @@ def _permutation_test(n: int, arranged: Callable, outcome: np.ndarray) -> tuple[
     others = np.array([rankdata(arranged(order)) for order in orders]) - (len(outcome) + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         rho = others @ ranks / np.sqrt((others**2).sum(1) * (ranks**2).sum())
-    return float(rho[0]), float((rho >= rho[0] - 1e-9).mean()), len(orders)
+    p = 1.0 if np.isnan(rho[0]) else (rho >= rho[0] - 1e-9).mean()  # what is the same everywhere explains nothing
+    return float(rho[0]), float(p), len(orders)
 
 
 # --- all of it
