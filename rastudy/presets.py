@@ -104,7 +104,8 @@ PRESETS["cifar10"] = {
     "test_images": 10000,
     "flip": True,
     # of transfer: half of the classes, whose R's were trained once
-    "datasets": {f"cifar10_{half}": {"target_archs": SMALL_FIVE} for half in ("first", "second")},
+    "datasets": {f"cifar10_{half}": {"target_archs": SMALL_FIVE} for half in ("first", "second")}
+    | {"cifar10_even": {"target_archs": "resnet18_small"}},  # the source, trained on the same half of the pictures
     "pretrain_lr": 2e-3,  # 1e-2, the digits', diverges in as many steps
     "precision": "bf16",
     # weights chosen by the rule on validation

@@ -15,6 +15,7 @@ from typing import Any
 from rastudy.errors import StudyError, one_of
 
 HALVES = ("first", "second")  # of a data set's classes
+PARITIES = ("even", "odd")  # of the places of CIFAR-10's training pictures: two disjoint halves of them
 
 
 def resolve(place: str) -> Any:
@@ -163,6 +164,8 @@ DATASETS: dict[str, Dataset] = _by_name((
                           ("bare", "without photographs"))),
     Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",
             needs_folder=True, halves=True),
+    *(Dataset(f"cifar10_{half}", f"CIFAR-10, {half} training pictures", _DATA + "load_cifar10", 24_500, 10_000,
+              classes="rastudy.data.datasets:CIFAR10", needs_folder=True) for half in PARITIES),
     Dataset("folder", "own pictures", _DATA + "load_folder", 50_000, 10_000, needs_folder=True),
     Dataset("imagenet", "photographs", "rastudy.data.imagenet:load_photographs", 1_281_167, 50_000,
             classes="rastudy.data.imagenet:class_names", needs_folder=True, photographs=True, halves=True),

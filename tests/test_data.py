@@ -1,5 +1,6 @@
 """Picture sets and batches: what a loader gives, and what a folder of pictures becomes."""
 
+import functools
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
-from rastudy.data.datasets import PictureSet, load_split, read_folder
+from rastudy.data.datasets import CIFAR10, PictureSet, load_split, read_folder
 from rastudy.data.degradations import degrade, to_tensor
 from rastudy.data.image_files import centre_crop, read_picture, read_whole
 from rastudy.data.loaders import Loader
@@ -323,3 +324,21 @@ def test_the_real_cifar10():
     means = np.array([125.3, 123.0, 113.9])  # the training pictures' well-known channel means
     assert np.abs(train.pictures.mean((0, 1, 2)) - means).max() < 1
     assert not set(train.groups) & set(val.groups)
+
+
+def test_two_disjoint_halves_of_cifar10s_training_pictures(tmp_path):
+    """P and its source learn from one, the readers from the other; they are validated and tested on the same pictures."""
+    for split in ("train", "test"):
+        for k, name in enumerate(CIFAR10):
+            (tmp_path / split / name).mkdir(parents=True)
+            for n in range(4):
+                Image.new("RGB", (32, 32), (25 * k, 60 * n, 0)).save(tmp_path / split / name / f"{n}.png")
+    load = functools.partial(load_split, n=0, n_val=10, data_dir=str(tmp_path))
+    whole, even, odd = (load(name, "train") for name in ("cifar10", "cifar10_even", "cifar10_odd"))
+    assert len(even) == len(odd) == 15 and sorted([*even.groups, *odd.groups]) == sorted(whole.groups)
+    assert (even.name, odd.name, even.classes) == ("cifar10_even", "cifar10_odd", whole.classes)
+    for split in ("val", "test"):
+        assert len({load(name, split).digest for name in ("cifar10", "cifar10_even", "cifar10_odd")}) == 1
+    assert (load_split("cifar10_odd", "train", 5, n_val=10, data_dir=str(tmp_path)).groups == odd.groups[:5]).all()
+    with pytest.raises(StudyError, match="cifar10_odd holds 15 pictures, 16 were asked for"):
+        load_split("cifar10_odd", "train", 16, n_val=10, data_dir=str(tmp_path))

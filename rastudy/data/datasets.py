@@ -17,7 +17,7 @@ from rastudy.data.image_files import EXTENSIONS, centre_crop, is_folder, list_fo
 from rastudy.data.photo_cache import Photos
 from rastudy.errors import StudyError, one_of
 from rastudy.paths import expand
-from rastudy.registry import DATASETS, bounds_of, half_of, resolve
+from rastudy.registry import DATASETS, PARITIES, bounds_of, half_of, resolve
 
 SPLITS = ("train", "val", "test")
 CIFAR10_FILES = datasets.CIFAR10.base_folder
@@ -138,7 +138,17 @@ def load_scenes(split: str, n: int, _source: Source) -> PictureSet:
 
 
 def load_cifar10(split: str, n: int, source: Source) -> PictureSet:
-    """CIFAR-10 through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
+    """CIFAR-10, or every second of its training pictures; validation and test pictures are the same."""
+    parity = source.dataset.rpartition("_")[2]
+    if split != "train" or parity not in PARITIES:
+        return _load_cifar10(split, n, source)
+    whole = _load_cifar10(split, 0, source)
+    half = replace(whole.subset(np.arange(PARITIES.index(parity), len(whole), 2)), name=source.dataset)
+    return half.subset(np.arange(count_of(n, len(half), source.dataset, split)))
+
+
+def _load_cifar10(split: str, n: int, source: Source) -> PictureSet:
+    """Through torchvision's own loader, or from ``train/`` and ``test/`` class folders."""
     folder = source.folder("cifar10")
     place = folder / CIFAR10_FILES
     if not place.is_dir():

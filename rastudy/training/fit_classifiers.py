@@ -29,7 +29,7 @@ from rastudy.models.processors import apply_processor
 from rastudy.models.small_nets import build_small
 from rastudy.models.weight_files import load_state_file, sha256, write_pinned
 from rastudy.paths import WEIGHTS
-from rastudy.registry import HALVES
+from rastudy.registry import HALVES, PARITIES
 from rastudy.training.fit_detectors import fit_detectors
 from rastudy.training.train import train as train_run
 from rastudy.training.weights import load_models
@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
                "longer": LONGER | {"vit_small": 3, "mixer_small": 2}},
     "cifar10": {"train_images": 0, "epochs": 20, "lr": 4e-3, "augment": True, "longer": LONGER},
 }  # fmt: skip
-RECIPES |= {name: RECIPES["digits"] for name in OTHER_DATA}
+RECIPES |= {name: RECIPES["digits"] for name in OTHER_DATA} | {f"cifar10_{half}": RECIPES["cifar10"] for half in PARITIES}
 # half of the classes: as many steps on the digits; half as many on CIFAR-10
 RECIPES |= {f"digits_{half}": RECIPES["digits"] | {"epochs": 20} for half in HALVES}
 RECIPES |= {f"cifar10_{half}": RECIPES["cifar10"] for half in HALVES}

@@ -73,8 +73,11 @@ def _categories(study: Study) -> list[Variant]:
 
 
 def _datasets(study: Study) -> list[Variant]:
-    where = {name: tuple(f"{arch}@{WEIGHTS / name / arch}.safetensors" for arch in TAUGHT_ELSEWHERE) for name in OTHER_DATA}
-    return [Variant(name, study.axes, study.dataset, readers) for name, readers in where.items()]
+    even, odd = (f"cifar10_{half}" for half in registry.PARITIES)
+    names = [odd] if study.dataset == "cifar10" else OTHER_DATA
+    where = {name: tuple(f"{arch}@{WEIGHTS / name / arch}.safetensors" for arch in TAUGHT_ELSEWHERE) for name in names}
+    axes = study.narrowed(datasets=(even,)) if study.dataset == "cifar10" else study.axes  # P and source learn from one half
+    return [Variant(name, axes, study.dataset, readers) for name, readers in where.items()]
 
 
 def _other_pictures(study: Study) -> list[Variant]:
@@ -102,7 +105,7 @@ DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("categories", "Does P, taught by a recogniser of half of the categories, help recognisers of the other half?",
               _categories),
     Direction("datasets", "Does P help recognisers that were trained on other data, on the same pictures?",
-              _datasets, ("digits",)),
+              _datasets, SMALL),
     Direction("other_pictures", "Does P, taught on one data set's pictures, help with another's, degraded as strongly?",
               _other_pictures, SMALL),
     Direction("detection", "Does P, taught for classification, help detectors, and P taught by a detector, classifiers?",
