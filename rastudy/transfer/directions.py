@@ -50,9 +50,14 @@ class Study:
     unlike: tuple[str, ...]  # recognisers of other families
     black_boxes: tuple[str, ...]
 
+    @property
+    def once(self) -> dict[str, Any]:
+        """The axes with seed 0 alone."""
+        return self.axes | {"seeds": (0,)}
+
     def narrowed(self, **axes: Any) -> dict[str, Any]:
         """The axes of runs that are trained for a direction: seed 0, no T, no loss without labels; and ``axes`` replaced."""
-        return self.axes | {"seeds": (0,), "modes": (*registry.modes("baseline"), "plain", "ra")} | axes
+        return self.once | {"modes": (*registry.modes("baseline"), "plain", "ra")} | axes
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,14 @@ def _datasets(study: Study) -> list[Variant]:
 
 def _other_pictures(study: Study) -> list[Variant]:
     (other,) = (name for name in SMALL if name != study.dataset)
-    return [Variant(f"{study.dataset}_to_{other}", study.axes, other, study.readers)]
+    return [Variant(f"{study.dataset}_to_{other}", study.once, other, study.readers)]
 
 
 def _detection(study: Study) -> list[Variant]:
     detectors = registry.recognisers("detector")
     taught = study.narrowed(datasets=("scenes",), sources=detectors, budgets=(2,), splits=())
     return [
-        Variant("classification_to_detectors", study.axes | {"seeds": (0,)}, "scenes", detectors),
+        Variant("classification_to_detectors", study.once, "scenes", detectors),
         Variant("detection_at_home", taught, "scenes", detectors),
         Variant("detection_to_classifiers", taught, study.dataset, study.readers),
     ]
@@ -111,11 +116,11 @@ DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("detection", "Does P, taught for classification, help detectors, and P taught by a detector, classifiers?",
               _detection, ("digits",), "; for PASCAL VOC: rastudy voc"),
     Direction("families", "Does P, taught by a convolutional network, help recognisers of other families?",
-              lambda study: [Variant("families", study.axes, study.dataset, study.unlike)]),
+              lambda study: [Variant("families", study.once, study.dataset, study.unlike)]),
     Direction("black_box", "Does P help a recogniser that is known by its answers alone?",
               lambda study: [Variant(box.partition(":")[0], study.axes, study.dataset, (box,)) for box in study.black_boxes]),
     Direction("upload", "Does the gain survive uploading: file formats, compression, resizing?",
-              lambda study: [Variant(way, study.axes, study.dataset, study.readers, way) for way in UPLOADS]),
+              lambda study: [Variant(way, study.once, study.dataset, study.readers, way) for way in UPLOADS]),
     Direction("multi_source", "Do several recognisers in the loss teach P more than one does?", _multi_source, SMALL),
 )}  # fmt: skip
 
