@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 from rastudy import PORTABLE, registry, use_native
 from rastudy.config import Config, reader_of
 from rastudy.errors import StudyError, told
-from rastudy.paths import expand, is_checkout, root
+from rastudy.paths import expand, is_checkout, root, shared
 from rastudy.presets import PRESETS, settings_of
 from rastudy.registry import resolve
 
@@ -179,7 +179,7 @@ def report_options() -> list[Option]:
     return [
         preset([], "the studies", nargs="*"),
         option("--data", says="folder of the pictures of the one study named, for its gallery (default: none)", default=""),
-        option("-o", "--output", says="the HTML file", type=place, default=root() / "runs" / "report.html"),
+        option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html"),
         flag("--readme", says="rewrite the README's tables instead"),
     ]
 

@@ -46,6 +46,12 @@ def root() -> Path:
     return expand(given) if given else CHECKOUT / "runs" / "study" if is_checkout() else Path.cwd()
 
 
+def shared() -> Path:
+    """Where lies what is no result and serves every study: caches, answers that were paid for, the report."""
+    given = os.environ.get("RASTUDY_ROOT", "")
+    return (CHECKOUT if is_checkout() and not given else root()) / "runs"
+
+
 def is_record() -> bool:
     """Whether what runs now makes the record, the results that are committed."""
     return is_checkout() and root().resolve() == CHECKOUT.resolve()

@@ -851,3 +851,6 @@ def test_every_mode_is_in_the_committed_tables(committed):
     cells = top1.groupby(["task", "mode"])["target_arch"].nunique()
     assert cells.to_dict() == {(t, m): 5 for t in ("sr", "dn", "jpeg") for m in (*registry.modes("paper"), "none", "clean")}
     assert set(top1["n_images"]) == {2500} and set(top1["n_groups"]) == {500}
+    assert set(top1[top1["mode"].isin(registry.modes("paper"))]["n_seeds"]) == {5}
+    gains = tables.main_cells(load_table("digits", "gains"), "digits")
+    assert gains["trainings_low"].notna().all() and set(gains["n_seeds"]) == {5}

@@ -28,7 +28,7 @@ from PIL import Image
 
 from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
-from rastudy.paths import expand, read_json, root, write_atomic, write_json
+from rastudy.paths import expand, read_json, shared, write_atomic, write_json
 
 SHARD = 256  # pictures
 TABLE = ("offset", "height", "width", "crc32")  # int64 columns of a shard's table; height 0: unreadable, left out
@@ -118,7 +118,7 @@ def table_file(folder: Path, shard: int) -> Path:
 def cache_folder(photos: FilePhotos, parent: str | Path = "") -> Path:
     """The folder of these photographs' cache: under ``parent``, by default ``runs/cache``."""
     place = hashlib.sha256(str(photos.folder.absolute()).encode()).hexdigest()[:8]
-    caches = expand(parent) if parent else root() / "runs" / "cache"
+    caches = expand(parent) if parent else shared() / "cache"
     return caches / f"{photos.folder.name}-{photos.resize}-{place}"
 
 

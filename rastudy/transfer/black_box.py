@@ -29,7 +29,7 @@ from torch import nn
 from rastudy.data.degradations import to_uint8
 from rastudy.errors import StudyError
 from rastudy.models.weight_files import sha256
-from rastudy.paths import expand, read_json, root, write_json
+from rastudy.paths import expand, read_json, shared, write_json
 
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
 
@@ -204,7 +204,7 @@ class Service(BlackBox):
         self.settings, self.name, self.calls = read_settings(file), file.stem, 0
         asks = {name: self.settings[name] for name in ("url", "picture", "fields", "answers", "label", "score")}
         self.version = hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()[:8]
-        self.cache = root() / "runs" / "blackbox" / f"{self.name}-{self.version}"
+        self.cache = shared() / "blackbox" / f"{self.name}-{self.version}"
         self._next = 0.0
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
