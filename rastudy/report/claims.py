@@ -97,6 +97,8 @@ def gain_of(preset: str, condition: str, mode: str, role: str, claim: float | No
     row = rows.iloc[0]
     low, high = row[list(ends(row))]
     said = verdict(claim, low, high, row["p_holm"])
+    if said == "undecided" and (low > 0 or high < 0):
+        said += " (above 0)" if low > 0 else " (below 0)"
     return f"{interval(row)}, {trainings(row)}" + f": {said}" * bool(said)
 
 

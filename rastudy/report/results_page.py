@@ -204,7 +204,7 @@ def transfer_table(preset: str) -> Iterator[Row]:
 
 
 def transfer_words(presets: Sequence[str] = ()) -> str:
-    """Where RA's gain arrives, and where it does not, which is against the paper, with intervals."""
+    """Where RA's gain arrives, and where it does not, with intervals."""
     rows = [row for preset in presets or present_studies() for _, row in _transfers(preset).iterrows()]
     if not rows:
         return NOT_RUN
@@ -213,7 +213,7 @@ def transfer_words(presets: Sequence[str] = ()) -> str:
     nothing, transfers = len(rows) - len(told), len(told) - len(other)
     lines = [
         f"Of {len(rows)} rows below, {nothing} have nothing to transfer, for the run gains nothing at home; of the other "
-        f"{len(told)} the gain transfers in {transfers}. Where it does not, against the paper, or where that stays open:\n"
+        f"{len(told)} the gain transfers in {transfers}. Where it does not, or where that stays open:\n"
     ]
     for row in other:
         what = f"{study_name(row['preset'])}, {row['direction'].replace('_', ' ')}, {variant_name(row)}"
