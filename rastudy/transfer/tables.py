@@ -296,11 +296,17 @@ def load_summary() -> pd.DataFrame:
     return read_table(to_read(root() / "results" / "transfer_summary.csv"), COLUMNS, remedy, source_arch=str)
 
 
+def _has_evidence(preset: str, direction: str) -> bool:
+    """Whether a direction has been read, or has a table that rests on the predictions at home alone."""
+    table = table_file(preset, direction).is_file()
+    return kept_file(preset, direction).is_file() or (table and not any(v.dataset for v in variants(preset, direction)))
+
+
 def transfer_command(args: argparse.Namespace) -> None:
     """Rebuild the tables of what has been read; of the black boxes those of the registry, since others are the user's own."""
     chosen = [direction_of(name).name for name in args.direction] or list(DIRECTIONS)
     presets = args.preset or [name for name in PRESETS if name != "smoke"]
-    found = [(preset, name) for preset in presets for name in chosen if kept_file(preset, name).is_file()]
+    found = [(preset, name) for preset in presets for name in chosen if _has_evidence(preset, name)]
     if not found:
         raise nothing_here("readings of a direction")
     for preset, direction in found:
