@@ -65,6 +65,7 @@ PRESETS["digits"] = {
         "scenes": {"train_images": 2000, "test_images": 500, "val_images": 300, "image_size": 96},
     },
     "transfer_seeds": (0, 2, 3),  # of data sets and black boxes
+    "boundary_pictures": 200,
     "full": (
         {"tasks": ("dn", "jpeg"), "seeds": (0, 1, 2, 3, 4), "splits": ("test",)},
         # five whose plain P passes the gate: that of seed 1 diverges at this rate, and a lower rate restores worse
