@@ -833,7 +833,7 @@ def test_strengths_follow_the_rule(committed, task):
 
 
 def test_the_search_supports_the_settings(committed):
-    """Plain at the preset's settings keeps what the paper's keeps, and its schedule does not lose to one with two cycles."""
+    """Plain at the preset's settings keeps what the paper's keeps; two cycles lose in x4 and are about as good elsewhere."""
     found = pd.read_csv(committed / "difficulty.csv")
     found = found[found["sides"] == "{}-{}".format(*digits.SIDES)]
     for task, strength in degradations("digits"):
@@ -841,7 +841,8 @@ def test_the_search_supports_the_settings(committed):
         assert set(rows["seed"].nunique()) == {3}
         keeps, psnr, top1 = (rows[name].mean() for name in ("keeps", "psnr", "plain"))
         assert keeps["through"] == pytest.approx(published(task), abs=0.03)
-        assert psnr["through"] >= psnr["two cycles"] - 0.1 and top1["through"] >= top1["two cycles"] - 0.5
+        better, higher = (values["through"] - values["two cycles"] for values in (top1, psnr))
+        assert better > 0.5 and higher > 0.1 if task == "sr" else better > -1 and higher > -0.2
 
 
 def test_every_mode_is_in_the_committed_tables(committed):

@@ -277,7 +277,7 @@ def point_rows(m: Measured, similar: Sequence[dict], cells: dict[tuple, Cell]) -
         cells: the study's, on its test pictures.
     """
     values = {(row["metric"], row["along"], frozenset((row["reader"], row["other"]))): row.get("value", "")
-              for row in similar if row.get("stratum") != "enter"}  # fmt: skip
+              for row in similar if row.get("stratum") != "enter" and "other" in row}  # fmt: skip
     for row in (*_gains(m, cells), *_gains_of_families(m)):
         source, both = row["source"], frozenset((row["source"], row["target"]))
         yield m.base | row | {

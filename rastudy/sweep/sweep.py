@@ -36,7 +36,7 @@ from rastudy.transfer.directions import runs
 from rastudy.transfer.read import read_direction
 from rastudy.transfer.tables import table_file
 
-PUBLISHED = ("digits", "upload")  # preset and direction of the transfer notebook's committed, executed copy
+PUBLISHED = ("digits", "datasets")  # preset and direction of the transfer notebook's committed, executed copy
 
 
 def sweep_command(args: argparse.Namespace) -> int:
