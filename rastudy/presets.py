@@ -29,7 +29,7 @@ _SHARED = {  # by the small studies
 }
 
 # The embedded study, on digits over photographs. Source: ours.
-# ASSUMPTION: Difficulty is the paper's: plain keeps the share of ResNet-18's clean top-1 that the paper's plain keeps, within 3
+# ASSUMPTION: Difficulty is the paper's. Plain keeps the share of ResNet-18's clean top-1 that the paper's plain keeps, within 3
 # points on validation, by the size of the digits (for x4), sigma and quality (results/digits/difficulty.csv).
 # ASSUMPTION: R joins a P that restores already. At the learning rate that a short run needs, R's gradient keeps a fresh P
 # from learning to restore at all. So every mode shares the first part of one cycle of the learning rate, without R, and goes on

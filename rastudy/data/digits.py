@@ -15,8 +15,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
 SIZE = 32
-# ASSUMPTION: A digit's side in pixels is chosen so that plain x4 keeps the share of clean accuracy that the paper's keeps
-# (results/digits/difficulty.csv).
+# a digit's, in pixels: plain x4 keeps the share of clean accuracy that the paper's keeps (results/digits/difficulty.csv)
 SIDES = (15, 23)
 CLASSES = tuple(str(k) for k in range(10))
 
