@@ -152,7 +152,8 @@ def provenance(studies: Sequence[str]) -> HTML:
     if to_read(root() / "results" / "benchmark.csv").is_file():
         parts += ["### Speed", readme.benchmark_table()]
     folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in studies]
-    read = [to_read(root() / "results" / "transfer_summary.csv"), *(path for one in folders for path in one.glob("*.csv"))]
+    read = [to_read(root() / "results" / f"{name}.csv") for name in ("benchmark", "paper_reported", "transfer_summary")]
+    read += [path for one in folders for path in one.glob("*.csv")]
     read = [path for path in read if path.is_file()]
     digests = [[f"`{short(path)}`", f"`{sha256(path)[:16]}`"] for path in sorted(read)]
     return page(*parts, "### Tables that were read", markdown(digests, ["file", "SHA-256, first 16 digits"]))
