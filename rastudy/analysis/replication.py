@@ -31,8 +31,9 @@ def replication_rows(preset: str) -> Iterator[dict]:
     """A row per main cell and role (the source, the mean unseen R): the record's gain over plain, ours, and a verdict.
 
     ``spread``: how far, at 95 %, the means of as many trainings lie apart that differ by their seeds alone, from the record's
-    trainings; empty below three. ``replicates``: the difference is within. ``record_seed_0``: the record's gain of the
-    training that ours repeats, with other last bits of its sums at most; ``same_bits``: with none.
+    trainings of the mode in all its cells (five of one cell tell their spread badly); empty below three. ``replicates``: the
+    difference is within. ``record_seed_0``: the record's gain of the training that ours repeats, with other last bits of its
+    sums at most; ``same_bits``: with none.
     """
     path = record_of(results_folder(preset) / "gains.csv")
     tables = read_table(path, GAINS, "git checkout results", source_arch=str), load_table(preset, "gains")
@@ -46,7 +47,9 @@ def replication_rows(preset: str) -> Iterator[dict]:
         difference, n, m = mine["value"] - known["value"], int(known["n_seeds"]), int(mine["n_seeds"])
         spread = np.nan
         if n >= FEWEST_TRAININGS:
-            spread = stats.t.ppf((1 + LEVEL) / 2, n - 1) * known["seed_sd"] * np.sqrt(1 / n + 1 / m)
+            of_mode = theirs.xs(key[2], level="mode")
+            sd, freedom = np.sqrt((of_mode["seed_sd"] ** 2).mean()), (of_mode.xs("source", level="role")["n_seeds"] - 1).sum()
+            spread = stats.t.ppf((1 + LEVEL) / 2, freedom) * sd * np.sqrt(1 / n + 1 / m)
         verdict = "not judged" if np.isnan(spread) else "replicates" if abs(difference) <= spread else "differs"
         theirs_0, same = _seed_0(preset, *key)
         yield row | {
