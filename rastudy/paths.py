@@ -42,14 +42,24 @@ def root() -> Path:
 
     RASTUDY_ROOT names another place (the clone itself: to make the record); an installed package takes the working directory.
     """
-    given = os.environ.get("RASTUDY_ROOT", "")
-    return expand(given) if given else CHECKOUT / "runs" / "study" if is_checkout() else Path.cwd()
+    if given := os.environ.get("RASTUDY_ROOT", ""):
+        return expand(given)
+    return CHECKOUT / "runs" / "study" if is_checkout() else Path.cwd()
+
+
+def beside_record() -> bool:
+    """Whether the root is the default one of a clone, with the record beside it."""
+    return is_checkout() and not os.environ.get("RASTUDY_ROOT")
+
+
+def record_of(path: Path) -> Path:
+    """The record's file for one of the root's."""
+    return CHECKOUT / path.relative_to(root())
 
 
 def shared() -> Path:
     """Where lies what is no result and serves every study: caches, answers that were paid for, the report."""
-    given = os.environ.get("RASTUDY_ROOT", "")
-    return (CHECKOUT if is_checkout() and not given else root()) / "runs"
+    return (CHECKOUT if beside_record() else root()) / "runs"
 
 
 def is_record() -> bool:
@@ -62,11 +72,11 @@ def to_read(path: Path) -> Path:
 
     Never of single files: a table does not stand beside another training's.
     """
-    if os.environ.get("RASTUDY_ROOT") or not is_checkout():
+    if not beside_record():
         return path
-    inside = path.relative_to(root())
-    mine = root() / "results" / inside.parts[1] / "gains.csv" if len(inside.parts) > 2 else path
-    return path if mine.exists() else CHECKOUT / inside
+    _, preset, *rest = path.relative_to(root()).parts
+    mine = results_folder(preset) / "gains.csv" if rest else path
+    return path if mine.exists() else record_of(path)
 
 
 def borrow(preset: str) -> None:
@@ -75,8 +85,8 @@ def borrow(preset: str) -> None:
     Raises:
         StudyError: there are runs here that are no study yet, and both would mix.
     """
-    mine, record = results_folder(preset), CHECKOUT / "results" / preset
-    if os.environ.get("RASTUDY_ROOT") or (mine / "gains.csv").is_file() or not (is_checkout() and record.is_dir()):
+    mine = results_folder(preset)
+    if not beside_record() or (mine / "gains.csv").is_file() or not record_of(mine).is_dir():
         return
     if any((mine / "predictions").glob("*.npz")):
         step = f"rastudy sweep --preset {preset} makes them one, and RASTUDY_ROOT=DIR works elsewhere"
@@ -84,7 +94,7 @@ def borrow(preset: str) -> None:
     mine.mkdir(parents=True, exist_ok=True)
     (mine / BORROWED).write_text("The record's results, copied to compute from them; rastudy sweep replaces them.\n")
     for name in ("figures", "results"):
-        shutil.copytree(CHECKOUT / name / preset, root() / name / preset, dirs_exist_ok=True)
+        shutil.copytree(record_of(root() / name / preset), root() / name / preset, dirs_exist_ok=True)
 
 
 def nothing_here(what: str) -> StudyError:

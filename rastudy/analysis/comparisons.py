@@ -3,10 +3,11 @@
 Every comparison is paired here: same pictures, same R's, common seeds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
@@ -188,6 +189,19 @@ def targets_by_role(cell: Cell) -> dict[str, list[int]]:
     for _, role, targets in contrasts(cell):
         roles.setdefault(role, []).extend(targets)
     return roles
+
+
+def correct(rows: Iterable[dict]) -> None:
+    """Set ``p_holm`` of the rows of one family of tests from their ``p``."""
+    family = list(rows)
+    for row, p in zip(family, stats.holm(np.array([row["p"] for row in family])), strict=True):
+        row["p_holm"] = p
+
+
+def ends(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE) -> Sequence[str]:
+    """The columns of a row's headline interval: over trainings where there are enough of them, else over pictures."""
+    over = tuple(names) == ESTIMATE and not pd.isna(row.get("trainings_low"))
+    return ("trainings_low", "trainings_high") if over else names[1:]
 
 
 def named(names: tuple[str, ...], estimate: Iterable[float]) -> dict[str, float]:

@@ -13,18 +13,13 @@ from rastudy.analysis.statistics import FEWEST_TRAININGS, LEVEL
 from rastudy.analysis.tables import GAINS, load_table, main_cells, rounded
 from rastudy.config import make_config
 from rastudy.evaluation.predictions import load_predictions, predictions_file, read_table
-from rastudy.paths import CHECKOUT, is_record, results_folder, root, write_atomic, write_csv
+from rastudy.paths import CHECKOUT, is_record, record_of, results_folder, root, write_atomic, write_csv
 from rastudy.registry import display_name, mode_name, short_name
 
 KEY = ("task", "strength", "mode", "role")
 COLUMNS = ("preset", *KEY, "target_arch", "record", "record_trainings", "ours", "our_trainings", "difference", "spread",
            "verdict", "record_seed_0", "same_bits")  # fmt: skip
 CONSTRAINTS = CHECKOUT / "results" / "constraints.txt"
-
-
-def record_of(path: Path) -> Path:
-    """The record's file for one of the root's."""
-    return CHECKOUT / path.relative_to(root())
 
 
 def replication_rows(preset: str) -> Iterator[dict]:

@@ -98,9 +98,7 @@ def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
             row |= named(TRAININGS, (*wide[k], spread[k])) | _spread(per_seed[..., k])
             rows.append(row | named(ESTIMATE, estimates[k]) | closed.get(k, {}))
     for kind in (True, False):
-        corrected = [row for row in rows if row["primary"] == kind]
-        for row, p in zip(corrected, stats.holm(np.array([row["p"] for row in corrected])), strict=True):
-            row["p_holm"] = p
+        comparisons.correct(row for row in rows if row["primary"] == kind)
     return rows
 
 

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, main_key, paired
+from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, correct, main_key, paired
 from rastudy.analysis.tables import own_cells, rounded
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
@@ -328,9 +328,8 @@ def explain_rows(points: pd.DataFrame) -> Iterator[dict]:
     """
     rows = list(_tests(points))
     for outcome in ("gain", "share"):
-        family = [row for row in rows if row["outcome"] == outcome]
-        for row, p in zip(family, stats.holm(np.array([row["p"] for row in family])), strict=True):
-            yield row | {"p_holm": p}
+        correct(row for row in rows if row["outcome"] == outcome)
+    yield from sorted(rows, key=lambda row: row["outcome"])  # gain, then share
 
 
 def _tests(points: pd.DataFrame) -> Iterator[dict]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis.checks import paper_gains
-from rastudy.analysis.comparisons import ESTIMATE
+from rastudy.analysis.comparisons import ESTIMATE, ends
 from rastudy.analysis.statistics import MARGIN, kind_of_difference
 from rastudy.analysis.tables import WITHIN, load_table, main_cells
 from rastudy.paths import results_folder, to_read
@@ -35,12 +35,6 @@ def interval(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: 
     """``value [low, high]`` of these columns, over trainings where the row has that; empty where there is no value."""
     value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in (names[0], *ends(row, names)))
     return "" if pd.isna(row[names[0]]) else f"{value} [{low}, {high}]"
-
-
-def ends(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE) -> Sequence[str]:
-    """The columns of a row's headline interval: over trainings where there are enough of them, else over pictures."""
-    over = tuple(names) == ESTIMATE and not pd.isna(row.get("trainings_low"))
-    return ("trainings_low", "trainings_high") if over else names[1:]
 
 
 def trainings(row: Mapping | pd.Series) -> str:

@@ -22,6 +22,7 @@ from rastudy.models.classifiers import Classifier
 from rastudy.models.pretrained import folded
 from rastudy.models.small_nets import build_small
 from rastudy.paths import results_folder, short, write_csv
+from rastudy.presets import degradations
 from rastudy.training.fit_classifiers import RECIPES, train_recogniser
 from rastudy.training.train import make_models, train_one_epoch
 
@@ -29,7 +30,7 @@ SOURCE = "resnet18_small"
 SIDES = ((14, 21), (15, 23), (16, 24), (18, 28))
 STRENGTHS = {"dn": (0.15, 0.2), "jpeg": (4.0, 5.0)}
 SEEDS = (0, 2, 3)  # of the record's x4, whose seed 1 diverges
-TWO_CYCLES = {"lr": 1e-2, "second": 2e-3}  # the schedule of before: a cycle in each phase, the second lower
+SECOND = 2e-3  # highest learning rate of the second of two cycles, one in each phase: the schedule of before
 COLUMNS = ("sides", "task", "strength", "schedule", "seed", "clean", "none", "plain", "keeps", "published", "psnr", "n_images")
 
 
@@ -54,16 +55,13 @@ def row_of(sides: tuple[int, int], task: str, strength: float, schedule: str = "
     whole = replace(config, pretrain_epochs=0, epochs=config.pretrain_epochs + config.epochs, schedule="onecycle")
     models = make_models(whole)
     loader = Loader(pictures("train", sides, config.train_images), task, strength, config.batch_size)
-    phases = [whole] if schedule == "through" else [replace(whole, epochs=config.pretrain_epochs, lr=TWO_CYCLES["lr"]),
-                                                    replace(whole, epochs=config.epochs, lr=TWO_CYCLES["second"])]  # fmt: skip
-    done = 0
-    for phase in phases:
+    before, after = config.pretrain_epochs, config.epochs
+    two = [replace(whole, epochs=before), replace(whole, pretrain_epochs=before, epochs=after, lr=SECOND)]
+    for phase in [whole] if schedule == "through" else two:
         optimisers = [torch.optim.Adam(models.processor.parameters(), lr=phase.lr, fused=True)]
         models = replace(models, config=phase, optimisers=optimisers)
-        shifted = _Shifted(loader, done)
         for epoch in range(phase.epochs):
-            train_one_epoch(models, shifted, epoch)  # type: ignore[arg-type]
-        done += phase.epochs
+            train_one_epoch(models, loader, epoch)
     val, target = pictures("val", sides, config.val_images), [recogniser(sides)]
     read = partial(predict, pictures=val, targets=target)
     found = {mode: read(make_config("digits", task, mode, strength=strength)) for mode in ("clean", "none")}
@@ -74,19 +72,6 @@ def row_of(sides: tuple[int, int], task: str, strength: float, schedule: str = "
         **{mode: round(value, 2) for mode, value in top1.items()}, "keeps": round(top1["plain"] / top1["clean"], 4),
         "published": round(published(task), 4), "psnr": round(float(psnr), 3), "n_images": len(val),
     }  # fmt: skip
-
-
-class _Shifted:
-    """A loader whose epochs are counted from a later one."""
-
-    def __init__(self, loader: Loader, first: int):
-        self.loader, self.first, self.label = loader, first, loader.label
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, seed: int, epoch: int) -> Iterator:
-        return self.loader.epoch(seed, self.first + epoch)
 
 
 def published(task: str) -> float:
@@ -101,7 +86,7 @@ def search() -> Iterator[dict]:
     for task, strengths in STRENGTHS.items():
         for strength in strengths:
             yield row_of(digits.SIDES, task, strength)
-    for task, strength in (("sr", 4.0), ("dn", 0.2), ("jpeg", 4.0)):
+    for task, strength in degradations("digits"):
         for seed in SEEDS:
             for schedule in ("two cycles", "through") if seed else ("two cycles",):  # seed 0 is above
                 yield row_of(digits.SIDES, task, strength, schedule, seed)

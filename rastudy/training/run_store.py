@@ -7,7 +7,6 @@
 import ast
 import csv
 import hashlib
-import os
 import platform
 import shutil
 import zipfile
@@ -24,10 +23,10 @@ from rastudy.errors import StudyError
 from rastudy.models.classifiers import weights_versions
 from rastudy.models.weight_files import sha256
 from rastudy.paths import (
-    CHECKOUT,
     PACKAGE,
-    is_checkout,
+    beside_record,
     read_json,
+    record_of,
     results_folder,
     root,
     short,
@@ -170,8 +169,8 @@ def restore_records(configs: Iterable[Config]) -> None:
 
 
 def in_record(path: Path) -> Path:
-    """The record's file for one of the root's."""
-    return CHECKOUT / path.relative_to(root()) if is_checkout() and not os.environ.get("RASTUDY_ROOT") else path
+    """The record's file for one of the default root's; a root that was named has its own alone."""
+    return record_of(path) if beside_record() else path
 
 
 def _recorded(preset: str) -> dict[str, dict]:

@@ -24,6 +24,8 @@ from rastudy.analysis.comparisons import (
     baselines_of,
     cell_key,
     cells_of,
+    correct,
+    ends,
     load_cells,
     named,
     paired_cells,
@@ -212,7 +214,7 @@ def verdict(row: dict) -> str:
     ``transfers``: a gain; ``does not``: none, or a loss. ``undecided (floor)``: the reader fails on clean pictures, too;
     ``nothing to transfer``: the run is not known to gain at home.
     """
-    low, high = (row["low"], row["high"]) if np.isnan(row.get("trainings_low", np.nan)) else (row[name] for name in OVER)
+    low, high = (row[name] for name in ends(row))
     found = stats.kind_of_difference(low, high, row.get("p_holm", row["p"]))
     if row["clean"] < FLOOR:
         return "undecided (floor)"
@@ -257,9 +259,7 @@ def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
         remedy = f"run {sweep_command(preset, direction)}"
         raise StudyError(f"{preset} has no RA run that {direction} could compare with plain; {remedy}")
     for means in (False, True):  # the readers are corrected together, and so are the cells' means
-        corrected = [row for row in rows if (row["reader"] == "mean") == means]
-        for row, p in zip(corrected, stats.holm(np.array([row["p"] for row in corrected])), strict=True):
-            row["p_holm"] = p
+        correct(row for row in rows if (row["reader"] == "mean") == means)
     rows = [row | {"verdict": verdict(row)} for row in rows]
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
     return table_file(preset, direction)
