@@ -96,6 +96,7 @@ class Config:
     precision: str = setting("fp32", "of training: fp32 or bf16 (autocast)")
     # evaluation and machine
     target_archs: str = setting(",".join(registry.main_recognisers()), "R's in the test, separated by commas", operational=True)
+    floats: bool = setting(True, "every R reads P's floats beside its rounded picture: true or false", operational=True)
     device: str = setting("auto", "auto, cpu or cuda", operational=True)
     threads: int = setting(1, "threads per process", low=1, operational=True)
     processes: int = setting(1, "processes that share every batch; a divisor of batch_size", low=1, operational=True)

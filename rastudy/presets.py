@@ -204,6 +204,34 @@ PRESETS["imagenet_lite"] = {
     },
 }
 
+# Does the gain reach unlike readers? The recognisers of imagenet_lite and SqueezeNet, on photographs of ten ImageNet classes
+# (imagenette's folders, 224 x 224 pixels: squashed to a square, JPEG-coded before; smaller ones are resized up to 224).
+# Sources: EfficientNet-Lite0, SqueezeNet, and both together; imagenet_lite's P, strengths and weights, nothing tuned. Its P's
+# also restore the 300 test photographs of imagenet_lite, which lie at that preset's data_dir.
+# Command: rastudy sweep --preset imagenette --full --data DIR
+_PAIR = ("squeezenet", "efficientnet_lite0,squeezenet")
+PRESETS["imagenette"] = {
+    **PRESETS["imagenet_lite"],
+    "shown": "photographs of ten classes",
+    "data_dir": "data/imagenette",
+    "resize": 224,
+    "train_images": 4500,
+    "val_images": 238,
+    "test_images": 2949,
+    "modes": ("plain", "ra", "ra_unsupervised", "perceptual"),
+    "target_archs": "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2,squeezenet",
+    "elsewhere": "imagenet_lite",
+    "floats": False,  # four R's read 2,949 photographs once, not twice
+    "degradations": {
+        (task, strength): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
+    },
+    "full": (
+        {"modes": ("ra",), "sources": _PAIR},
+        {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
+        {"modes": ("ra",), "tasks": ("sr",), "seeds": (1, 2), "sources": _PAIR[1:]},
+    ),
+}
+
 # The whole study in a minute, for tests and a first look; its figures mean nothing. Command: make smoke.
 PRESETS["smoke"] = {
     **PRESETS["digits"],

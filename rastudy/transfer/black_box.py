@@ -27,10 +27,12 @@ from PIL import Image
 from torch import nn
 
 from rastudy.data.degradations import to_uint8
+from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, shared, write_json
 
+BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
 
 
@@ -171,6 +173,58 @@ def one_character(digits: np.ndarray, blank: np.ndarray) -> np.ndarray:
     return inside + after
 
 
+class LiteRT(BlackBox):
+    """A classifier of ImageNet in a ``.tflite`` file, 8-bit red, green and blue in: its classes are named by wnid.
+
+    Pictures are resized to its input. Of 1,001 outputs the first is "background", an answer like any other.
+
+    Args:
+        file: the model.
+
+    Raises:
+        StudyError: ai-edge-litert is not installed, no such file, or a model of other inputs or outputs.
+    """
+
+    FETCH = "https://github.com/google-coral/test_data has mobilenet_v2_1.0_224_quant.tflite and others"
+
+    def __init__(self, file: Path):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise StudyError(f"black box litert:{file} needs ai-edge-litert; pip install -e '.[transfer]'") from error
+        if not file.is_file():
+            raise StudyError(f"{file}: no such model; {self.FETCH}; put it there, or name its place: litert:FILE")
+        try:
+            self.net = Interpreter(str(file), num_threads=1)
+            self.net.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise StudyError(f"{file}: not a model that LiteRT runs ({str(error).splitlines()[0]})") from error
+        (takes, *others), (gives, *more) = self.net.get_input_details(), self.net.get_output_details()
+        shapes, self.names = (tuple(takes["shape"].tolist()), tuple(gives["shape"].tolist())), wnids()
+        self.background = shapes[1][-1:] == (len(self.names) + 1,)
+        if others or more or takes["dtype"] != np.uint8 or len(shapes[0]) != 4 or shapes[0][::3] != (1, 3) or (
+            shapes[1] not in ((1, len(self.names)), (1, len(self.names) + 1))
+        ):  # fmt: skip
+            raise StudyError(
+                f"{file}: takes {np.dtype(takes['dtype']).name} {shapes[0]}, gives {shapes[1]}; a reader of photographs takes "
+                "uint8 (1, height, width, 3), gives a score for each of ImageNet's 1,000 classes, or 1,001 with a background"
+            )
+        self.size, self.places = shapes[0][2:0:-1], (takes["index"], gives["index"])
+        self.name, self.version = file.stem, sha256(file)[:8]
+
+    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
+        return [self._answer(file) for file in files]
+
+    def _answer(self, file: Path) -> list[Answer]:
+        with Image.open(file) as picture:
+            sized = picture.convert("RGB").resize(self.size, Image.Resampling.BILINEAR)
+        self.net.set_tensor(self.places[0], np.asarray(sized)[None])
+        self.net.invoke()
+        scores = self.net.get_tensor(self.places[1])[0]
+        names = ("background", *self.names) if self.background else self.names
+        return [Answer(names[k], float(scores[k])) for k in np.argsort(scores, kind="stable")[::-1][:5]]
+
+
 # what a service's JSON file may hold, with the defaults
 SERVICE: dict[str, Any] = {
     "url": "",  # its address; the pictures go there and nowhere else
@@ -296,21 +350,27 @@ def read_settings(file: Path) -> dict:
 
 
 def open_black_box(spec: str) -> BlackBox:
-    """``rapidocr``, ``tesseract``, ``service:FILE.json`` or ``function:MODULE:NAME``; StudyError for anything else."""
+    """``rapidocr``, ``tesseract``, ``litert:FILE.tflite``, ``service:FILE.json`` or ``function:MODULE:NAME``.
+
+    Raises:
+        StudyError: anything else, or what the black box lacks here.
+    """
     kind, _, rest = spec.partition(":")
     if kind == "tesseract" and not rest:
         return Tesseract()
     if kind == "rapidocr" and not rest:
         return RapidOCR()
+    if kind == "litert" and rest:
+        return LiteRT(expand(rest))
     if kind == "service" and rest:
         return Service(expand(rest))
     if kind == "function" and rest:
         return Function(rest)
-    raise StudyError(f"black_box={spec!r} is unknown; use rapidocr, tesseract, service:FILE.json or function:MODULE:NAME")
+    raise StudyError(f"black_box={spec!r} is unknown; use {BLACK_BOXES}")
 
 
 def is_black_box(spec: str) -> bool:
-    return spec.partition(":")[0] in ("rapidocr", "tesseract", "service", "function")
+    return spec.partition(":")[0] in ("rapidocr", "tesseract", "litert", "service", "function")
 
 
 class Asked(nn.Module):

@@ -6,12 +6,13 @@ gains from that.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from rastudy import registry
 from rastudy.data.digits import OTHER_DATA
 from rastudy.errors import StudyError, one_of
-from rastudy.grid import Run, merge, product
+from rastudy.grid import Run, grid, merge, product
 from rastudy.paths import WEIGHTS
 from rastudy.presets import PRESETS
 from rastudy.transfer.upload import UPLOADS
@@ -27,16 +28,24 @@ HELD_OUT = ("densenet121_small", "vgg16_bn_small")  # never among SOURCES
 class Variant:
     """One way in which a direction is tried.
 
-    ``axes``: of the runs whose P's are read (:func:`rastudy.grid.product`). ``dataset``: whose test pictures they
-    restore; empty: nothing is read, the predictions at home are enough. ``readers``: recognisers, by the names that
-    :func:`rastudy.transfer.read.reader_of` takes. ``way``: one of ``UPLOADS`` on the way to them, or empty.
+    ``axes``: of the runs whose P's are read (:func:`rastudy.grid.product`); None: of the full grid. ``dataset``: whose test
+    pictures they restore; empty: nothing is read, the predictions at home are enough. ``readers``: recognisers, by the names
+    that :func:`rastudy.transfer.read.reader_of` takes. ``way``: one of ``UPLOADS`` on the way to them, or empty.
+    ``pictures``: the preset whose test pictures they are, where they are another's.
     """
 
     name: str
-    axes: dict[str, Any]
+    axes: dict[str, Any] | None
     dataset: str
     readers: tuple[str, ...]
     way: str = ""
+    pictures: str = ""
+
+    def runs(self, preset: str, data_dir: str = "") -> list[Run]:
+        """The runs whose P's are read."""
+        if self.axes is None:
+            return grid(preset, full=True, data_dir=data_dir)
+        return product(preset, **({"splits": ("test",), "data_dir": data_dir} | self.axes))
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Study:
     readers: tuple[str, ...]
     unlike: tuple[str, ...]  # recognisers of other families
     black_boxes: tuple[str, ...]
+    elsewhere: str  # the preset whose test pictures its P's restore, too, where there is one
 
     @property
     def once(self) -> dict[str, Any]:
@@ -86,6 +96,9 @@ def _datasets(study: Study) -> list[Variant]:
 
 
 def _other_pictures(study: Study) -> list[Variant]:
+    if study.dataset not in SMALL:
+        where = [study.elsewhere] if study.elsewhere else []
+        return [Variant(name, None, study.dataset, study.readers, pictures=name) for name in where]
     (other,) = (name for name in SMALL if name != study.dataset)
     return [Variant(f"{study.dataset}_to_{other}", study.once, other, study.readers)]
 
@@ -100,6 +113,20 @@ def _detection(study: Study) -> list[Variant]:
     ]
 
 
+def _black_boxes(study: Study) -> list[Variant]:
+    """Each black box on the study's own test pictures, and on those of the other preset that it reads."""
+    where = {"": ""} | ({f"_on_{study.elsewhere}": study.elsewhere} if study.elsewhere else {})
+    axes = None if study.elsewhere else study.axes
+    return [Variant(box_name(box) + suffix, axes, study.dataset, (box,), pictures=pictures)
+            for box in study.black_boxes for suffix, pictures in where.items()]  # fmt: skip
+
+
+def box_name(box: str) -> str:
+    """``rapidocr``, ``service``, or of ``litert:FILE`` the file's name without its suffix."""
+    kind, _, rest = box.partition(":")
+    return PurePath(rest).stem if kind == "litert" else kind
+
+
 def _multi_source(study: Study) -> list[Variant]:
     strengths = {"strengths": (2.0,)} if study.dataset == "cifar10" else {}  # the factor of its matrix of sources
     taught = study.narrowed(modes=("plain", "ra"), sources=SOURCES)
@@ -112,13 +139,13 @@ DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("datasets", "Does P help recognisers that were trained on other data, on the same pictures?",
               _datasets, SMALL),
     Direction("other_pictures", "Does P, taught on one data set's pictures, help with another's, degraded as strongly?",
-              _other_pictures, SMALL),
+              _other_pictures),
     Direction("detection", "Does P, taught for classification, help detectors, and P taught by a detector, classifiers?",
               _detection, ("digits",), "; for PASCAL VOC: rastudy voc"),
     Direction("families", "Does P, taught by a convolutional network, help recognisers of other families?",
               lambda study: [Variant("families", study.once, study.dataset, study.unlike)]),
     Direction("black_box", "Does P help a recogniser that is known by its answers alone?",
-              lambda study: [Variant(box.partition(":")[0], study.axes, study.dataset, (box,)) for box in study.black_boxes]),
+              _black_boxes),
     Direction("upload", "Does the gain survive uploading: file formats, compression, resizing?",
               lambda study: [Variant(way, study.once, study.dataset, study.readers, way) for way in UPLOADS]),
     Direction("multi_source", "Do several recognisers in the loss teach P more than one does?", _multi_source, SMALL),
@@ -139,13 +166,18 @@ def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Va
     axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": registry.modes("baseline", "paper")}
     readers = tuple(PRESETS[preset]["target_archs"].split(",")) if home not in SMALL else registry.main_recognisers()
     unlike = registry.unlike_recognisers(*(("small", "shallow") if home in SMALL else ("torchvision",)))
-    return found.variants(Study(preset, home, axes, readers, unlike, tuple(black_box.split(","))))
+    boxes, elsewhere = tuple(black_box.split(",")), PRESETS[preset].get("elsewhere", "")
+    tried = found.variants(Study(preset, home, axes, readers, unlike, boxes, elsewhere))
+    if not tried:
+        raise StudyError(f"preset {preset} has no {direction}: it names no other pictures (elsewhere)")
+    return tried
 
 
 def runs(preset: str, direction: str, data_dir: str = "", black_box: str = BLACK_BOX) -> list[Run]:
     """The trained runs that a direction reads, evaluated on the test pictures at home."""
-    axes = [{"splits": ("test",), "data_dir": data_dir} | variant.axes for variant in variants(preset, direction, black_box)]
-    return merge(run for one in axes for run in product(preset, **one))
+    tried = variants(preset, direction, black_box)
+    found = merge(run for variant in tried for run in variant.runs(preset, data_dir))
+    return [run for run in found if "test" in run.splits]
 
 
 def sweep_command(preset: str, direction: str) -> str:

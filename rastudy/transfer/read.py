@@ -88,16 +88,21 @@ def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str 
     """
     report = Report()
     mine = [variant for variant in variants(run.preset, direction, black_box) if variant.dataset and _reads(run, variant)]
-    for dataset, readers in dict.fromkeys((variant.dataset, variant.readers) for variant in mine):
-        together = [variant for variant in mine if (variant.dataset, variant.readers) == (dataset, readers)]
+    for shared in dict.fromkeys(_shared(variant) for variant in mine):
+        together = [variant for variant in mine if _shared(variant) == shared]
         _read_together(run, held, direction, together, counting, report)
     return report
+
+
+def _shared(variant: Variant) -> tuple:
+    """What variants share that are read together."""
+    return variant.dataset, variant.pictures, variant.readers
 
 
 def _reads(run: Config, variant: Variant) -> bool:
     """Whether a variant reads a run: every run of its data set, but clean pictures for one degradation only."""
     again = run.mode == "clean" and (run.task, run.strength) != degradations(run.preset)[0]
-    return run.dataset in variant.axes.get("datasets", (PRESETS[run.preset]["dataset"],)) and not again
+    return run.dataset in (variant.axes or {}).get("datasets", (PRESETS[run.preset]["dataset"],)) and not again
 
 
 def _read_together(
@@ -149,6 +154,10 @@ def _is_current(about: dict | None, weights: dict[str, str], readers: dict[str, 
 
 def _settings_of_pictures(run: Config, variant: Variant) -> Config:
     """The run's settings with the pictures that it is read on: its own, or another set's test pictures."""
+    if variant.pictures:
+        other = make_config(variant.pictures, run.task, "none", strength=run.strength)
+        places = ("dataset", "data_dir", "resize", "image_size", "val_images", "test_images")
+        return replace(run, mode="none", **{name: getattr(other, name) for name in places})
     if variant.dataset == run.dataset:
         return run
     home = make_config(run.preset, run.task, strength=run.strength)

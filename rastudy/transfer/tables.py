@@ -36,7 +36,6 @@ from rastudy.data import scenes
 from rastudy.errors import StudyError
 from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
-from rastudy.grid import product
 from rastudy.paths import nothing_here, results_folder, root, short, to_read, write_csv
 from rastudy.presets import PRESETS
 from rastudy.registry import kind_of
@@ -66,8 +65,7 @@ class AtHome(NamedTuple):
         targets, sources = self.cell.targets, self.cell.settings["source_arch"].split(",")
         places = [targets.index(name) for name in readers if name in targets]
         if not places or len(places) < len(readers):
-            main = registry.main_recognisers()
-            places = [r for r, name in enumerate(targets) if name in main and name not in sources] or [0]
+            places = [r for r, name in enumerate(targets) if name not in sources and not registry.is_variant(name)] or [0]
         return self.gain[places].mean(0)
 
     def same_pictures(self, cell: Cell) -> bool:
@@ -102,7 +100,7 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
         if not cells and variant.dataset:
             where = f"{kept_file(preset, direction)}, variant {variant.name}"
             raise StudyError(f"{where}: nothing has been read; run {sweep_command(preset, direction)}")
-        wanted = {run.config.run_id for run in product(preset, **variant.axes)}
+        wanted = {run.config.run_id for run in variant.runs(preset)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
         for name, cell, plain in paired_cells(cells):
             if name != "plain":
