@@ -127,26 +127,30 @@ def select(args: argparse.Namespace, of_directions: Iterable[Run] = ()) -> list[
     for task in args.task or ():
         one_of("task", task, tasks_of(args.preset))
     if args.direction:
-        found = [run for run in merge(of_directions) if not args.task or run.config.task in args.task]
+        found = narrow(merge(of_directions), _named(args))
     else:
-        found = [Run(run.config, tuple(split for split in run.splits if split in args.split)) for run in _named(args)]
+        found = [Run(run.config, tuple(split for split in run.splits if split in args.split)) for run in _asked(args)]
         found = [run for run in found if run.splits]
     for name in args.run:
         one_of("run", name, [run.config.run_id for run in found])
     return [run for run in found if not args.run or run.config.run_id in args.run]
 
 
-def _named(args: argparse.Namespace) -> list[Run]:
-    overrides = {"data_dir": args.data, "device": args.device} | settings_from(args.set)
+def _named(args: argparse.Namespace) -> dict[str, list]:
+    """The values of a run's settings that the options name."""
     modes = [registry.ALIASES.get(mode, mode) for mode in args.mode or ()]
     named = {"task": args.task, "mode": modes, "seed": args.seed, "source_arch": args.source_arch,
              "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
-    named = {name: values for name, values in named.items() if values}
+    return {name: values for name, values in named.items() if values}
+
+
+def _asked(args: argparse.Namespace) -> list[Run]:
+    overrides, named = {"data_dir": args.data, "device": args.device} | settings_from(args.set), _named(args)
     if args.full or not named:
         return narrow(grid(args.preset, args.full, **overrides), named)
     axes = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",), "weights": args.ra_weight or (-1.0,),
             "processors": args.processor or ("",)}  # fmt: skip
-    modes = modes or [*registry.modes("baseline"), *PRESETS[args.preset]["modes"]]
+    modes = named.get("mode") or [*registry.modes("baseline"), *PRESETS[args.preset]["modes"]]
     return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
 
 

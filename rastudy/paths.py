@@ -20,8 +20,8 @@ NOTEBOOKS = CHECKOUT / "notebooks"
 BORROWED = "borrowed.txt"
 BATCH = "RASTUDY_BATCH"  # this environment variable is set where notebooks are executed with nobody before them
 TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of results/README.md
-    "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "tradeoff", "clean_check",
-              "paper_vs_ours"),
+    "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "matched", "tradeoff",
+              "clean_check", "paper_vs_ours"),
     "boundaries": tuple(f"boundary_{name}" for name in ("distances", "pairs", "planes", "path", "added", "points", "explains")),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from rastudy.__main__ import COMMANDS, main, parse
+from rastudy.report import document
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -190,11 +191,30 @@ def test_optimised_python_has_help():
 # --- the README
 
 
-def test_readme_tables_are_generated(readme, studied):
-    """Every number between markers is what the CSVs give; there are tables."""
-    generated = pytest.importorskip("rastudy.report.results_page")
-    assert readme.count("<!-- table:") == readme.count("<!-- /table -->") > 0
-    assert generated.render(readme) == readme
+def test_readme_and_results_are_generated(readme, studied):
+    """Every number between markers, and every one of RESULTS.md, is what the CSVs give."""
+    assert readme.count("<!-- table:") == readme.count("<!-- /table -->") == 2
+    assert document.render(readme) == readme
+    assert document.document(document.present_studies(), document.linked) == (ROOT / "results" / "RESULTS.md").read_text()
+
+
+def test_readme_is_read_in_ten_minutes(readme):
+    """At most 250 lines, with the findings, none of them a screen; what one would click on comes before how to run it."""
+    assert len(readme.splitlines()) <= 250
+    places = [readme.index(mark) for mark in ("```\nx ──", "figures/hero.png", "| term |", "table:findings", "table:main",
+                                              "make study ", "## Notebooks", "## One run", "## Your own", "## The release",
+                                              "## Layout", "## Licence")]  # fmt: skip
+    assert places == sorted(places)
+    assert len(re.findall(r"^\d\. \*\*", readme[: readme.index("## Two commands")], re.MULTILINE)) <= 8
+    table = readme[readme.index("<!-- table:main") :].partition("<!-- /table")[0]
+    assert 2 < len(table.splitlines()) <= 3 + 13
+
+
+def test_no_number_of_a_finding_is_typed():
+    """The templates of findings and results name what they tell; figures with a decimal come from the CSVs."""
+    for name in ("findings.md.j2", "results.md.j2"):
+        text = re.sub(r"{{.*?}}|{%.*?%}|{#.*?#}", "", (ROOT / "rastudy" / "report" / name).read_text(), flags=re.DOTALL)
+        assert not re.findall(r"[+-]\d+\.\d|\d\.\d+ \[", text)
 
 
 def assumptions() -> list[tuple[str, str | None]]:
@@ -207,9 +227,10 @@ def test_assumptions_have_titles():
     assert assumptions() and not [name for name, title in assumptions() if not title]
 
 
-def test_readme_lists_every_assumption(readme):
+def test_results_list_every_assumption():
     """By its title, whatever is bold or code in it."""
-    assert not sorted(title for _, title in assumptions() if unmarked(title) not in unmarked(readme))
+    listed = unmarked((ROOT / "results" / "RESULTS.md").read_text())
+    assert not sorted(title for _, title in assumptions() if unmarked(title) not in listed)
 
 
 def unmarked(text: str) -> str:
@@ -227,7 +248,7 @@ def commands_in(text: str) -> list[list[str]]:
     return [one for one in words if one != ["COMMAND"]]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "results/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "results/README.md", "results/RESULTS.md", "CHANGELOG.md"])
 def test_documented_commands_exist(name):
     """``make X``; and ``rastudy COMMAND`` with options that parse;
     "..." stands for what is left out, and prose may name a command alone."""
@@ -243,13 +264,14 @@ def test_documented_commands_exist(name):
             assert command == COMMANDS[words[0]] and isinstance(given, Namespace)
     if name == "README.md":
         assert {words[0] for words in found} == set(COMMANDS)
-        assert len(found) > 40
+        assert len(found) > 30
 
 
 def test_readme_links_lead_somewhere(readme, studied):
     """Relative links and pictures are files of the checkout."""
-    links = re.findall(r"\]\(([^)#\s]+)\)", readme)
-    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    for folder, text in ((ROOT, readme), (ROOT / "results", (ROOT / "results" / "RESULTS.md").read_text())):
+        links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text)
+        assert links and not [link for link in links if "://" not in link and not (folder / link).exists()]
 
 
 def test_readme_layout_is_the_layout(readme):

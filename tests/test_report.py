@@ -19,9 +19,9 @@ from rastudy.analysis.tables import GAINS
 from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.paths import write_csv
-from rastudy.report import claims
+from rastudy.report import claims, document, words
 from rastudy.report import html as report
-from rastudy.report import results_page as readme
+from rastudy.report.captions import PICTURES, SHADED
 from rastudy.report.gallery import turned_table
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def test_claims_are_those_of_the_csvs(page):
             for name in ("task", "strength", "source_arch", "ra_weight", "epochs", "pretrain_epochs", "processor"):
                 rows = rows[rows[name] == getattr(config, name)]
             (row,) = rows[
-                (rows["role"] == ("source" if "in the loss" in what else "mean_unseen")) & (rows["other"] == "-")
+                (rows["role"] == ("source" if "of the source (" in what else "mean_unseen")) & (rows["other"] == "-")
             ].to_dict("records")
             ends = ("trainings_low", "trainings_high") if row["n_seeds"] >= 3 else ("low", "high")
             told = "{:+.1f} [{:+.1f}, {:+.1f}], ".format(*(float(row[name]) for name in ("value", *ends)))
@@ -87,16 +87,19 @@ def test_claims_are_those_of_the_csvs(page):
     assert checked >= 3 * 3 * 2 * 3  # modes, tasks, roles, studies
 
 
-def test_tables_are_the_readmes(page):
-    """What the README's tables hold, line by line; of those over several studies, each study's lines under it."""
+def test_tables_and_words_are_those_of_the_results(page):
+    """RESULTS.md and the report are one text: every table line by line, every sentence."""
     found = tables_of(page)
-    presets = claims.present_studies()
-    whole = [claims.claims_table(), readme.transfer_table(), readme.boundaries_table(), readme.photographs_table(),
-             readme.processors_table(), readme.benchmark_table(), readme.timings_table()]  # fmt: skip
-    whole += [readme.results_table(preset) for preset in presets]
-    whole += [made for table in report.STUDY_TABLES.values() for preset in presets if (made := table([preset])).startswith("|")]
-    for table in whole:
-        assert lines_of(table) in found, table.splitlines()[0]
+    text = (ROOT / "results" / "RESULTS.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) > 15
+    for table in tables:
+        assert [[re.sub(r"[*]", "", cell) for cell in line] for line in lines_of(table)] in found, table.splitlines()[0]
+    shown = " ".join(page.get_text().split())
+    plain = lambda markdown: " ".join(re.sub(r"[*`]|\]\(.*?\)|\[(?=[^\]]*\]\()", "", markdown).split())  # noqa: E731
+    words = re.sub(r"(?:^\|.*\n)+|^!\[.*$|^#.*$|</?details>.*$", "", text, flags=re.MULTILINE)
+    for line in re.split(r"\n\n|^- |^\d\. ", words, flags=re.MULTILINE):
+        assert plain(line) in shown, line
 
 
 def test_gallery_counts_are_the_predictions(page):
@@ -106,14 +109,38 @@ def test_gallery_counts_are_the_predictions(page):
     assert numbers == counts[["gained", "lost", "n_images"]].to_numpy().tolist()
 
 
-def test_the_words_are_the_readmes(page):
-    """Findings, deviations and every assumption, word by word."""
-    text = " ".join(page.get_text().split())
-    plain = lambda markdown: " ".join(re.sub(r"[*`]|\]\(.*?\)|\[(?=[^\]]*\]\()", "", markdown).split())  # noqa: E731
-    for title in ("rastudy", "What is the paper's, the release's, and ours"):
-        for block in report.section(title).split("\n\n"):
-            for line in re.split(r"^- ", block, flags=re.MULTILINE):
-                assert plain(line) in text
+def test_findings_follow_from_the_csvs():
+    """What each finding says in words: beyond a point where it says that a claim holds, not where it says that it does not."""
+    low = lambda text: float(text.partition("[")[2].partition(",")[0])  # noqa: E731
+    high = lambda text: float(text.partition(", ")[2].rstrip("]"))  # noqa: E731
+    value = lambda text: float(text.partition(" ")[0])  # noqa: E731
+    roles = ("source", "mean_unseen")
+    for condition in ("sr x4", "sr x2", "jpeg"):  # 1
+        assert all(low(words.gain("cifar10", condition, role=role)) > 1 for role in roles)
+        assert value(words.gain("cifar10", "dn")) < value(words.gain("cifar10", condition))
+    for condition in ("sr x4", "dn", "jpeg"):  # 2, 3
+        assert all(low(words.gain("digits", condition, role=role)) > 0 for role in roles)
+        assert low(words.moved("digits", "black_box", "rapidocr", condition)) < 0
+    assert low(words.moved("digits", "datasets", "digits_others", "jpeg")) > 1
+    for variant in ("digits_elsewhere", "digits_bare"):
+        assert low(words.moved("digits", "datasets", variant, "jpeg")) < 0
+    own = words.kept("digits", "jpeg", of="within")  # 4
+    assert value(own) < value(words.kept("digits", "jpeg"))
+    assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
+    assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
+    with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
+    assert low(with_t[0]) > high(with_t[1]) and low(words.gain("cifar10", "dn", "ra_transformer")) < 0
+    assert high(words.moved("digits", "black_box", "rapidocr", "jpeg", "ra_transformer")) < 0
+    sent = [words.moved("cifar10", "upload", way, "sr x4") for way in ("png", "jpeg75", "jpeg50")]  # 7
+    assert high(sent[2]) < low(sent[1]) and high(sent[1]) < low(sent[0])
+    enter, of = map(int, words.boundaries("enter", claims.present_studies()).split(" of "))  # 8
+    unproven, tests = map(int, words.boundaries("targets", claims.present_studies()).split(" of "))
+    assert of / 2 < enter < of and tests / 2 < unproven < tests
+
+
+def test_a_sentence_without_its_row_is_not_written():
+    with pytest.raises(StudyError, match="digits, sr x4, ra, third: 0 rows where a sentence needs one; rebuild the tables"):
+        words.gain("digits", "sr x4", role="third")
 
 
 # --- the file
@@ -139,7 +166,7 @@ def test_every_figure_is_in_it_once(page):
     """The committed figures, those with pictures pixel by pixel, with caption and alternative text."""
     figures = page.find_all("figure")
     expected = [path for path in (ROOT / "figures").rglob("*.png") if "smoke" not in path.parts]
-    free = [path for path in expected if path.parent.name in ("figures", "digits") or not path.stem.startswith(report.PICTURES)]
+    free = [path for path in expected if path.parent.name in ("figures", "digits") or not path.stem.startswith(PICTURES)]
     assert sorted(figure["data-file"] for figure in figures) == sorted(str(path.relative_to(ROOT)) for path in free)
     assert len({figure.find("figcaption").get_text() for figure in figures}) == len(figures)
     for figure in figures:
@@ -150,7 +177,7 @@ def test_every_figure_is_in_it_once(page):
         if not Path(figure["data-file"]).stem.startswith("turned"):  # drawn anew, maybe by another matplotlib
             drawn = Image.open(ROOT / figure["data-file"]).convert("RGB")
             apart = np.abs(np.asarray(inside, int) - np.asarray(drawn, int))
-            shaded = Path(figure["data-file"]).stem.startswith(report.SHADED)
+            shaded = Path(figure["data-file"]).stem.startswith(SHADED)
             assert not apart.any() if shaded else apart.mean() < 0.5, figure["data-file"]
 
 
@@ -162,7 +189,7 @@ def test_provenance(page):
     (table,) = [table for table in tables_of(page) if table[0][0] == "file"]
     assert {"results/digits/gains.csv", "results/paper_reported.csv"} <= {line[0] for line in table}
     for name, digest in table[1:]:
-        assert report.sha256(ROOT / name)[:16] == digest
+        assert document.sha256(ROOT / name)[:16] == digest
 
 
 def test_nothing_of_the_notebook_shows(page):
@@ -226,27 +253,22 @@ class BrowserPage:
 def test_studies(study_root):
     """Unknown ones, and those without results."""
     with pytest.raises(StudyError, match="results/ holds no study"):
-        report.studies_of("")
+        document.studies_of("")
     with pytest.raises(StudyError, match="preset='digit' is unknown"):
-        report.studies_of("smoke, digit") if report.has_results("smoke") else report.studies_of("digit")
+        document.studies_of("smoke, digit") if claims.has_results("smoke") else document.studies_of("digit")
     with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
-        report.studies_of("smoke")
+        document.studies_of("smoke")
     row = dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1]}
     write_csv(study_root / "results" / "smoke" / "gains.csv", [row], GAINS)
-    assert report.studies_of(" smoke ") == ["smoke"]
+    assert document.studies_of(" smoke ") == ["smoke"]
 
 
 def test_a_folder_belongs_to_one_study():
-    given = dict(report.parameters_of(["digits", "cifar10"], "there"))
-    assert given["preset"] == "cifar10" and Path(given["data_dir"]).is_absolute()
-    assert dict(report.parameters_of(["cifar10", "digits"], "")) == {
-        "studies": "cifar10,digits",
-        "preset": "digits",
-        "data_dir": "",
-    }
+    assert report.folder_of(["digits", "cifar10"], "there") == "cifar10"
+    assert report.folder_of(["cifar10", "digits"], "") == ""
     for studies in (["digits"], ["cifar10", "imagenet_lite"]):
         with pytest.raises(StudyError, match="one study's pictures"):
-            dict(report.parameters_of(studies, "there"))
+            report.folder_of(studies, "there")
 
 
 def test_pictures_that_are_not_ours_need_their_folder(study_root):
@@ -254,14 +276,14 @@ def test_pictures_that_are_not_ours_need_their_folder(study_root):
         path = study_root / "figures" / "cifar10" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(path)
-    assert [path.stem for path in report.figures_of("cifar10")] == ["gains", "turned"]
-    assert len(report.figures_of("cifar10", pictures=True)) == 5
+    assert [path.stem for path in document.figures_of("cifar10")] == ["gains", "turned"]
+    assert len(document.figures_of("cifar10", pictures=True)) == 5
 
 
 def test_too_large_a_report_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "LARGEST", 1000)
     with pytest.raises(StudyError, match="name fewer studies"):
-        report.write_report(ROOT / "notebooks" / "08_report.ipynb", tmp_path / "report.html")
+        report.write_report(tmp_path / "report.html", ["imagenet_lite"])
     assert not (tmp_path / "report.html").exists()
 
 
@@ -271,11 +293,3 @@ def test_links_and_anchors():
     html, contents = report._with_anchors(html + ' <a href="https://example.org">d</a>')
     assert re.findall(r'id="([^"]*)"', html) == ["rs-own", "rs-own-2"] == re.findall(r'href="#([^"]*)"', contents)
     assert html.endswith('<a href="#rs-own">a</a> b c <a href="https://example.org">d</a>')
-
-
-def test_words_that_lead_to_a_removed_command_go_with_it(tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text(
-        "# A\n\nKept.\n\nRun this:\n\n```sh\n# no heading\n\nmake\n```\n\n![x](y.png)\n\nToo.\n\n## B\n"
-    )
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
-    assert report.section("A") == "Kept.\n\nToo." and report.section("B") == report.section("C") == ""

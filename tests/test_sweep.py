@@ -205,7 +205,7 @@ def test_the_report_of_the_sweep(in_finished):
     figures = sorted(path.name for path in (in_finished / "figures" / "smoke").glob("*.png"))
     assert sorted(re.findall(r'data-file="figures/smoke/([^"]+)"', html)) == figures and len(html) < 10_000_000
     assert {"turned.png", "turned_jpeg_resnet18_small.png", "turned_sr_resnet50_small.png"} <= set(figures)
-    assert "findings in words are about the committed studies" in html and "RA: gain of the R in the loss" in html
+    assert "findings in words are about the committed studies" in html and "RA: gain of the source" in html
 
 
 def test_a_run_of_the_sweep_is_that_of_train(in_finished, tmp_path, monkeypatch):

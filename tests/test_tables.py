@@ -13,6 +13,7 @@ from rastudy import registry
 from rastudy.analysis import tables
 from rastudy.analysis.checks import paper_gains, paper_reported
 from rastudy.analysis.comparisons import load_cells
+from rastudy.analysis.matched import at
 from rastudy.analysis.tables import TABLES, load_table, make_tables
 from rastudy.boundaries import tables as boundary_tables
 from rastudy.config import make_config
@@ -218,12 +219,12 @@ def test_the_claims_have_verdicts(cifar10):
     put("plain", PLAIN, preset="cifar10", task="dn")
     make_tables("cifar10")
     rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
-    paper, ours = rows["RA: gain of the R in the loss (points)", "sr x2"]  # of which the paper says nothing
+    paper, ours = rows["RA: gain of the source (pp)", "sr x2"]  # of which the paper says nothing
     assert paper == "no such task" and ours.startswith("+5.0 [") and ours.endswith("], this training")
-    paper, ours = rows["RA unsupervised: gain of the R in the loss (points)", "dn"]
+    paper, ours = rows["RA unsupervised: gain of the source (pp)", "dn"]
     assert paper == "-0.2" and ours.startswith("+10.0 [") and ours.endswith("], this training: disagrees")
-    assert rows["RA unsupervised: gain of unseen R's (points)", "dn"] == ["+0.0", "+0.0 [+0.0, +0.0], this training: agrees"]
-    assert rows["RA: gain of the R in the loss (points)", "jpeg"] == ["+9.5", ""]
+    assert rows["RA unsupervised: gain of unseen models (pp)", "dn"] == ["+0.0", "+0.0 [+0.0, +0.0], this training: agrees"]
+    assert rows["RA: gain of the source (pp)", "jpeg"] == ["+9.5", ""]
 
 
 def test_the_claim_that_most_is_kept_has_a_verdict(study_root, monkeypatch):
@@ -235,11 +236,11 @@ def test_the_claim_that_most_is_kept_has_a_verdict(study_root, monkeypatch):
     put("ra_transformer", {SOURCE: right((0, 100)), NEAR: right((0, 210)), FAR: right((0, 210))})
     make_tables("smoke")
     rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
-    paper, ours = rows["RA: share that unseen R's keep of the source's gain", "sr x4"]
+    paper, ours = rows["RA: share that unseen models keep of the source's gain", "sr x4"]
     assert paper == "0.81" and ours.startswith("0.10 [") and ours.endswith("]: disagrees")
     unresolved = ["0.81", "the source's gain is not resolved"]
-    assert rows["RA unsupervised: share that unseen R's keep of the source's gain", "sr x4"] == unresolved
-    assert rows["RA with T: share that unseen R's keep of the source's gain", "sr x4"] == ["not at hand", "the source loses"]
+    assert rows["RA unsupervised: share that unseen models keep of the source's gain", "sr x4"] == unresolved
+    assert rows["RA with T: share that unseen models keep of the source's gain", "sr x4"] == ["not at hand", "the source loses"]
 
 
 def test_the_share_within_readers(study_root, monkeypatch):
@@ -256,7 +257,7 @@ def test_the_share_within_readers(study_root, monkeypatch):
     row = load_table("smoke", "kept").query("main").iloc[0]
     assert row["value"] == 1 and row["within"] == pytest.approx(0.5) and row["within_seeds"] == 1
     rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
-    assert rows["RA: share that unseen R's keep of their own gain as sources", "sr x4"][1].startswith("0.50 [")
+    assert rows["RA: share that unseen models keep of their own gain as sources", "sr x4"][1].startswith("0.50 [")
 
 
 def test_the_readmes_equal_cost(cifar10):
@@ -349,7 +350,7 @@ def test_the_interval_over_trainings(study_root, monkeypatch):
     assert row["value"] == 10 and row["seed_sd"] == 7.5 and row["high"] - row["low"] < 6
     assert row["trainings_high"] - row["trainings_low"] == pytest.approx(2 * t, rel=0.1)
     rows = {(row[0], row[1]): row[2:] for row in cells_of(claims.claims_table())}
-    (ours,) = rows["RA: gain of the R in the loss (points)", "sr x4"][1:]
+    (ours,) = rows["RA: gain of the source (pp)", "sr x4"][1:]
     assert ours == f"+10.0 [{row['trainings_low']:+.1f}, {row['trainings_high']:+.1f}], 3 trainings: undecided"
 
 
@@ -493,7 +494,7 @@ def test_other_lengths_are_no_baseline(study_root):
     assert not len(load_table("smoke", "gains"))
 
 
-# --- the share that unseen R's keep
+# --- the share that unseen models keep
 
 
 def test_kept_by_hand(study_root):
@@ -649,6 +650,29 @@ def test_the_main_table_shows_the_presets_runs(study_root):
     assert list(table.columns) == ["ResNet-18", "ResNet-50", "VGG-16-BN", "PSNR", "SSIM", "seeds"]
     assert table.loc[("sr x4", "ra")].tolist() == [55, 52.5, 50, 20, 0.5, 1]
     assert table.loc[("sr x4", "plain"), "PSNR"] == 30 and pd.isna(table.loc[("sr x4", "clean"), "PSNR"])
+
+
+# --- the same decibels
+
+
+def test_between_two_weights_gains_are_interpolated_in_decibels():
+    curve = [(-0.5, 1e-2, np.array([[4.0, 8.0]])), (-0.1, 1e-3, np.array([[0.0, 2.0]])), (0.0, 1e-4, np.array([[1.0, 1.0]]))]
+    for change, expected in ((-0.5, [4, 8]), (-0.4, [3, 6.5]), (-0.1, [0, 2]), (-0.05, [0.5, 1.5]), (0.0, [1, 1])):
+        assert at(change, curve) == pytest.approx(np.array([expected]))
+
+
+def test_matched_decibels_stand_beside_the_weight_grids():
+    """At a weight's own decibels its gain is that of the grid; the difference is the feature loss's minus RA's."""
+    matched = load_table("cifar10", "matched")
+    grid = load_table("cifar10", "tradeoff").set_index(["task", "strength", "mode", "ra_weight"])
+    assert set(matched["task"]) == {"sr", "dn", "jpeg"} and len(matched) > 20
+    for row in matched.to_dict("records"):
+        own = grid.loc[(row["task"], row["strength"], row["weight_of"], row["ra_weight"])]
+        assert row["psnr_change"] == pytest.approx(own["psnr_change"], abs=1e-5)
+        mine = row["ra_gain" if row["weight_of"] == "ra" else "perceptual_gain"]
+        assert mine == pytest.approx(own["source_gain" if row["role"] == "source" else "unseen_gain"], abs=1e-4)
+        assert row["value"] == pytest.approx(row["perceptual_gain"] - row["ra_gain"], abs=1e-4)
+        assert row["low"] <= row["value"] <= row["high"]
 
 
 # --- results/README.md

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rastudy import registry
+from rastudy.__main__ import parse
 from rastudy.analysis.comparisons import cell_key, load_cells
 from rastudy.config import make_config
 from rastudy.data import digits
@@ -20,7 +21,7 @@ from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file, save_predictions
-from rastudy.grid import grid
+from rastudy.grid import grid, select
 from rastudy.models import classifiers
 from rastudy.models.small_nets import build_small
 from rastudy.paths import results_folder
@@ -351,6 +352,19 @@ def test_an_interrupted_reading_goes_on(small_study, monkeypatch):
     assert said == ["upload: 6 runs, 0 predictions written"] and kept.kept_file("smoke", "upload").read_bytes() == whole
 
 
+def test_a_part_is_read_alone(small_study):
+    """What a command names, with its baselines: the rest may not be trained yet."""
+    kept.kept_file("smoke", "upload").unlink(missing_ok=True)
+    asked = select(parse(["sweep", "--preset", "smoke", "--direction", "upload", "--mode", "ra"])[1],
+                   directions.runs("smoke", "upload"))  # fmt: skip
+    assert {run.config.mode for run in asked} == {"none", "clean", "plain", "ra"}
+    read.read_direction("smoke", "upload", only={run.config.run_id for run in asked}, log=lambda _: None)
+    runs = kept.load_kept("smoke", "upload")["jpeg90"]
+    assert {one.about["config"]["mode"] for one in runs.values()} == {"none", "clean", "plain", "ra"}
+    transfer.make_table("smoke", "upload")
+    assert set(transfer.load_table("smoke", "upload")["mode"]) == {"ra"}
+
+
 def test_families(small_study, readers):
     table = run("families")
     assert set(table["reader"]) == {"vit_small", "mixer_small", "svm_hog", "forest_pixels", "mean"}
@@ -430,7 +444,7 @@ def test_the_summary_has_the_studies_means(small_study, monkeypatch):
     frame.assign(preset="digits").to_csv(transfer.table_file("digits", "upload"), index=False)
     transfer.make_table("smoke", "upload")
     summary = transfer.load_summary()
-    assert len(plots.plot_transfer_summary(summary).axes) == 1
+    assert len(plots.plot_transfer_summary(summary).axes) == 2  # the panel and its scale of colours
     assert (summary["reader"] == "mean").all() and set(summary["mode"]) == {"ra"}
     assert set(summary["variant"]) == {*UPLOADS} - {"png"}  # lossless: the gain at home, once more
     transfer.table_file("digits", "upload").unlink()

@@ -14,6 +14,7 @@ from rastudy import registry
 from rastudy.analysis import checks, comparisons
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, Pair, check_paired, main_key, named
+from rastudy.analysis.matched import MATCHED, matched_rows
 from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
@@ -39,6 +40,7 @@ TABLES = {
     "equal_cost": ("preset", "task", "strength", "mode", "reader", *ESTIMATE, *GAIN, *UNSEEN, "psnr", "ssim", *COUNTS),
     "several_sources": ("preset", "task", "strength", "target_arch", "sources", "n_sources", *ESTIMATE, *OVER_ONE, *COUNTS),
     "controls": checks.CONTROL_COLUMNS,
+    "matched": MATCHED,
     "tradeoff": ("preset", "task", "strength", "mode", "ra_weight", "transformer_lr", "source_top1", *SOURCE, *UNSEEN, "psnr",
                  "psnr_change",
                  "ssim", "chosen", "stability", *COUNTS),
@@ -318,14 +320,14 @@ def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]
     merge_records(preset)
     of_split = {split: [run for run in predictions if run.about["split"] == split] for split in ("test", "val")}
     test, val = (comparisons.of_own_data(comparisons.cells_of(runs)) for runs in of_split.values())
-    pairs = list(comparisons.paired(test))
+    pairs, on_val = list(comparisons.paired(test)), list(comparisons.paired(val))
     gains = gain_rows(test, pairs)
     rows = {
         "accuracy": accuracy_rows(test), "gains": gains, "kept": kept_rows(pairs), "overall": overall_rows(pairs),
         "equal_cost": equal_cost_rows(preset, test), "several_sources": several_sources_rows(preset, test),
         "controls": checks.control_rows(preset, pd.DataFrame(gains, columns=list(GAINS)), test),
-        "tradeoff": tradeoff_rows(preset, list(comparisons.paired(val))), "clean_check": checks.clean_rows(preset, test),
-        "paper_vs_ours": checks.paper_rows(preset, test),
+        "matched": matched_rows(preset, on_val), "tradeoff": tradeoff_rows(preset, on_val),
+        "clean_check": checks.clean_rows(preset, test), "paper_vs_ours": checks.paper_rows(preset, test),
     }  # fmt: skip
     for name, columns in TABLES.items():
         write_csv(folder / f"{name}.csv", [rounded(row) for row in rows[name]], columns)

@@ -127,13 +127,13 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
     table = paper_gains()
     paper = {name: where(table, task=task, mode=mode).groupby("role")["value"].mean() for task, name in OF_PAPER.items()}
     missing = {name: "not at hand" if name in paper else "no such task" for name in conditions}
-    for role, row_role, who in (("source", "source", "the R in the loss"), ("unseen", "mean_unseen", "unseen R's")):
+    for role, row_role, who in (("source", "source", "the source"), ("unseen", "mean_unseen", "unseen models")):
         for condition in conditions:
             found = paper.get(condition, {}).get(role)
             claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= MARGIN else 0.0
             ours = [gain_of(preset, condition, mode, row_role, claim) for preset in presets]
             shown = missing[condition] if found is None else f"{found:+.1f}"
-            yield [f"{mode_name(mode)}: gain of {who} (points)", condition, shown, *ours]
+            yield [f"{mode_name(mode)}: gain of {who} (pp)", condition, shown, *ours]
     for of, names in (("of the source's gain", ESTIMATE), ("of their own gain as sources", WITHIN[:3])):
         for condition in conditions:
             found = paper.get(condition, {})
@@ -143,4 +143,4 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
                 shown = f"{found['unseen'] / found['source']:.2f}" if names == ESTIMATE else "not at hand"
             ours = [kept_of(preset, condition, mode, names, claimed) for preset in presets]
             if names == ESTIMATE or any(ours):
-                yield [f"{mode_name(mode)}: share that unseen R's keep {of}", condition, shown, *ours]
+                yield [f"{mode_name(mode)}: share that unseen models keep {of}", condition, shown, *ours]

@@ -1,9 +1,8 @@
-"""The README's tables, regenerated from the CSVs: ``rastudy report --readme`` rewrites what stands between markers.
+"""The tables of README, ``results/RESULTS.md`` and report, made from the CSVs; README's stand between markers.
 
-``<!-- table:NAME --> ... <!-- /table -->`` holds a table; no number in the README is typed by hand.
+``<!-- table:NAME --> ... <!-- /table -->`` holds one; no number in the README is typed by hand.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import NamedTuple
@@ -17,17 +16,17 @@ from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.replication import load_replication
 from rastudy.analysis.style import rows_of
-from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table, without_variants
+from rastudy.analysis.tables import OVER_ONE, WITHIN, load_table, main_cells, main_table
 from rastudy.boundaries import tables as similarity
 from rastudy.boundaries.tables import load_table as load_boundaries
-from rastudy.errors import StudyError
-from rastudy.paths import is_record, results_folder, root, to_read, write_atomic
+from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name
 from rastudy.report.claims import (
     CONDITIONS,
     OF_PAPER,
     claims_table,
+    degradation_of,
     has_results,
     interval,
     main_rows,
@@ -37,9 +36,9 @@ from rastudy.report.claims import (
     where,
 )
 from rastudy.report.figures import variant_name
-from rastudy.transfer.tables import REFERENCE, load_summary
+from rastudy.report.gallery import turned_table
+from rastudy.transfer.tables import load_summary
 
-MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 NOT_RUN = "(Not run yet.)\n"
 CONTRASTS = (  # mode, its baseline, and the name to show
     ("plain", "plain_one_cycle", "plain against plain in one cycle"),
@@ -95,7 +94,7 @@ def replication_table(preset: str) -> Iterator[Row]:
         yield [*named, *(f"{row[name]:+.1f}" for name in ("record", "ours", "difference")), spread, row["verdict"], seed_0]
 
 
-@table("data", "task", "top-1, points", "seeds", "the R in the loss", "unseen R's",
+@table("data", "task", "top-1 (pp)", "seeds", "source", "unseen models",
        missing="(`make study-full` runs this control.)\n",
        complete=lambda rows: any("one cycle" in row[2] for row in rows))  # fmt: skip
 def controls_table(preset: str) -> Iterator[Row]:
@@ -107,20 +106,7 @@ def controls_table(preset: str) -> Iterator[Row]:
                 yield [study_name(preset), condition, shown, str(cell["n_seeds"].iloc[0]), *_source_and_unseen(cell)]
 
 
-@table("data", "task", "mode", "the R in the loss, 8 bits", "floats", "unseen R's, 8 bits", "floats", "largest change of an R")
-def rounding_table(preset: str) -> Iterator[Row]:
-    """Top-1 with P's picture rounded to 8 bits, and with its floats as they are."""
-    source = PRESETS[preset]["source_arch"]
-    for condition in CONDITIONS:
-        rows = without_variants(main_rows("accuracy", preset, condition))
-        both = rows.pivot_table(index=["mode", "target_arch"], columns="metric", values="value", sort=False)
-        for mode in (mode for mode in PRESETS[preset]["modes"] if mode in both.index and "top1_float" in both):
-            cell = both.loc[mode][["top1", "top1_float"]]
-            values = [*cell.loc[source], *cell.drop(source).mean(), (cell["top1"] - cell["top1_float"]).abs().max()]
-            yield [study_name(preset), condition, mode_name(mode), *(f"{value:.2f}" for value in values)]
-
-
-@table("data", "task", "gain of top-1, points", "seeds", "ResNet-18", "unseen R's", "ResNet-18, over RA", "unseen R's, over RA")
+@table("data", "task", "gain of top-1 (pp)", "seeds", "source", "unseen models", "source, over RA", "unseen models, over RA")
 def what_it_is_not_table(preset: str) -> Iterator[Row]:
     """RA with one thing changed: does the gain need R's training, its labels, R's verdict, a short training?"""
     for _, row in load_table(preset, "controls").iterrows():
@@ -140,7 +126,7 @@ def matrix_table(preset: str) -> Iterator[Row]:
         yield [study_name(preset), short_name(task, strength), display_name(reader), *cells, over]
 
 
-@table("task", "picture", "ResNet-18 trained on", "its gain", "unseen R's gain", "PSNR", "SSIM")
+@table("task", "picture", "ResNet-18 trained on", "its gain", "unseen models' gain", "PSNR", "SSIM")
 def equal_cost_table(preset: str) -> Iterator[Row]:
     """The same recognition by other means: P's and readers, for as many pictures learned from."""
     found = load_table(preset, "equal_cost")
@@ -151,7 +137,18 @@ def equal_cost_table(preset: str) -> Iterator[Row]:
         yield [*named, interval(row, GAIN), interval(row, UNSEEN), *quality]
 
 
-@table("task", "P", "seeds", "plain's PSNR", "RA's gain, the R in the loss", "RA's gain, unseen R's")
+@table("data", "task", "dB, as of", "RA: source", "feature loss over RA: source", "RA: unseen", "feature loss over RA: unseen")
+def matched_table(preset: str) -> Iterator[Row]:
+    """A feature loss beside RA at the same decibels, on validation."""
+    found = load_table(preset, "matched")
+    for (task, strength, mode, weight), rows in found.groupby(["task", "strength", "weight_of", "ra_weight"], sort=False):
+        by_role = rows.set_index("role")
+        at = f"{rows['psnr_change'].iloc[0]:+.2f}, {mode_name(mode)} at {weight:g}"
+        cells = [[f"{row['ra_gain']:+.1f}", interval(row)] for _, row in by_role.loc[["source", "mean_unseen"]].iterrows()]
+        yield [study_name(preset), short_name(task, strength), at, *cells[0], *cells[1]]
+
+
+@table("task", "P", "seeds", "plain's PSNR", "RA's gain, source", "RA's gain, unseen models")
 def processors_table(preset: str) -> Iterator[Row]:
     """RA against plain with every P, of presets with more than one: is the gain SRResNet's alone?"""
     if "processors" not in PRESETS[preset]:
@@ -166,8 +163,8 @@ def processors_table(preset: str) -> Iterator[Row]:
         yield [short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain:.2f}", *_source_and_unseen(cell)]
 
 
-@table("task", "mode", "gain, mean of the three R's", "resolves", "Lite0, in the loss", "Lite1 and 2, unseen", "PSNR (dB)",
-       "published, mean of five R's")  # fmt: skip
+@table("task", "mode", "gain, mean of the three models", "resolves", "Lite0, the source", "Lite1 and 2, unseen", "PSNR (dB)",
+       "published, mean of five models")  # fmt: skip
 def photographs_table(preset: str) -> Iterator[Row]:
     """Real photographs: each mode's gain averaged over the R's, the smallest gain that so few resolve, the published gain."""
     if not dataset_of(PRESETS[preset]["dataset"]).photographs:
@@ -193,34 +190,24 @@ def _transfers(preset: str) -> pd.DataFrame:
     return load_summary().query("metric != 'ap_voc07' and preset == @preset")
 
 
-@table("data", "task", "direction", "seeds", "RA's gain, mean of the readers", "the same run at home", "verdict")
-def transfer_table(preset: str) -> Iterator[Row]:
-    """RA's gain in every direction that was tried, beside home, with a verdict."""
-    for _, row in _transfers(preset).iterrows():
-        what = f"{row['direction'].replace('_', ' ')}: {variant_name(row)}"
-        gain = interval(row) + " AP50" * (row["metric"] == "ap50")
-        named = [study_name(preset), short_name(row["task"], row["strength"]), what, str(row["n_seeds"])]
-        yield [*named, gain, interval(row, REFERENCE), row["verdict"]]
+def transfer_table(presets: Sequence[str] = ()) -> str:
+    """RA's mean gain over the readers: a row per direction and variant, a column per degradation."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for preset in presets or present_studies():
+        of = {degradation_of(preset, name): name for name in CONDITIONS}
+        for _, row in _transfers(preset).iterrows():
+            key = study_name(preset), row["direction"].replace("_", " "), variant_name(row)
+            rows.setdefault(key, {})[of[row["task"], row["strength"]]] = _transfer_cell(row)
+    lines = [[*key, *(cells.get(name, "") for name in CONDITIONS)] for key, cells in rows.items()]
+    return markdown(lines, ["data", "direction", "variant", *CONDITIONS]) if lines else NOT_RUN
 
 
-def transfer_words(presets: Sequence[str] = ()) -> str:
-    """Where RA's gain arrives, and where it does not, with intervals."""
-    rows = [row for preset in presets or present_studies() for _, row in _transfers(preset).iterrows()]
-    if not rows:
-        return NOT_RUN
-    told = [row for row in rows if row["verdict"] != "nothing to transfer"]
-    other = [row for row in told if row["verdict"] != "transfers"]
-    nothing, transfers = len(rows) - len(told), len(told) - len(other)
-    lines = [
-        f"Of {len(rows)} rows below, {nothing} have nothing to transfer, for the run gains nothing at home; of the other "
-        f"{len(told)} the gain transfers in {transfers}. Where it does not, or where that stays open:\n"
-    ]
-    for row in other:
-        what = f"{study_name(row['preset'])}, {row['direction'].replace('_', ' ')}, {variant_name(row)}"
-        gain = interval(row) + " of AP50" * (row["metric"] == "ap50")
-        degradation = short_name(row["task"], row["strength"])
-        lines.append(f"- **{row['verdict']}**: {what}, {degradation}: {gain}, at home {interval(row, REFERENCE)}.")
-    return "\n".join(lines) + "\n"
+def _transfer_cell(row: pd.Series) -> str:
+    """The gain with its interval, marked by the verdict, and how many trainings it rests on where these are several."""
+    gain = interval(row) + " AP50" * (row["metric"] == "ap50") + f" ({row['n_seeds']})" * (row["n_seeds"] > 1)
+    mark = {"transfers": "**", "does not": "*"}.get(row["verdict"], "")
+    after = {"undecided (floor)": " floor", "nothing to transfer": " (home: nothing)"}.get(row["verdict"], "")
+    return f"{mark}{gain}{mark}{after}"
 
 
 # --- boundaries
@@ -381,28 +368,41 @@ def timings_table(preset: str = "digits") -> str:
     return markdown(rows, [f"part of `{'make study' if preset == 'digits' else f'--preset {preset}'}`", "time", "on"])
 
 
+@table("data", "task", "plain keeps of clean", "RA: source", "RA: unseen", "of their own gain as sources", "dB",
+       "paper: source", "paper: unseen", "trainings")  # fmt: skip
+def main_table_of(preset: str) -> Iterator[Row]:
+    """The README's table: RA in every study and degradation, beside the paper's ImageNet."""
+    published = paper_gains()
+    for condition in (name for name in CONDITIONS if degradation_of(preset, name)):
+        gains = main_rows("gains", preset, condition, mode="ra")
+        if gains.empty:
+            continue
+        task, strength = degradation_of(preset, condition)
+        source = gains["source_arch"].iloc[0]
+        top1 = main_rows("accuracy", preset, condition, metric="top1", target_arch=source).set_index("mode")["value"]
+        psnr = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
+        kept = main_rows("kept", preset, condition, mode="ra")
+        own = interval(kept.iloc[0], WITHIN[:3], 2, "") if len(kept) else ""
+        paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
+        share, loss = f"{top1['plain'] / top1['clean']:.0%}", f"{psnr['ra'] - psnr['plain']:+.2f}"
+        published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
+        named = [study_name(preset), short_name(task, strength), share]
+        yield [*named, *_source_and_unseen(gains), own, loss, *published_gains, str(gains["n_seeds"].iloc[0])]
+
+
+@table("data", "task", "read by", "wrong to right", "right to wrong", "of test pictures")
+def turned_counts(preset: str) -> Iterator[Row]:
+    """How many verdicts RA turns each way."""
+    for _, row in turned_table(preset).iterrows():
+        counts = [f"{row[name]:,}" for name in ("gained", "lost", "n_images")]
+        yield [study_name(preset), short_name(row["task"], row["strength"]), display_name(row["target_arch"]), *counts]
+
+
 MAKERS: dict[str, Maker] = {
     "claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
-    "rounding": rounding_table, "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table,
-    "transfer": transfer_table, "transfer-words": transfer_words, "boundaries": boundaries_table,
-    "boundary-words": boundary_words, "photographs": photographs_table, "benchmark": benchmark_table,
+    "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table, "matched": matched_table,
+    "transfer": transfer_table, "boundaries": boundaries_table, "photographs": photographs_table, "benchmark": benchmark_table,
+    "main": main_table_of, "replication": replication_table, "turned": turned_counts,
+    "results": lambda presets=(): "".join(map(results_table, presets)),
 }  # fmt: skip
-
-
-def render(text: str) -> str:
-    """The README's text with every marked table regenerated from the CSVs; ``results-PRESET`` is :func:`results_table`."""
-
-    def regenerated(found: re.Match) -> str:
-        made = MAKERS[found["name"]]() if found["name"] in MAKERS else results_table(found["name"].removeprefix("results-"))
-        return found[1] + made + found[3]
-
-    return MARKED.sub(regenerated, text)
-
-
-def refresh_readme() -> None:
-    """Rewrite the tables of the README, which are the record's."""
-    if not is_record():
-        raise StudyError("the README's tables are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
-    path = root() / "README.md"
-    text = render(path.read_text())
-    write_atomic(path, lambda p: p.write_text(text))
+FOR_ALL = ("benchmark", "timings")  # of no study in particular

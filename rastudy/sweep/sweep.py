@@ -27,8 +27,8 @@ from rastudy.grid import Run, in_order, is_first, merge, select
 from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, return_borrowed, root, short, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.report.claims import STUDIES
+from rastudy.report.document import refresh
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
-from rastudy.report.results_page import refresh_readme
 from rastudy.sweep import cost
 from rastudy.sweep.status import show_status
 from rastudy.training.run_store import merge_records, restore_records, run_folder
@@ -178,14 +178,14 @@ def sweep(args: argparse.Namespace, asked: list[Run]) -> dict[str, str]:
         _say(f"\nchosen on validation:\n{chosen.to_string(index=False)}")
         return {}
     if args.direction:
-        return transfers(args)
+        return transfers(args, {run.config.run_id for run in asked})
     if not args.no_notebooks:
         if failures := _read_notebooks(args, asked[-1].config, seconds):
             return failures
     if fresh and not args.full:
         write_timings(args.preset, seconds, args.jobs)
     if args.preset in STUDIES and is_record():
-        refresh_readme()
+        refresh()
         write_constraints()
     summary(args.preset, seconds, _say)
     if len(found := replicate(args.preset)):
@@ -206,11 +206,11 @@ def _read_notebooks(args: argparse.Namespace, config: Config, seconds: dict[str,
         return reading_notebooks(args.preset, args.jobs, args.data, log=_say, **shown)
 
 
-def transfers(args: argparse.Namespace) -> dict[str, str]:
-    """Read every direction, several processes side by side, and execute its notebook; returns what failed."""
+def transfers(args: argparse.Namespace, asked: set[str]) -> dict[str, str]:
+    """Have every direction's readers read the runs that were asked for, and execute its notebook; returns what failed."""
     failures = {}
     for direction in args.direction:
-        read_direction(args.preset, direction, args.data, args.jobs, args.black_box, log=_say)
+        read_direction(args.preset, direction, args.data, args.jobs, args.black_box, only=asked, log=_say)
         output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
         given = {"preset": args.preset, "direction": direction, "black_box": args.black_box}
         given |= {"data_dir": str(expand(args.data).absolute())} if args.data else {}

@@ -1,7 +1,7 @@
 """Reading: a direction's readers say what they see in what trained P's give; what they say per picture is kept."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -53,15 +53,19 @@ class Report:
 
 def read_direction(
     preset: str, direction: str, data_dir: str = "", jobs: int = 1, black_box: str = BLACK_BOX, counting: bool = False,
-    log: Callable[[str], object] = print,
+    only: Collection[str] = (), log: Callable[[str], object] = print,
 ) -> int:  # fmt: skip
     """Have a direction's readers read every run that they have not read; ``jobs`` one-thread processes side by side.
+
+    Args:
+        only: the ids of the runs to read; by default all of the direction's.
 
     Returns:
         calls that a black box would cost (``counting``: nothing else happens), else 0.
     """
     borrow(preset)
-    todo, kept = [run.config for run in runs(preset, direction, data_dir, black_box)], load_kept(preset, direction)
+    found = [run.config for run in runs(preset, direction, data_dir, black_box)]
+    todo, kept = [run for run in found if not only or run.run_id in only], load_kept(preset, direction)
     held = [{name: read[run.run_id].about for name, read in kept.items() if run.run_id in read} for run in todo]
     read_one = partial(read_run, direction=direction, black_box=black_box, counting=counting)
     if jobs > 1 and not (direction == "black_box" and black_box.startswith("service:")):  # one process counts its calls

@@ -1,0 +1,120 @@
+"""Figures for sentences: ``findings.md.j2`` and ``results.md.j2`` name what they tell, and get value and interval here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from rastudy.analysis.checks import control_name, paper_gains
+from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN, ends
+from rastudy.analysis.tables import WITHIN, load_table, without_variants
+from rastudy.boundaries.tables import load_table as load_boundaries
+from rastudy.errors import StudyError
+from rastudy.paths import results_folder, to_read
+from rastudy.presets import PRESETS
+from rastudy.registry import mode_name
+from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, main_rows, study_name, where
+from rastudy.transfer.tables import load_table as load_transfer
+
+
+def said(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
+    """``+2.5 [1.9, 3.2]``: the interval over trainings where the row has one."""
+    low, high = (row[name] for name in ends(row, names))
+    return f"{row[names[0]]:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _only(rows: pd.DataFrame, what: str) -> pd.Series:
+    if len(rows) != 1:
+        raise StudyError(f"{what}: {len(rows)} rows where a sentence needs one; rebuild the tables (make tables)")
+    return rows.iloc[0]
+
+
+def gain(preset: str, condition: str, mode: str = "ra", role: str = "source") -> str:
+    """The gain over plain of a mode's main cell, for the source or the mean of the unseen models."""
+    return said(_only(main_rows("gains", preset, condition, mode=mode, role=role), f"{preset}, {condition}, {mode}, {role}"))
+
+
+def cost(preset: str, condition: str, mode: str = "ra") -> str:
+    """The decibels that a mode's picture loses to plain's."""
+    rows = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
+    return f"{rows['plain'] - rows[mode]:.2f}"
+
+
+def kept(preset: str, condition: str, mode: str = "ra", of: str = "value") -> str:
+    """The share that unseen models keep: of the source's gain, or (``within``) of their own as sources."""
+    names = WITHIN[:3] if of == "within" else ESTIMATE
+    row = _only(main_rows("kept", preset, condition, mode=mode), f"{preset}, {condition}, {mode}: share kept")
+    return said(row, names, 2, "")
+
+
+def moved(preset: str, direction: str, variant: str, condition: str, mode: str = "ra", reader: str = "mean") -> str:
+    """The gain of a direction's readers; a black box is a mean of one."""
+    task, strength = degradation_of(preset, condition)
+    rows = where(load_transfer(preset, direction), variant=variant, task=task, strength=strength, mode=mode, reader=reader)
+    return said(_only(rows, f"{preset}, {direction}, {variant}, {condition}, {mode}, {reader}"))
+
+
+def trainings(preset: str, condition: str, mode: str = "ra") -> str:
+    """On how many trainings a mode's main cell rests."""
+    return str(main_rows("gains", preset, condition, mode=mode, role="source")["n_seeds"].iloc[0])
+
+
+def times(preset: str) -> str:
+    """How many times larger the paper's gains by RA are, over tasks, for source and unseen models."""
+    paper = paper_gains().query("mode == 'ra'").groupby(["task", "role"])["value"].mean()
+    roles = {"source": "source", "unseen": "mean_unseen"}
+    ratios = [paper[task, theirs] / main_rows("gains", preset, name, mode="ra", role=ours)["value"].iloc[0]
+              for task, name in OF_PAPER.items() for theirs, ours in roles.items()]  # fmt: skip
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def control(name: str, who: str = "source", preset: str = "cifar10") -> str:
+    """The gain of a control, for the source or the unseen models."""
+    row = _only(where(load_table(preset, "controls"), control=name), control_name(name))
+    return said(row, GAIN if who == "source" else UNSEEN)
+
+
+def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") -> str:
+    """The feature loss's gain minus RA's at the decibels of RA's chosen weight, on validation."""
+    task, strength = degradation_of(preset, condition)
+    weight = PRESETS[preset]["degradations"][task, strength]["ra_weights"]["ra"]
+    wanted = {"task": task, "strength": strength, "weight_of": "ra", "ra_weight": weight, "role": role}
+    return said(_only(where(load_table(preset, "matched"), **wanted), f"{condition}, {role}: matched decibels"))
+
+
+def boundaries(what: str, presets: Sequence[str]) -> str:
+    """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells nothing (``targets``)."""
+    with_boundaries = [name for name in presets if to_read(results_folder(name) / "boundary_distances.csv").is_file()]
+    hits: list[bool] = []
+    for preset in with_boundaries:
+        if what == "enter":
+            ra = f"ra:{PRESETS[preset]['source_arch']}"
+            steps = where(load_boundaries(preset, "boundary_distances"), along=ra, reader="mean_unseen", stratum=what)
+            found = where(steps, metric="over_spectrum")
+            hits += (found["low"] > 0).tolist()
+        elif to_read(results_folder(preset) / "boundary_explains.csv").is_file():
+            found = where(load_boundaries(preset, "boundary_explains"), similarity="kappa", outcome="gain", test=what)
+            hits += (found["p_holm"] < 0.05).tolist()
+    return f"{sum(hits)} of {len(hits)}" if what == "enter" else f"{len(hits) - sum(hits)} of {len(hits)}"
+
+
+def rounding(presets: Sequence[str]) -> str:
+    """What handing on P's floats, as the release does, would change at most: a model's top-1 in the main cells."""
+    most: dict[str, tuple[float, str]] = {}
+    for preset in presets:
+        for condition in (name for name in CONDITIONS if degradation_of(preset, name)):
+            rows = without_variants(main_rows("accuracy", preset, condition))
+            both = rows[rows["metric"].isin(["top1", "top1_float"])].pivot_table("value", ["mode", "target_arch"], "metric")
+            for (mode, _), row in both.iterrows() if "top1_float" in both else ():
+                change = abs(row["top1"] - row["top1_float"])
+                most[preset] = max(most.get(preset, (0.0, "")), (change, f"{condition}, {mode_name(mode)}"))
+    told = "; ".join(f"{study_name(name)} {change:.2f} pp ({where_})" for name, (change, where_) in most.items())
+    return (
+        "Every figure is read from P's picture as a file would hold it, in 8 bits; the paper's release hands on floats. The "
+        f"largest change of a model's top-1 that floats would make in any main cell: {told}."
+    )
+
+
+HELPERS: dict[str, Any] = {
+    function.__name__: function for function in (gain, cost, kept, moved, control, matched, trainings, times)
+}
