@@ -1,29 +1,102 @@
-"""What all figures share, and how they are saved."""
+"""What all figures share: their width, the colours of recognisers and verdicts, and how they are saved."""
 
-from collections.abc import Callable
+import io
+import math
+import textwrap
+import zlib
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from rastudy.errors import NothingToShow
 from rastudy.paths import root, short, write_atomic
+from rastudy.registry import RECOGNISERS, TASKS, is_variant, small_arch
 
 Plotted = ParamSpec("Plotted")
 MISSING = "missing"  # the gid of a figure that is a sentence
 AMPLIFIED = 5  # times: the difference that is shown beside the pictures
+WIDTH, DPI = 8.4, 200  # of every figure, in inches, and its pixels: 1,680, twice what a README shows
+SMALL = 7.5  # points, the smallest text: 10 pixels where a README shows the figure 840 wide
+LINE = 134  # letters of a note
+RIGHT, WRONG, UNKNOWN = "#005a96", "#b84a00", "#555555"  # verdicts; never told apart by colour alone
+COLOURS, SEEN = 256, 16  # of a palette; levels of 255 that one pixel in 1,000 may be off by
+PALETTE = sns.color_palette("colorblind", 10)
+FAMILIES = [name for name in RECOGNISERS if f"{name}_small" not in RECOGNISERS]  # torchvision's five look as ours
 
 
 def theme(style: str) -> None:
     """The study's look, whatever the user's own matplotlibrc says."""
     matplotlib.rcdefaults()
-    sns.set_theme(style=style, context="notebook")
+    sns.set_theme(style=style, context="paper")
+
+
+def panels(rows: int, columns: int, height: float, style: str = "whitegrid", **settings: Any) -> tuple[Figure, Any]:
+    """A figure as wide as all, ``height`` inches high, and its axes, always (rows, columns)."""
+    theme(style)
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained", **settings)
+
+
+def square(count: int, height: float, columns: int = 2, **settings: Any) -> tuple[Figure, list[Axes], Axes | None]:
+    """A figure of ``count`` panels in rows of ``columns``, ``height`` inches each; and the first place left over, if any."""
+    rows = math.ceil(count / columns)
+    figure, axes = panels(rows, min(count, columns), height * rows, **settings)
+    shown, spare = list(axes.flat[:count]), list(axes.flat[count:])
+    for ax in spare:
+        ax.set_axis_off()
+    return figure, shown, spare[0] if spare else None
+
+
+def finish(figure: Figure, note: str = "", legend: Axes | None = None, spare: Axes | None = None, columns: int = 6) -> Figure:
+    """Draw a panel's legend, above the panels or in the place that is left over, and write the note below them."""
+    if legend is not None:
+        handles, labels = legend.get_legend_handles_labels()
+        if spare is not None:
+            spare.legend(handles, labels, loc="center", frameon=False)
+        else:
+            figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)), frameon=False)
+    lines = math.ceil(len(note) / LINE)  # of about the same length
+    figure.supxlabel(textwrap.fill(note, math.ceil(len(note) / max(lines, 1)) + 8, break_on_hyphens=False), fontsize=SMALL)
+    return figure
+
+
+def heatmap(ax: Axes, values: pd.DataFrame, texts: pd.DataFrame | None = None, fmt: str = "", **look: Any) -> None:
+    """A coloured table with a text in each cell: the value or that of ``texts``, black or white, as is read better."""
+    numbers = values.to_numpy(float)
+    sns.heatmap(numbers, annot=numbers if texts is None else texts, fmt=fmt, ax=ax, linewidths=1, linecolor="white",
+                xticklabels=values.columns, yticklabels=values.index, **{"annot_kws": {"size": SMALL}} | look)  # fmt: skip
+    colours = np.reshape(ax.collections[0].get_facecolor(), (*numbers.shape, 4))
+    for text in ax.texts:
+        column, row = (int(place) for place in text.get_position())
+        text.set_color(ink(colours[row, column]))
+
+
+def ink(colour: Any) -> str:
+    """The colour of a text on this one: the one of black and white that contrasts more (WCAG 2)."""
+    rgb = np.asarray(colour[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "white"
+
+
+def two_lines(task: str, strength: float) -> str:
+    """A degradation's name for a narrow panel."""
+    return f"{TASKS[task].shown}\n{TASKS[task].long.format(strength)}"
+
+
+def look_of_reader(arch: str) -> dict[str, Any]:
+    """A recogniser's colour and line, the same in all figures: by its place in the registry; a variant's line is dashed."""
+    own = small_arch(arch) or (f"{arch}_small" if f"{arch}_small" in RECOGNISERS else arch)
+    place = FAMILIES.index(own) if own in FAMILIES else zlib.crc32(own.encode())
+    return {"color": PALETTE[place % len(PALETTE)], "ls": "--" if is_variant(arch) else "-"}
 
 
 def says_what_is_missing(plot: Callable[Plotted, Figure]) -> Callable[Plotted, Figure]:
@@ -43,14 +116,38 @@ def says_what_is_missing(plot: Callable[Plotted, Figure]) -> Callable[Plotted, F
 
 
 def save(figure: Figure, preset: str, name: str) -> Path | None:
-    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout; None of a sentence alone."""
+    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout; None of a sentence alone.
+
+    A file with the same pixels stays as it is.
+    """
     if figure.get_gid() == MISSING:
         return None
     path = root() / "figures" / preset / f"{name}.png"
-    # no time stamp or version: the same figure gives the same bytes
-    write = lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})  # noqa: E731
-    write_atomic(path, write)
+    picture = rendered(figure)
+    if not _shows(path, picture):
+        write_atomic(path, lambda p: picture.save(p, format="PNG", optimize=True))
     return short(path)
+
+
+def rendered(figure: Figure) -> Image.Image:
+    """A figure's pixels, in a palette where that cannot be seen."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.05)
+    picture = Image.open(buffer).convert("RGB")
+    few = picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
+    off = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(picture, int)).max(2)
+    return few if np.quantile(off, 0.999) <= SEEN else picture
+
+
+def _shows(path: Path, picture: Image.Image) -> bool:
+    """Whether a file shows exactly this picture."""
+    try:
+        with Image.open(path) as file:
+            return file.size == picture.size and not np.any(
+                np.asarray(file.convert("RGB")) != np.asarray(picture.convert("RGB"))
+            )
+    except OSError:  # missing or damaged
+        return False
 
 
 def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
@@ -58,13 +155,25 @@ def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
     return rows[(rows["task"] == key[0]) & (rows["strength"] == key[1])]
 
 
-def verdict_colour(guess: int, label: int) -> str:
-    """Green where a prediction is right, red where it is wrong, grey where the class is unknown (-1)."""
-    return "#555555" if label < 0 else "#007a33" if guess == label else "#c00000"
+def verdict(said: str, guess: int, label: int) -> tuple[str, dict[str, Any]]:
+    """The words for a prediction, and their look: a check mark where it is right, a cross and bold where it is wrong.
+
+    Without either where the class is unknown (-1).
+    """
+    if label < 0:
+        return said, {"color": UNKNOWN}
+    return (f"{said} \u2713", {"color": RIGHT}) if guess == label else (f"{said} \u2717", {"color": WRONG, "weight": "bold"})
 
 
-def show_picture(ax, picture: np.ndarray, caption: str = "", colour: str = "black") -> None:
+def say_below(ax: Axes, lines: Sequence[tuple[str, dict[str, Any]]], size: float = SMALL) -> None:
+    """Write lines, words and their look, below a picture."""
+    for k, (words, look) in enumerate(lines):
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "center"}
+        ax.annotate(words, (0.5, 0), (0, -6 - 1.35 * size * k), fontsize=size, **place, **look)
+
+
+def show_picture(ax: Axes, picture: np.ndarray, caption: str = "", **look: Any) -> None:
     """Draw a picture (H, W, 3) uint8 without ticks."""
     ax.imshow(picture, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    ax.set_xlabel(caption, fontsize=9, color=colour, labelpad=3)
+    ax.set_xlabel(caption, fontsize=9, labelpad=3, **look)

@@ -1,11 +1,12 @@
 """Figures of decision boundaries: distances, planes, similarities, the path from plain's picture to RA's."""
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rastudy import registry
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, show_picture, theme, verdict_colour
+from rastudy.analysis.style import (
+    AMPLIFIED,
+    finish,
+    heatmap,
+    look_of_reader,
+    panels,
+    rows_of,
+    save,
+    say_below,
+    show_picture,
+    square,
+    verdict,
+)
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables
@@ -33,7 +46,7 @@ from rastudy.errors import StudyError, one_of
 from rastudy.models.classifiers import load_classifier
 from rastudy.paths import BATCH
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import display_name, mode_name, task_name
+from rastudy.registry import display_name, mode_name, short_name, task_name
 
 DRAWN = 33  # points along either axis of a plane that is drawn
 STRATUM_NAMES = {"leave": "read rightly: leaves its class", "enter": "misread: enters its true class"}
@@ -55,14 +68,6 @@ def direction_name(direction: str, source: str) -> str:
     return mode_name(kind) if name == source else f"{mode_name(kind)} from {display_name(name)}"
 
 
-def reader_colours(readers: Sequence[str]) -> dict[str, tuple]:
-    return dict(zip(readers, sns.color_palette("colorblind", len(readers)), strict=True))
-
-
-def _note(figure: Figure, y: float, text: str) -> None:
-    figure.text(0.5, y, text, ha="center", va="top", fontsize=9)
-
-
 def draw(preset: str) -> list[Path]:
     """Draw and save every figure that shows no picture, of all degradations that have been measured."""
     paths = []
@@ -78,32 +83,40 @@ def draw(preset: str) -> list[Path]:
 
 
 def plot_distances(m: Measured) -> Figure:
-    """How many pictures have reached a boundary within so many RA steps: columns directions, rows strata, a line per R."""
-    other = next((d for d in m.directions if d.startswith("gradient:") and d != f"gradient:{m.source}"), None)
-    wanted = [f"ra:{m.source}", f"ra_unsupervised:{m.source}", "clean", "spectrum", "white", f"gradient:{m.source}", other]
-    directions = [d for d in wanted if d in m.directions]
-    colours = reader_colours(m.readers)
-    theme("whitegrid")
-    figure, axes = plt.subplots(2, len(directions), figsize=(2.5 * len(directions), 5.6), sharex=True, sharey="row")
-    for row, (stratum, right) in zip(axes, STRATA.items(), strict=True):
+    """How many pictures have reached a boundary within so many RA steps, RA's direction against random ones.
+
+    A panel per stratum; lines: means of the unseen R's, between the lowest and the highest of them; of the source R dotted.
+    """
+    ra = f"ra:{m.source}"
+    colours = {ra: registry.MODES["ra"].colour, "clean": "#009e73", "spectrum": "#000000", "white": "#999999"}
+    unseen = [r for r, reader in enumerate(m.readers) if m.is_unseen(reader, ra)]
+    at = np.linspace(0, boundary.REACH, 81)
+    figure, axes = panels(1, len(STRATA), 3.0, sharey=True)
+    for ax, (stratum, right) in zip(axes[0], STRATA.items(), strict=True):
         chosen = m.right == right  # R N
         counts = chosen.sum(1)
-        for ax, direction in zip(row, directions, strict=True):
-            for r in np.flatnonzero(counts >= tables.FEWEST):
-                steps = np.sort(m.value[r, m.directions.index(direction), chosen[r]] / m.step[chosen[r]])
-                share = 100 * np.arange(1, len(steps) + 1) / len(steps)
-                share[np.isinf(steps)] = 100 * np.isfinite(steps).mean()
-                at, share = np.r_[0, np.minimum(steps, boundary.REACH)], np.r_[0, share]
-                reader = m.readers[r]
-                ax.step(at, share, where="post", color=colours[reader], lw=1.5, label=display_name(reader))
-            ax.set(xlim=(0, boundary.REACH), ylim=(0, 100))
-        row[0].set_ylabel(f"{STRATUM_NAMES[stratum]}\n(% of {counts.min()} to {counts.max()})", fontsize=10)
-    for ax, direction in zip(axes[0], directions, strict=True):
-        ax.set_title(direction_name(direction, m.source).replace(" of ", "\nof ").replace(", ", ",\n"), fontsize=10.5)
-    figure.supxlabel("distance in RA steps", fontsize=11)
-    figure.tight_layout()
-    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.03, 1.0), frameon=False, fontsize=10)
-    return figure
+        able = [r for r in unseen if counts[r] >= tables.FEWEST]
+        for direction, colour in colours.items():
+            if direction not in m.directions:
+                continue
+            steps = m.value[:, m.directions.index(direction)] / m.step  # R N
+            share = {
+                r: 100 * (steps[r, chosen[r], None] <= at).mean(0) for r in range(len(counts)) if counts[r] >= tables.FEWEST
+            }
+            name = direction_name(direction, m.source)
+            if able:
+                lines = np.stack([share[r] for r in able])
+                ax.plot(at, lines.mean(0), color=colour, lw=1.8, label=name)
+                ax.fill_between(at, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
+            source = m.readers.index(m.source)
+            if direction == ra and source in share:
+                ax.plot(at, share[source], color=colour, ls=":", lw=1.8, label=f"{name}, {display_name(m.source)} itself")
+        ax.set(xlim=(0, boundary.REACH), ylim=(0, 100), xlabel="distance in RA steps")
+        ax.set_title(f"{STRATUM_NAMES[stratum]}\n(n = {counts.min()} to {counts.max()})", loc="left")
+    axes[0, 0].set_ylabel("boundary reached (%)")
+    task, strength = m.base["task"], m.base["strength"]
+    note = f"{task_name(task, strength)}. Means of {len(unseen)} unseen recognisers; bands: their range."
+    return finish(figure, note, axes[0, 0])
 
 
 def plot_reached(preset: str, task: str, strength: float) -> Figure:
@@ -111,28 +124,20 @@ def plot_reached(preset: str, task: str, strength: float) -> Figure:
     table = rows_of(load_table(preset, "boundary_distances"), (task, strength))
     table = table[(table["metric"] == "reached") & (table["reader"] != "mean_unseen")]
     readers, directions = list(table["reader"].unique()), list(table["along"].unique())
-    text = [f"{row.value:.0f}\n[{row.low:.0f}, {row.high:.0f}]" for row in table.itertuples()]
-    table = table.assign(text=text)
-    theme("white")
-    size = (3.6 + 2 * 0.95 * len(readers), 1.4 + 0.52 * len(directions))
-    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
-    for ax, stratum in zip(axes, STRATA, strict=True):
+    figure, axes = panels(1, 2, 1.5 + 0.22 * len(directions), "white", sharey=True)
+    for ax, stratum in zip(axes[0], STRATA, strict=True):
         rows = table[table["stratum"] == stratum]
-        value, text = (
-            rows.pivot(index="along", columns="reader", values=what).reindex(index=directions, columns=readers)
-            for what in ("value", "text")
-        )
-        sns.heatmap(value.astype(float), annot=text.fillna(""), fmt="", ax=ax, cmap="Blues", vmin=0, vmax=100,
-                    cbar=ax is axes[-1], cbar_kws={"label": "% of pictures"}, annot_kws={"size": 8}, linewidths=1)  # fmt: skip
-        ax.set_xticklabels([display_name(r).replace(" ", "\n").replace("-", "-\n", 1) for r in readers], rotation=0, fontsize=9)
+        value = rows.pivot(index="along", columns="reader", values="value").reindex(index=directions, columns=readers)
+        value.columns = [display_name(reader) for reader in readers]
+        value.index = [direction_name(direction, main_source(preset)) for direction in directions]
+        heatmap(ax, value, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, annot_kws={"size": 8.5})
+        ax.tick_params(axis="y", rotation=0)
+        ax.tick_params(axis="x", rotation=90)
         title = f"{STRATUM_NAMES[stratum]} (n = {rows['n_images'].min()} to {rows['n_images'].max()})"
-        ax.set_title(title.replace(": ", ":\n"), loc="left", fontsize=11)
+        ax.set_title(title.replace(": ", ":\n"), loc="left")
         ax.set(xlabel="", ylabel="")
-    names = [direction_name(d, main_source(preset)) for d in directions]
-    axes[0].set_yticklabels(names, rotation=0, fontsize=10)
-    figure.suptitle(f"{task_name(task, strength)}: a boundary within {boundary.REACH:g} RA steps, %", x=0.02, ha="left")
-    figure.tight_layout()
-    return figure
+    note = f"{task_name(task, strength)}: boundary within {boundary.REACH:g} RA steps, % of pictures."
+    return finish(figure, f"{note} 95 % intervals: boundary_distances.csv.")
 
 
 def save_if_free(figure: Figure, preset: str, name: str) -> Path | None:
@@ -191,8 +196,7 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
     order = [int(label) for label in labels[np.argsort(-counts)]]
     colours = np.full((max(order) + 1, 3), to_rgb(OTHERS))
     colours[order[:10]] = sns.color_palette("tab10", 10)[: len(order)]
-    theme("white")
-    figure, axes = plt.subplots(len(planes), len(nets), figsize=(2.15 * len(nets), 2.2 * len(planes)), squeeze=False)
+    figure, axes = panels(len(planes), len(nets), 0.6 + 1.6 * len(planes), "white")
     for row, (kind, plane) in zip(axes, planes.items(), strict=True):
         for ax, name in zip(row, nets, strict=True):
             found, margin = maps[kind, name]
@@ -200,19 +204,18 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
             picture = 1 - shade * (1 - colours[found])
             ax.imshow(picture, origin="lower", extent=plane.extent, interpolation="nearest", aspect="equal")
             for mode, place in plane.anchors.items():
-                ax.plot(*place, registry.MODES[mode].marker, color="white", mec="black", ms=7)
+                ax.plot(*place, registry.MODES[mode].marker, color="white", mec="black", ms=5)
             ax.set(xticks=[], yticks=[])
-        row[0].set_ylabel(PLANE_NAMES[kind], fontsize=10)
+        row[0].set_ylabel(PLANE_NAMES[kind])
     for ax, name in zip(axes[0], nets, strict=True):
-        ax.set_title(display_name(name), fontsize=11)
+        ax.set_title(display_name(name))
     handles: list[Artist] = [Patch(color=colours[label], label=f"{around.classes[label]}{' (true)' * (label == around.label)}")
                              for label in order[:10]]  # fmt: skip
     handles += [Patch(color=OTHERS, label="others")] if len(order) > 10 else []
     for mode in dict.fromkeys(mode for plane in planes.values() for mode in plane.anchors):
         marker = registry.MODES[mode].marker
         handles.append(Line2D([], [], marker=marker, ls="", color="white", mec="black", ms=7, label=mode_name(mode)))
-    figure.tight_layout()
-    figure.legend(handles=handles, loc="upper center", ncol=min(7, len(handles)), bbox_to_anchor=(0.5, 0.0), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
     return figure
 
 
@@ -221,73 +224,66 @@ def plot_pairs(preset: str, task: str, strength: float) -> Figure:
     planes = rows_of(load_table(preset, "boundary_planes"), (task, strength)).query("along == 'all' and metric == 'kappa'")
     pairs = rows_of(load_table(preset, "boundary_pairs"), (task, strength)).query("metric == 'rank' and stratum == 'leave'")
     readers = list(dict.fromkeys([*planes["reader"], *planes["other"]]))
-    panels = {
+    shown = {
         "Cohen's kappa on planes": planes,
         "rank correlation of distances\nalong RA's direction": pairs[pairs["along"] == f"ra:{main_source(preset)}"],
         "... along random directions\nof RA's spectrum": pairs[pairs["along"] == "spectrum"],
     }
-    theme("white")
-    size = 0.9 + 0.68 * len(readers)
-    figure, axes = plt.subplots(1, 3, figsize=(3 * size + 2.5, size + 1.2), sharey=True, layout="constrained")
     names = [display_name(r) for r in readers]
-    for ax, (title, table) in zip(axes, panels.items(), strict=True):
-        values, text = np.full((len(readers),) * 2, np.nan), np.full((len(readers),) * 2, "", dtype=object)
+    figure, axes = panels(1, 3, 1.6 + 0.24 * len(readers), "white", sharey=True)
+    for ax, (title, table) in zip(axes[0], shown.items(), strict=True):
+        values = pd.DataFrame(np.nan, names, names)
         for row in table.itertuples():
             i, j = sorted((readers.index(row.reader), readers.index(row.other)), reverse=True)
-            values[i, j] = row.value
-            text[i, j] = f"{row.value:.2f}\n[{row.low:.2f},\n{row.high:.2f}]"
-        labels = {"xticklabels": names[:-1], "yticklabels": names[1:]}
-        sns.heatmap(values[1:, :-1], annot=text[1:, :-1], fmt="", ax=ax, cmap="viridis", vmin=0, vmax=1, square=True,
-                    cbar=False, annot_kws={"size": 7.5}, linewidths=1, **labels)  # fmt: skip
-        ax.set_title(title, fontsize=11, loc="left")
+            values.iloc[i, j] = row.value
+        heatmap(ax, values.iloc[1:, :-1], fmt=".2f", cmap="viridis", vmin=0, vmax=1, cbar=False)
+        ax.set_title(title, loc="left")
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
-    figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.8)
     low, high = pairs["n_images"].min(), pairs["n_images"].max()
-    _note(figure, -0.02, f"{task_name(task, strength)}. Distances: of the {low} to {high} test pictures that both read "
-          f"rightly. Planes: of {planes['n_images'].max()} test pictures. 95 % intervals over pictures.")  # fmt: skip
-    return figure
+    note = (
+        f"{task_name(task, strength)}. Distances: of the {low} to {high} test pictures that both read rightly. Planes: of "
+        f"{planes['n_images'].max()} test pictures. 95 % intervals: boundary_pairs.csv, boundary_planes.csv."
+    )
+    return finish(figure, note)
 
 
 def plot_path(preset: str, task: str, strength: float) -> Figure:
     """Top-1 of every R, PSNR and SSIM on the line from plain's pictures (0) through RA's (1), with 95 % bands."""
     table = rows_of(load_table(preset, "boundary_path"), (task, strength)).assign(t=lambda rows: rows["along"].astype(float))
     readers = list(table["reader"].dropna().unique())
-    theme("whitegrid")
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), width_ratios=(1.5, 1, 1))
-    for reader, colour in reader_colours(readers).items():
+    figure, axes = panels(1, 3, 3.2, width_ratios=(1.6, 1, 1))
+    for reader in readers:
         is_source = reader == main_source(preset)
-        _line(axes[0], table[table["reader"] == reader], colour, display_name(reader), band=is_source)
-    for ax, metric in zip(axes[1:], ("psnr", "ssim"), strict=True):
-        _line(ax, table[table["metric"] == metric], "black", "", band=True)
-    for ax, ylabel in zip(axes, ("top-1 (%)", "PSNR (dB)", "SSIM"), strict=True):
+        _line(axes[0, 0], table[table["reader"] == reader], display_name(reader), is_source, **look_of_reader(reader))
+    for ax, metric in zip(axes[0, 1:], ("psnr", "ssim"), strict=True):
+        _line(ax, table[table["metric"] == metric], "", band=True, color="black")
+    for ax, ylabel in zip(axes[0], ("top-1 (%)", "PSNR (dB)", "SSIM"), strict=True):
         for t, name in ((0, "plain"), (1, "RA")):
             ax.axvline(t, color="#808080", lw=1, ls=":")
-            ax.text(t, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
+            ax.text(t, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
         ax.set(xlabel="t of plain + t (RA - plain)", ylabel=ylabel)
-    figure.tight_layout()
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=8, frameon=False, fontsize=9)
-    _note(figure, -0.09, f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals "
-          "of the R in the loss, of PSNR and of SSIM.")  # fmt: skip
-    return figure
+    note = (
+        f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals of the R in the "
+        "loss, of PSNR and of SSIM."
+    )
+    return finish(figure, note, axes[0, 0], columns=4)
 
 
-def _line(ax: Axes, rows: pd.DataFrame, colour: str | tuple, label: str, band: bool) -> None:
-    ax.plot(rows["t"], rows["value"], color=colour, label=label, marker=".", lw=1.5)
+def _line(ax: Axes, rows: pd.DataFrame, label: str, band: bool, **look: Any) -> None:
+    ax.plot(rows["t"], rows["value"], label=label, marker=".", lw=1.3, **look)
     if band:
-        ax.fill_between(rows["t"], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+        ax.fill_between(rows["t"], rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
 
 
 def plot_added(preset: str) -> Figure:
     """Where the energy lies that a step from plain's picture adds: frequency bands, edges, colour; and its size."""
     table = load_table(preset, "boundary_added")
     lines = [(key, along) for key in degradations(preset) for along in rows_of(table, key)["along"].unique()]
-    names = [f"{task_name(*key)}: {direction_name(along, main_source(preset))}" for key, along in lines]
+    names = [f"{short_name(*key)}: {direction_name(along, main_source(preset))}" for key, along in lines]
     rows = table.set_index(["task", "strength", "along", "metric"])
     of = lambda metric: rows.loc[[(*key, along, metric) for key, along in lines]]  # noqa: E731
-    theme("whitegrid")
-    figure, axes = plt.subplots(1, 3, figsize=(14, 1.4 + 0.36 * len(lines)), sharey=True, width_ratios=(1.6, 1, 1))
+    figure, (axes,) = panels(1, 3, 1.2 + 0.2 * len(lines), sharey=True, width_ratios=(1.6, 1, 1))
     y, left = range(len(lines)), np.zeros(len(lines))
     for k, (name, colour) in enumerate(zip(BAND_NAMES, sns.color_palette("viridis", len(BAND_NAMES)), strict=True)):
         width = of(f"band{k}")["value"].to_numpy()
@@ -296,7 +292,7 @@ def plot_added(preset: str) -> Figure:
     for k, metric, marker, colour in ((1, "edges", "o", "#d55e00"), (1, "colour", "s", "#0072b2"),
                                       (2, "rms", "o", "black"), (2, "largest", "s", "#808080")):  # fmt: skip
         value, low, high = of(metric)[["value", "low", "high"]].to_numpy().T
-        axes[k].errorbar(value, y, xerr=[value - low, high - value], fmt=marker, color=colour, label=metric)
+        axes[k].errorbar(value, y, xerr=[value - low, high - value], fmt=marker, ms=4, color=colour, label=metric)
     axes[0].set(xlim=(0, 100), xlabel="% of its energy, by frequency")
     axes[0].set_yticks(y, names)
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
@@ -304,13 +300,13 @@ def plot_added(preset: str) -> Figure:
         ax.set_xlabel(xlabel)
         ax.set_xlim(left=0)
     for ax in axes:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False, fontsize=9)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False, fontsize=8)
         ax.grid(axis="y", visible=False)
-    figure.tight_layout()
-    _note(figure, -0.01, f"Means over n = {table['n_images'].max()} pictures with 95 % intervals. edges: the "
-          f"{100 * boundaries.EDGES:.0f} % of pixels where plain's luminance is steepest; colour: not the same in all three "
-          "channels.")  # fmt: skip
-    return figure
+    note = (
+        f"Means over n = {table['n_images'].max()} pictures with 95 % intervals. edges: the {100 * boundaries.EDGES:.0f} % of "
+        "pixels where plain's luminance is steepest; colour: not the same in all three channels."
+    )
+    return finish(figure, note)
 
 
 def plot_difference(around: Around, t: float = 1.0) -> Figure:
@@ -318,36 +314,32 @@ def plot_difference(around: Around, t: float = 1.0) -> Figure:
     step = t * around.steps[f"ra:{around.source}"]
     shown = {"plain": around.start, f"t = {t:g}" if t != 1 else "RA": around.at(t), "clean": around.gt,
              f"RA - plain, x{AMPLIFIED}": 0.5 + AMPLIFIED * step}  # fmt: skip
-    theme("white")
-    figure, axes = plt.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.7))
-    for ax, (name, picture) in zip(axes, shown.items(), strict=True):
+    figure, axes = panels(1, len(shown), 2.4, "white")
+    for ax, (name, picture) in zip(axes[0], shown.items(), strict=True):
         show_picture(ax, to_uint8(picture))
-        ax.set_title(name, fontsize=11)
-    _note(figure, 0.0, f"The step has an RMS of {255 * float(boundary.rms(step)):.1f} levels of 255.")
-    figure.tight_layout()
-    return figure
+        ax.set_title(name)
+    return finish(figure, f"The step has an RMS of {255 * float(boundary.rms(step)):.1f} levels of 255.")
 
 
 @torch.inference_mode()
 def plot_strip(
     config: Config, around: Around, readers: Sequence[str], steps: Sequence[float] = (-1, 0, 0.5, 1, 1.5, 2)
 ) -> Figure:
-    """The picture at several t on the way from plain's (0) through RA's (1), with the R's predictions, green where right."""
+    """The picture at several t on the way from plain's (0) through RA's (1), with the R's predictions, a cross where wrong."""
     nets = {name: load_classifier(name, config.dataset) for name in readers}
-    theme("white")
-    size = (2.1 * len(steps), 2.4 + 0.2 * len(nets))
-    figure, axes = plt.subplots(1, len(steps), figsize=size, squeeze=False)
-    for ax, t in zip(axes[0], steps, strict=True):
+    columns = math.ceil(len(steps) / 2)
+    figure, axes, _ = square(len(steps), 2.8, columns, style="white")
+    for ax, t in zip(axes, steps, strict=True):
         picture = around.at(t)
         show_picture(ax, to_uint8(picture))
-        ax.set_title("plain (t = 0)" if t == 0 else "RA (t = 1)" if t == 1 else f"t = {t:g}", fontsize=10)
-        for line, (name, net) in enumerate(nets.items()):
+        ax.set_title("plain (t = 0)" if t == 0 else "RA (t = 1)" if t == 1 else f"t = {t:g}")
+        lines = []
+        for name, net in nets.items():
             best = net(picture[None]).softmax(1).max(1)
             guess = int(best.indices)
-            colour = verdict_colour(guess, around.label)
-            text = f"{display_name(name)}: {around.classes[guess]} ({100 * float(best.values):.0f} %)"
-            ax.text(0.5, -0.06 - 0.105 * line, text, fontsize=8, color=colour, ha="center", va="center", transform=ax.transAxes)
-    figure.tight_layout()
+            said = f"{display_name(name)}: {around.classes[guess]} ({100 * float(best.values):.0f} %)"
+            lines.append(verdict(said, guess, around.label))
+        say_below(ax, lines, 8)
     return figure
 
 
@@ -377,32 +369,27 @@ def plot_explains(preset: str) -> Figure:
     keys = [key for key in degradations(preset) if len(rows_of(points, key).dropna(subset=["kappa", "gain"])) >= 4]
     if not keys:
         raise StudyError(f"{preset}: too few pairs of recognisers; run {boundaries.command_of(preset)} --full")
-    colours = reader_colours(list(points["source"].unique()))
-    theme("whitegrid")
-    figure, axes = plt.subplots(len(keys), 3, figsize=(12.5, 0.8 + 3.1 * len(keys)), squeeze=False, sharey="row", sharex="col")
+    figure, axes = panels(len(keys), 3, 0.8 + 2.2 * len(keys), sharey="row", sharex="col")
     for row, key in zip(axes, keys, strict=True):
         here, gains = rows_of(points, key), rows_of(tests, key).query("outcome == 'gain'")
         for ax, similarity in zip(row, tables.SIMILARITIES, strict=True):
-            for source, colour in colours.items():
+            for source in sorted(points["source"].unique(), key=list(registry.RECOGNISERS).index):
                 of = here[here["source"] == source]
                 error = [of["gain"] - of["gain_low"], of["gain_high"] - of["gain"]]
-                style = {"fmt": "o", "color": colour, "ms": 5, "lw": 1, "label": display_name(source)}
+                style = {"fmt": "o", "color": look_of_reader(source)["color"], "ms": 4, "lw": 1, "label": display_name(source)}
                 ax.errorbar(of[similarity], of["gain"], yerr=error, **style)
             found = gains[gains["similarity"] == similarity].itertuples()
             names = {"mantel": "all pairs", "targets": "targets of one source"}
-            ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p_holm:.2g}" for t in found), fontsize=9)
+            ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p_holm:.2g}" for t in found), fontsize=8)
             ax.axhline(0, color="black", lw=1)
-        row[0].set_ylabel(f"{task_name(*key)}\nRA's gain for the other R (points)", fontsize=10)
+        row[0].set_ylabel(f"{short_name(*key)}\ngain of the other R (pp)")
     for ax, name in zip(axes[-1], SIMILARITY_NAMES, strict=True):
         ax.set_xlabel(name)
-    axes[0, -1].legend(title="R in the loss", loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
-    figure.tight_layout()
-    _note(
-        figure,
-        -0.005,
-        "A dot: an ordered pair of R's, gains with 95 % intervals over pictures. p: permuted networks, Holm-corrected.",
+    note = (
+        "A dot: an ordered pair of R's, coloured by the R in the loss; gains with 95 % intervals over pictures. p: permuted "
+        "networks, Holm-corrected."
     )
-    return figure
+    return finish(figure, note, axes[0, -1])
 
 
 def boundaries_command(args: argparse.Namespace) -> None:

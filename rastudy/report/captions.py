@@ -10,29 +10,40 @@ from rastudy.report.claims import study_name
 
 # by the beginning of a figure's name: its caption, and what is plotted; the order is the report's
 CAPTIONS = {
+    "hero": ("What recognition-aware processing does",
+             "Left, a row per task: the first test picture of the digits that RA turns from misclassified to right for the "
+             "source recogniser and an unseen one: degraded, plain's, RA's, original, with verdicts. Right: points with 95 % "
+             "intervals, RA's gain over plain by study and kind of reader; open: the paper's."),
     "degradations": ("What each P gets to see", "Test pictures, a column each: the original and its degraded versions."),
-    "strengths": ("Top-1 against the strength of each degradation", "Lines, one per recogniser, a panel per task; the study's "
-                  "own strength is marked."),
+    "strengths": ("Top-1 against the strength of each degradation", "Lines with 95 % bands, one per recogniser, a panel per "
+                  "task; the study's own strength is marked."),
     "accuracy": ("Top-1 of every recogniser under every mode", "Points with 95 % intervals: a panel per degradation, a group "
                  "per recogniser, a colour and marker per mode, from no processing to clean."),
-    "gains": ("Differences to plain on the same pictures", "Coloured tables, one per degradation: rows are modes, columns the "
-              "recognisers that read; each cell is a difference of top-1 in points with its 95 % interval, blue for a gain."),
+    "gains": ("Differences to plain on the same pictures",
+              "Coloured tables, one per degradation, each with its own scale: rows are modes, columns the recognisers that "
+              "read; each cell is a difference of top-1 in percentage points with its 95 % interval, blue for a gain; the "
+              "recogniser in the loss is framed."),
     "paper": ("Our gains beside the paper's", "Points by recogniser, a panel per task: filled are ours with 95 % intervals, "
               "open the paper's on ImageNet."),
-    "matrix": ("Gain by the R in the loss and the R that reads", "Coloured table: rows are recognisers in the loss, columns "
-               "those that read; each cell is RA's gain over plain in points with its 95 % interval."),
+    "matrix": ("Gain by the R in the loss and the R that reads",
+               "Coloured tables: rows are recognisers in the loss, columns those that read; each cell is RA's gain over "
+               "plain in percentage points with its 95 % interval; framed where the recogniser in the loss reads."),
     "controls": ("What the gain is not", "Points with 95 % intervals: a line per control, gains over its baseline of the "
                  "source recogniser and of the mean unseen one."),
     "equal_cost": ("The same recognition by other means", "Points with 95 % intervals: a line per picture and reader, gains "
                    "over plain of ResNet-18, adapted or not, and of unseen recognisers, with PSNR at the side."),
-    "tradeoff": ("What the weight costs, on validation", "Lines with bands: gains of the source and of unseen recognisers and "
-                 "the change of PSNR against the recognition weight; the chosen weight is marked."),
+    "tradeoff": ("What the weight costs, on validation",
+                 "Lines: gains of the source and of unseen recognisers with 95 % bands, and below them the change of PSNR, "
+                 "against the recognition weight; the chosen weight is ringed."),
     "curves": ("Training", "Image loss against the pictures seen, a line per mode, a panel per degradation."),
-    "restored": ("Restored pictures, not chosen", "Rows are the first test pictures, columns the modes; under each picture "
-                 "the verdicts of the source recogniser and of an unseen one, green where right."),
-    "boundary_distances": ("How soon recognisers change their mind along a direction", "Curves: share of pictures whose "
-                           "boundary is reached against RA steps; columns are directions, a line per recogniser."),
-    "boundary_reached": ("Boundaries within four RA steps", "Bars by direction and recogniser, in per cent of the pictures."),
+    "restored": ("Restored pictures, not chosen",
+                 "Rows are the first test pictures, columns the modes; under each picture the verdicts of the source "
+                 "recogniser and of an unseen one, a check mark where right, a cross where wrong."),
+    "boundary_distances": ("How soon recognisers change their mind along a direction",
+                           "Curves with bands, RA's direction among random ones: share of pictures whose boundary is reached "
+                           "against RA steps, mean and range of the unseen recognisers."),
+    "boundary_reached": ("Boundaries within four RA steps",
+                         "Coloured tables: rows are directions, columns recognisers; per cent of the pictures."),
     "boundary_pairs": ("How alike two recognisers' boundaries are", "Coloured tables over pairs of recognisers."),
     "boundary_path": ("On the way from plain's picture to RA's", "Lines: what recognisers read at each part of the way."),
     "boundary_planes": ("Verdicts on planes through a picture", "Maps of the class that each recogniser names in a plane."),
@@ -41,8 +52,9 @@ CAPTIONS = {
     "boundary_added": ("What RA adds to pictures", "Bars: energy by frequency, at edges, in colour."),
     "boundary_explains": ("Whether similarity explains the gain", "Points, one per pair of recognisers."),
     "boundary": ("Decision boundaries", "Measurements around plain's pictures."),
-    "transfer_summary": ("RA's gain in every direction beside home", "Points with 95 % intervals, a line per direction and "
-                         "degradation; open: the same run's gain at home."),
+    "transfer_summary": ("RA's gain in every direction that was tried",
+                         "Coloured tables, one per study: rows are directions, columns degradations; each cell is RA's mean "
+                         "gain over plain in percentage points and a mark of its verdict."),
     "transfer": ("Transfer", "Gains over plain with 95 % intervals, a panel per degradation; open: at home."),
     "turned": ("How many verdicts RA turns", "Bars by recogniser, a panel per degradation: test pictures turned from right to "
                "wrong to the left, from wrong to right to the right."),
@@ -51,7 +63,7 @@ CAPTIONS = {
 }  # fmt: skip
 
 PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")  # these show pictures
-SHADED = (*PICTURES, "boundary_planes")  # these need more than 256 colours
+SHADED = (*PICTURES, "boundary_planes", "hero")  # these need more than 256 colours
 
 
 def _parts(stem: str) -> tuple[str, str, str, str]:

@@ -22,6 +22,7 @@ from rastudy.registry import dataset_of
 from rastudy.report import words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
+from rastudy.report.hero import write_hero
 from rastudy.report.results_page import FOR_ALL, MAKERS, boundary_words
 from rastudy.training.run_store import read_records, records_file
 
@@ -182,9 +183,10 @@ def render(text: str) -> str:
 
 
 def refresh() -> None:
-    """Rewrite ``results/RESULTS.md`` and what the README has of it; StudyError where this is not the record."""
+    """Rewrite the first figure, ``results/RESULTS.md`` and what the README has of it; StudyError where this is not the record."""
     if not is_record():
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
+    write_hero()
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():

@@ -16,7 +16,20 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from rastudy.analysis.comparisons import Cell, check_paired
-from rastudy.analysis.style import AMPLIFIED, rows_of, save, says_what_is_missing, show_picture, verdict_colour
+from rastudy.analysis.style import (
+    AMPLIFIED,
+    RIGHT,
+    WRONG,
+    finish,
+    panels,
+    rows_of,
+    save,
+    say_below,
+    says_what_is_missing,
+    show_picture,
+    two_lines,
+    verdict,
+)
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_uint8
@@ -30,13 +43,13 @@ from rastudy.models.processors import apply_processor
 from rastudy.paths import expand, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_name, task_name
-from rastudy.report.style import degradations_in, finish, panels
+from rastudy.report.style import degradations_in
 from rastudy.restore.image_io import eight_bit, open_picture
 from rastudy.restore.restore import Models, files_of, verdict_lines
 from rastudy.training.weights import load_models, weights_file
 
 SHOWN = 8  # pictures in a figure of turned verdicts
-GAINED, LOST = "#0072b2", "#d55e00"  # verdicts turned to right, and to wrong
+WAYS = {"gained": ("to right \u2713", RIGHT), "lost": ("to wrong \u2717", WRONG)}  # in which RA turns a verdict
 TURNED = ("task", "strength", "target_arch", "gained", "lost", "n_images")
 
 
@@ -81,22 +94,29 @@ def _as_evaluated(pictures: PictureSet, config: Config, places: Sequence[int]) -
     return torch.stack(lq), torch.stack(gt)
 
 
+def versions(pictures: PictureSet, plain: Config, ra: Config, places: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The pictures at these places (N, 3, H, W) as P gets them, by plain, by RA, and the original."""
+    lq, gt = _as_evaluated(pictures, plain, places)
+    before, after = (round_to_8_bits(apply_processor(load_models(run, to_read)[0], lq, gt, run)) for run in (plain, ra))
+    none = make_config(plain.preset, plain.task, "none", strength=plain.strength, data_dir=plain.data_dir, device="cpu")
+    return {"degraded": apply_processor(None, lq, gt, none), "plain": before, "RA": after, "original": gt}
+
+
 # --- degraded and restored pictures
 
 
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
     """The first pictures of a set: the original, and each task's input to P (sr: after bicubic upsampling)."""
     keys, count = degradations(preset), min(count, len(pictures))
-    figure, axes = panels(1 + len(keys), count, (1.55 * count, 1.6 * (1 + len(keys))), "white")
+    figure, axes = panels(1 + len(keys), count, 0.2 + 1.3 * (1 + len(keys)), "white")
     for k in range(count):
         gt, label = pictures.pictures[k], pictures.labels[k]
         show_picture(axes[0, k], gt, pictures.classes[label] if label >= 0 else "")
         for row, (task, strength) in enumerate(keys, start=1):
             show_picture(axes[row, k], to_uint8(no_processing(degrade(gt, task, strength, seed=k), task, strength)))
-    names = ["original", *(task_name(*key).replace(" ", "\n", 1) for key in keys)]
+    names = ["original", *(two_lines(*key) for key in keys)]
     for ax, name in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(name, fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -105,7 +125,7 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
 def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
 
-    Under each picture are the verdicts of the source R and of one unseen R, green where right, grey where the class is unknown.
+    Under each picture are the verdicts of the source R and of one unseen R, a cross where wrong, grey where nobody knows.
 
     Raises:
         StudyError: no mode's weights are at hand.
@@ -120,7 +140,7 @@ def show_restored(config: Config, count: int = 6) -> Figure:
         what = f"{config.preset}, {task_name(config.task, config.strength)}"
         raise NothingToShow(f"Nothing to draw yet: no P of {what} is here; rastudy sweep --preset {config.preset} trains it.")
     lq, gt = _as_evaluated(pictures, shown[1], range(count))
-    figure, axes = panels(count, len(shown), (1.75 * len(shown), 2.0 * count), "white")
+    figure, axes = panels(count, len(shown), 0.5 + 1.65 * count, "white")
     for run, column in zip(shown, axes.T, strict=True):
         processor, transformer = (None, None) if run.is_baseline else load_models(run, to_read)
         restored = round_to_8_bits(apply_processor(processor, lq, gt, run))
@@ -128,15 +148,11 @@ def show_restored(config: Config, count: int = 6) -> Figure:
         verdicts = torch.stack([reader(restored).argmax(1) for reader in readers], 1).tolist()
         for k, ax in enumerate(column):
             show_picture(ax, to_uint8(restored[k]))
-            for line, (reader, guess) in enumerate(zip(readers, verdicts[k], strict=True)):
-                text = f"{display_name(reader.name)}: {pictures.classes[guess]}"
-                place = {"ha": "center", "va": "center", "transform": ax.transAxes}
-                ax.text(
-                    0.5, -0.1 - 0.16 * line, text, fontsize=8, color=verdict_colour(guess, int(pictures.labels[k])), **place
-                )
-        column[0].set_title("T of P's picture" if MODES[run.mode].has_transformer else mode_name(run.mode), fontsize=10)
-    figure.suptitle(task_name(config.task, config.strength), y=0.95)
-    figure.subplots_adjust(hspace=0.5, wspace=0.08)
+            said = zip(readers, verdicts[k], strict=True)
+            say_below(ax, [verdict(f"{display_name(reader.name)}: {pictures.classes[guess]}", guess, int(pictures.labels[k]))
+                           for reader, guess in said])  # fmt: skip
+        column[0].set_title("T of P's picture" if MODES[run.mode].has_transformer else mode_name(run.mode))
+    figure.suptitle(task_name(config.task, config.strength))
     save(figure, config.preset, f"restored_{_name_of(config)}")
     return figure
 
@@ -157,7 +173,7 @@ def plot_own(
     pictures: dict[str, Image.Image], restored: Sequence[Image.Image], models: Models, readers: list[Classifier]
 ) -> Figure:
     """A row per picture: whole before and after, and the middle of both; below, what each R says before and after."""
-    figure, axes = panels(len(pictures), 4, (12, 2.5 * len(pictures)), "white", width_ratios=[3, 3, 2, 2])
+    figure, axes = panels(len(pictures), 4, 2.1 * len(pictures), "white", width_ratios=[3, 3, 2, 2])
     for row, (name, before), after in zip(axes, pictures.items(), restored, strict=True):
         lines = verdict_lines(before, after, models, readers)
         side = min(160, *after.size)
@@ -168,8 +184,7 @@ def plot_own(
             whole.thumbnail((480, 480))
             show_picture(row[k], np.asarray(whole), "" if k else "\n".join([name, *lines]))
     for ax, title in zip(axes[0], ("before", "after", "before, its middle", "after"), strict=True):
-        ax.set_title(title, fontsize=10)
-    figure.tight_layout()
+        ax.set_title(title)
     return figure
 
 
@@ -228,24 +243,24 @@ def plot_turned_counts(preset: str) -> Figure:
     table = turned_table(preset)
     keys, readers = degradations_in(table, preset), list(table["target_arch"].unique())
     most, most_lost = table[["gained", "lost"]].to_numpy().max(), table["lost"].max()
-    figure, axes = panels(1, len(keys), (2 + 3.2 * len(keys), 1.7 + 0.42 * len(readers)), "white", sharey=True)
+    figure, axes = panels(1, len(keys), 1 + 0.26 * len(readers), "white", sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
         part = rows_of(table, key).set_index("target_arch").reindex(readers)
-        for column, way, sign, colour in (("gained", "to right", 1, GAINED), ("lost", "to wrong", -1, LOST)):
+        for (column, (way, colour)), sign in zip(WAYS.items(), (1, -1), strict=True):
             side = "left" if sign > 0 else "right"
             ax.barh(range(len(readers)), sign * part[column], color=colour)
             for y, value in enumerate(part[column]):
-                ax.text(sign * (value + 0.03 * most), y, f"{value:,}", ha=side, va="center", fontsize=10)
+                ax.text(sign * (value + 0.03 * most), y, f"{value:,}", ha=side, va="center", fontsize=8.5)
             below = {"ha": side, "va": "top", "transform": ax.get_xaxis_transform()}
-            ax.text(sign * 0.02 * most, 0.0, way, fontsize=11, color=colour, **below)
+            ax.text(sign * 0.04 * most, 0.0, way, fontsize=8.5, color=colour, **below)
         ax.axvline(0, color="black", lw=1)
-        ax.set(title=task_name(*key), xlim=(-most_lost - 0.35 * most, 1.4 * most), xticks=[])
+        ax.set(title=two_lines(*key), xlim=(-most_lost - 0.35 * most, 1.4 * most), xticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
     axes[0, 0].set_yticks(range(len(readers)), [display_name(arch) for arch in readers])
     axes[0, 0].invert_yaxis()
     n, source = table["n_images"].max(), display_name(PRESETS[preset]["source_arch"])
     note = f"Pictures whose verdict RA turns; n = {n:,} test pictures, seed 0. R in the loss: {source}."
-    return finish(figure, note, below=0.0)
+    return finish(figure, note)
 
 
 @torch.inference_mode()
@@ -272,38 +287,34 @@ def plot_turned(
     gained, lost = found.chosen(count)
     places = gained + lost
     names = ("degraded", "plain", "RA", "original", f"RA - plain,\n{AMPLIFIED} times")
-    size = (0.9 + 1.3 * max(len(places), 3), 0.9 + 1.45 * len(names))
-    figure, axes = panels(len(names), max(len(places), 1), size, "white")
+    figure, axes = panels(len(names), max(len(places), 1), 0.7 + 1.2 * len(names), "white")
     if places:
-        lq, gt = _as_evaluated(pictures, plain, places)
-        before, after = (round_to_8_bits(apply_processor(load_models(run, to_read)[0], lq, gt, run)) for run in (plain, ra))
-        none = make_config(preset, task, "none", strength=plain.strength, **overrides)
-        batches = (apply_processor(None, lq, gt, none), before, after, gt, 0.5 + AMPLIFIED * (after - before))
+        shown = versions(pictures, plain, ra, places)
+        batches = (*shown.values(), 0.5 + AMPLIFIED * (shown["RA"] - shown["plain"]))
         labels = read[plain].arrays["label"][places].astype(int)
         first = read[plain].targets.index(reader)
         guesses = [run.arrays["top5"][first, places, 0].astype(int) for run in read.values()]
         for row, batch, said in zip(axes, batches, (None, *guesses, labels, None), strict=True):
             for k, ax in enumerate(row):
-                caption = "" if said is None else pictures.classes[said[k]]
-                colour = "black" if said is None or said is labels else verdict_colour(said[k], labels[k])
-                show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, colour)
-                ax.xaxis.label.set_fontsize(11)
+                name = "" if said is None else pictures.classes[said[k]]
+                caption, look = (name, {}) if said is None or said is labels else verdict(name, said[k], labels[k])
+                show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, **look)
     _name_turned(axes, names, len(gained), len(lost))
     figure.suptitle(
         f"{task_name(task, plain.strength)}, read by {display_name(reader)}: RA turns {len(found.gained):,} of {found.n:,} "
-        f"pictures to right, {len(found.lost):,} to wrong", fontsize=12,
+        f"pictures to right, {len(found.lost):,} to wrong", fontsize=10,
     )  # fmt: skip
     note = f"The first {len(gained)} and {len(lost)} in the test set's order: {len(places)} in the proportion of all that turn."
-    return finish(figure, f"{note} Verdicts under plain's and RA's picture; seed 0.", below=0.0)
+    return finish(figure, f"{note} Verdicts under plain's and RA's picture; seed 0.")
 
 
 def _name_turned(axes: np.ndarray, names: Sequence[str], n_gained: int, n_lost: int) -> None:
     """Names of the rows, and above each column the way its verdict turns."""
     for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(name, fontsize=10)
-    ways = [("to right", GAINED)] * n_gained + [("to wrong", LOST)] * n_lost
+        ax.set_ylabel(name, fontsize=9)
+    ways = [WAYS["gained"]] * n_gained + [WAYS["lost"]] * n_lost
     for ax, (way, colour) in zip(axes[0], ways, strict=False):
-        ax.set_title(way, fontsize=11, color=colour)
+        ax.set_title(way, color=colour)
 
 
 def show_turned(preset: str, data_dir: str = "") -> list[Path]:

@@ -1,17 +1,15 @@
-"""What the report's figures share: panels, values with intervals, legends, and the note below them."""
+"""What the report's figures share: values with intervals, the look of modes and roles, and what they rest on, in words."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rastudy import registry
 from rastudy.analysis.comparisons import ESTIMATE
-from rastudy.analysis.style import rows_of, theme
+from rastudy.analysis.style import rows_of
 from rastudy.errors import NothingToShow
 from rastudy.presets import degradations
 
@@ -19,14 +17,6 @@ Degradation = tuple[str, float]  # task and strength
 Style = dict[str, Any]  # matplotlib's settings
 SOURCE: Style = {"color": "#d55e00", "marker": "^"}  # of the R in the loss
 UNSEEN: Style = {"color": "#0072b2", "marker": "o"}  # of the others
-BESIDE: Style = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}  # a legend right of its panel
-BESIDE_TOP: Style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
-
-
-def panels(rows: int, columns: int, size: tuple[float, float], style: str = "whitegrid", **settings: Any) -> tuple[Figure, Any]:
-    """A figure of ``size`` inches and its axes, always (rows, columns)."""
-    theme(style)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, **settings)
 
 
 def degradations_in(rows: pd.DataFrame, preset: str) -> list[Degradation]:
@@ -70,12 +60,3 @@ def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
     low, high = (int(end) for end in (rows["n_seeds"].min(), rows["n_seeds"].max()))
     seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
     return f"{n:,} {split} pictures{of}".replace("  ", " "), seeds
-
-
-def finish(figure: Figure, note: str = "", legend: Axes | None = None, at: Style = BESIDE, below: float = 0.01) -> Figure:
-    """Draw a panel's legend, fit the panels into the figure, and write the note below them."""
-    if legend is not None:
-        legend.legend(**at)
-    figure.tight_layout()
-    figure.text(0.5, -below, note, ha="center", va="top", fontsize=9)
-    return figure

@@ -1,0 +1,146 @@
+"""Figures that can be seen: legible at a README's width, told apart without colour, written only where they change."""
+
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from rastudy import registry
+from rastudy.analysis import style
+from rastudy.analysis.checks import paper_gains
+from rastudy.boundaries import figures as boundary_plots
+from rastudy.boundaries.figures import load_measured
+from rastudy.paths import CHECKOUT
+from rastudy.report import figures as plots
+from rastudy.report import gallery, hero
+from rastudy.transfer import tables as transfer
+
+README, SMALLEST = 840, 9  # pixels: of a figure's width in a README, and of the smallest text there
+# Machado, Oliveira and Fernandes (2009), severity 1, of linear RGB
+DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+JPEG = ("digits", "jpeg", 4.0)
+DRAWN = {
+    "accuracy": lambda: plots.plot_accuracy("digits"),
+    "gains": lambda: plots.plot_gains("cifar10"),
+    "matrix": lambda: plots.plot_matrix("digits"),
+    "paper": lambda: plots.plot_paper("imagenet_lite"),
+    "curves": lambda: plots.plot_curves("cifar10"),
+    "tradeoff": lambda: plots.plot_tradeoff("cifar10"),
+    "controls": lambda: plots.plot_controls("cifar10"),
+    "equal_cost": lambda: plots.plot_equal_cost("cifar10"),
+    "transfer": lambda: plots.plot_transfer(transfer.load_table("cifar10", "upload")),
+    "transfer_summary": lambda: plots.plot_transfer_summary(transfer.load_summary()),
+    "turned": lambda: gallery.plot_turned_counts("cifar10"),
+    "distances": lambda: boundary_plots.plot_distances(load_measured(*JPEG)),
+    "reached": lambda: boundary_plots.plot_reached(*JPEG),
+    "pairs": lambda: boundary_plots.plot_pairs(*JPEG),
+    "path": lambda: boundary_plots.plot_path(*JPEG),
+    "added": lambda: boundary_plots.plot_added("cifar10"),
+    "explains": lambda: boundary_plots.plot_explains("cifar10"),
+    "hero": hero.plot_hero,
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_legible_where_a_readme_shows_it(name):
+    """The smallest text has 9 pixels where the figure, whatever its height, is 840 wide; all are equally wide."""
+    figure = DRAWN[name]()
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert figure.get_figwidth() == style.WIDTH and min(sizes) / 72 * README / style.WIDTH >= SMALLEST
+    plt.close(figure)
+
+
+def test_the_committed_ones_are_as_wide():
+    """Nothing stands out beside the panels and makes all else smaller."""
+    for path in (CHECKOUT / "figures").rglob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.width <= 1.05 * style.WIDTH * style.DPI or "smoke" in path.parts, path
+
+
+def seen(colour: str) -> np.ndarray:
+    """A colour as somebody without green cones sees it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    found = np.clip(DEUTERANOPIA @ linear, 0, 1)
+    return np.where(found <= 0.0031308, 12.92 * found, 1.055 * found ** (1 / 2.4) - 0.055)
+
+
+def test_verdicts_without_red_and_green():
+    """Right and wrong differ in mark and weight, and their colours differ with a deuteranopia, too: red and green do not."""
+    (right, look), (wrong, other) = style.verdict("7", 7, 7), style.verdict("7", 3, 7)
+    assert right != wrong and look.get("weight") != other["weight"]
+    assert style.verdict("7", 7, -1) == ("7", {"color": style.UNKNOWN})
+    for one, two in combinations((style.RIGHT, style.WRONG), 2):
+        assert np.linalg.norm(seen(one) - seen(two)) > 0.5
+    assert np.linalg.norm(seen("#007a33") - seen("#c00000")) < 0.35  # what they were
+    assert len(set(plots.VERDICTS.values())) == 4  # undecided is one, whatever the reason
+
+
+def test_one_colour_for_one_recogniser():
+    """By its place in the registry, whoever else is drawn; a variant of it has the same, dashed."""
+    five = [tuple(style.look_of_reader(arch)["color"]) for arch in registry.main_recognisers()]
+    assert len(set(five)) == 5
+    for arch, colour in zip(registry.main_recognisers(), five, strict=True):
+        assert style.look_of_reader(arch.removesuffix("_small"))["color"] == colour
+        assert style.look_of_reader(f"{arch}_seed1") == {"color": colour, "ls": "--"}
+    assert style.look_of_reader("my_net") == style.look_of_reader("my_net")
+
+
+def test_an_unchanged_figure_stays_as_it_is(study_root):
+    """Compared by pixels, not by bytes; few colours make a palette; a damaged file is replaced."""
+    figure = Figure((2, 1))
+    text = figure.text(0.1, 0.5, "one")
+    path = study_root / style.save(figure, "smoke", "one")
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        picture.convert("RGB").save(path, compress_level=1)  # other bytes, the same pixels
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    style.save(figure, "smoke", "one")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    text.set_text("two")
+    style.save(figure, "smoke", "one")
+    assert path.read_bytes() != before[0]
+    path.write_bytes(path.read_bytes()[:100])
+    style.save(figure, "smoke", "one")
+    with Image.open(path) as picture:
+        picture.load()
+
+
+def test_photographs_keep_their_colours():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    figure = Figure((1, 1))
+    figure.add_axes((0, 0, 1, 1)).imshow(noise)
+    assert style.rendered(figure).mode == "RGB"
+
+
+def test_text_on_colours():
+    assert [style.ink(to_rgb(colour)) for colour in ("white", "#4393c3", "#053061", "#fddbc7")] == [
+        "black",
+        "black",
+        "white",
+        "black",
+    ]
+
+
+def test_the_first_figures_pictures_are_the_first():
+    """No earlier test picture is misread by both in plain's version and read by both in RA's."""
+    plain, ra = gallery.pair_of(*JPEG)
+    source, unseen = (
+        gallery.turned(*(gallery.load_predictions(gallery.predictions_file(run, "test")) for run in (plain, ra)), name)
+        for name in gallery.two_readers(plain)
+    )
+    assert hero.first_turned(*JPEG[1:]) == min(set(source.gained.tolist()) & set(unseen.gained.tolist()))
+
+
+def test_the_first_figures_numbers():
+    """Every study, each kind of reader it has, and the paper's means."""
+    rows = hero.gains()
+    assert {"source", "mean_unseen", "families", "black_box"} == set(rows["kind"])
+    paper = paper_gains().query("mode == 'ra' and task == 'sr' and role == 'unseen'")["value"]
+    (shown,) = rows[(rows["preset"] == hero.PAPER) & (rows["task"] == "sr") & (rows["kind"] == "mean_unseen")]["value"]
+    assert shown == pytest.approx(paper.mean())
