@@ -183,7 +183,7 @@ def render(text: str) -> str:
 
 
 def refresh() -> None:
-    """Rewrite the first figure, ``results/RESULTS.md`` and what the README has of it; StudyError where this is not the record."""
+    """Rewrite the hero figure, ``results/RESULTS.md`` and what the README has of it; StudyError outside the record."""
     if not is_record():
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
     write_hero()
