@@ -163,8 +163,12 @@ def restore_options() -> list[Option]:
     return [
         option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=place),
         option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
-        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts)", required=True),
+        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts)", default=""),
         option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
+        option("--degrade", says="INPUT are clean pictures: degrade them first as this task's protocol does (default: no)",
+               default="", metavar="TASK"),
+        option("--compare", says="restore by each of these modes, and set the results side by side in one more file "
+               "(default: by --mode alone)", nargs="+", default=[], metavar="MODE"),
         preset("imagenet_lite", "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
@@ -180,7 +184,7 @@ def report_options() -> list[Option]:
         preset([], "the studies", nargs="*"),
         option("--data", says="folder of the pictures of the one study named, for its gallery (default: none)", default=""),
         option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html"),
-        flag("--readme", says="rewrite the README's tables instead"),
+        flag("--readme", says="rewrite the record's README and results/RESULTS.md instead"),
     ]
 
 

@@ -6,6 +6,7 @@ raise StudyError before anything starts.
 
 import ast
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -294,34 +295,47 @@ def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, d
 
     Returns:
         the config, and the values of the extra parameters.
+
+    Raises:
+        StudyError: an unknown name, with the notebook's own; a value of the wrong type or out of range.
     """
     plain = (bool, int, float, str, list, tuple, dict, type(None))
-    named = _parameters(namespace.get("In"))
+    own, injected = _parameters(namespace.get("In"))
     given: dict[str, Any] = {
         k: v for k, v in namespace.items()
-        if not k.startswith("_") and k not in {"In", "Out"} and isinstance(v, plain) and (named is None or k in named)
+        if not k.startswith("_") and k not in {"In", "Out"} and isinstance(v, plain) and (not own or k in own | injected)
     }  # fmt: skip
-    own = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
+    fields = {field.name for field in dataclasses.fields(Config)}
+    for name in given.keys() - fields - extra.keys():
+        known = sorted(own - {name} or fields | extra.keys())
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise StudyError(f"parameter={name!r} is unknown; {hint}use one of this notebook's: {', '.join(known)}")
+    found = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
     config = make_config(**given)
     if not PRESETS[config.preset].get("portable"):
         use_native()
-    return config, own
+    return config, found
 
 
-def _parameters(cells: object) -> set[str] | None:
-    """The names that a kernel's cells set as parameters: ``name: type = value``, and papermill's own cell; None without any."""
-    names: set[str] = set()
+def _parameters(cells: object) -> tuple[set[str], set[str]]:
+    """The names in a notebook's parameters cell, and those that papermill's own cell after it sets; none without a kernel.
+
+    Of the cells that a kernel has run, the parameters cell is the last of annotated literals alone, ``preset`` among them.
+    """
+    own: set[str] = set()
+    injected: set[str] = set()
     for cell in cells if isinstance(cells, list) else []:
         try:
-            tree = ast.parse(cell)
+            body = ast.parse(cell).body
         except SyntaxError:  # a magic command
             continue
-        injected = cell.lstrip().startswith("# Parameters")
-        for node in tree.body:
-            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
-            if injected or isinstance(node, ast.AnnAssign):
-                names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names or None
+        names = {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
+        if "preset" in names and len(names) == len(body):
+            own, injected = names, set()
+        elif cell.lstrip().startswith("# Parameters"):
+            injected |= {ast.unparse(target) for node in body if isinstance(node, ast.Assign) for target in node.targets}
+    return own, injected
 
 
 def _is_default(value: object) -> bool:

@@ -3,21 +3,25 @@
 import ast
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from nbclient import NotebookClient
 from papermill.exceptions import PapermillExecutionError
 
 from rastudy.config import configure
-from rastudy.report.notebooks import READING
+from rastudy.report.notebooks import COPIES, READING
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 PARAMETER = re.compile(r"(?P<name>\w+): (?P<kind>str|int|float|bool) = (?P<value>[^#]+?)  # (?P<help>\S.*)")
 ABSOLUTE = re.compile("/(?:" + "|".join(("work", "root", "home", "tmp", "Users", "var", "opt")) + r")/\w|[A-Z]:\\\\")
-OF_PHOTOGRAPHS = ("07_own_pictures",)  # all others start with the digits, which need no data
+LONGEST = 15  # lines of a cell
+REPORT = "08_report"
+SOURCES = [name for name in NOTEBOOKS if not name.endswith(tuple(COPIES)) and name != REPORT]
 each = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
@@ -43,6 +47,7 @@ def text_of(output: nbformat.NotebookNode) -> str:
 
 def test_the_sweeps_notebooks_exist():
     assert {*READING, "01_train"} <= NOTEBOOKS.keys()
+    assert {f"{name}_{preset}" for preset, names in COPIES.items() for name in names} <= NOTEBOOKS.keys()
 
 
 @each
@@ -72,7 +77,7 @@ def test_parameters_are_known(name):
     extra = {keyword.arg: {"str": str, "int": int, "float": float}[keyword.value.id] for keyword in calls[0].keywords}
     config, own = configure(namespace, **extra)
     assert own.keys() == extra.keys()
-    assert config.preset == ("imagenet_lite" if name in OF_PHOTOGRAPHS else "digits")
+    assert config.preset == "digits"  # which needs no data
 
 
 @each
@@ -86,13 +91,40 @@ def test_notebooks_start_with_the_question(name):
 
 @each
 def test_cells_are_thin(name):
-    """No function or class, no path tricks; at most 6 lines but for the parameters."""
+    """No function or class, no path tricks; few lines but for the parameters."""
     parameters = parameters_of(name)
     for cell in code_of(name):
         tree = ast.parse(cell.source)
         assert not any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in ast.walk(tree))
         assert "sys.path" not in cell.source
-        assert cell.source == parameters.source or len(cell.source.splitlines()) <= 6, cell.source
+        assert cell.source == parameters.source or len(cell.source.splitlines()) <= LONGEST, cell.source
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_result_is_typed(name):
+    """Decimals stand in code, or in what it prints."""
+    cells = nbformat.read(NOTEBOOKS[name], as_version=4).cells
+    assert not [found for cell in cells if cell.cell_type == "markdown" for found in re.findall(r"\d+\.\d+", cell.source)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_outputs_are_for_readers(name):
+    """Neither reprs of paths and lists, nor six decimals, nor numbers that are none."""
+    for output in outputs_of(name):
+        shown = text_of(output)
+        assert not re.search(r"(Posix|Windows)Path\(|\bNaN\b|\bnan\b|\binf\b|\d\.\d{5}|^\[", shown), shown
+
+
+@pytest.mark.parametrize("copy", [f"{name}_{preset}" for preset, names in COPIES.items() for name in names])
+def test_copies_are_of_their_sources(copy):
+    """The same cells, and papermill's own with the preset."""
+    name, _, preset = copy.rpartition("_")
+    mine, theirs = (
+        [cell.source for cell in nbformat.read(NOTEBOOKS[one], as_version=4).cells
+         if "injected-parameters" not in cell.metadata.get("tags", [])] for one in (copy, name)
+    )  # fmt: skip
+    assert mine == theirs
+    assert any(f'preset = "{preset}"' in cell.source for cell in code_of(copy))
 
 
 @each
@@ -129,14 +161,51 @@ def test_reading_notebooks_are_in_step_with_the_results(name):
 
 
 @pytest.mark.slow
-def test_an_unknown_parameter_stops_the_training_notebook(study_root, monkeypatch):
+@pytest.mark.parametrize(("name", "given", "said"), [
+    ("01_train", {"preset": "smoke", "ra_wieght": 0.5}, "did you mean ra_weight?"),
+    ("02_cross_architecture", {"tsk": "sr"}, "did you mean task? use one of this notebook's: data_dir, preset, task"),
+])  # fmt: skip
+def test_an_unknown_parameter_stops_a_notebook(study_root, monkeypatch, name, given, said):
     """papermill only warns; the notebook's check raises before anything is written."""
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     output = study_root / "out.ipynb"
     with pytest.raises(PapermillExecutionError) as caught:
-        papermill.execute_notebook(
-            NOTEBOOKS["01_train"], output, {"preset": "smoke", "ra_wieght": 0.5}, progress_bar=False, cwd=study_root
-        )
+        papermill.execute_notebook(NOTEBOOKS[name], output, given, progress_bar=False, cwd=study_root)
     assert caught.value.ename == "StudyError"
-    assert "ra_wieght" in caught.value.evalue and "ra_weight" in caught.value.evalue
+    assert said in caught.value.evalue and "is unknown" in caught.value.evalue
     assert [path.name for path in study_root.iterdir()] == ["out.ipynb"]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the digits' results."""
+    root = tmp_path_factory.mktemp("record")
+    shutil.copytree(ROOT / "results" / "digits", root / "results" / "digits")
+    for path in (ROOT / "results").glob("*.csv"):
+        shutil.copy(path, root / "results")
+    return root
+
+
+SCRATCH = """task = 3; preset = None; count, own_idea = "x", {"a": 1}
+ra_weight: str = "tried out"
+%precision 3"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_notebook_runs_twice_in_one_kernel(name, record, monkeypatch):
+    """From top to bottom, then again after a cell that somebody tried out: no error, and the same kinds of output."""
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("RASTUDY_BATCH", "1")
+    monkeypatch.setenv("RASTUDY_ROOT", str(record))
+    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
+    if name == "01_train":
+        parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        parameters.source = parameters.source.replace('"digits"', '"smoke"')
+    once = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [*once, nbformat.v4.new_code_cell(SCRATCH), *once]
+    again = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.source) for cell in cells])
+    NotebookClient(again, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(record)}}).execute()
+    first, second = again.cells[: len(once)], again.cells[len(once) + 1 :]
+    kinds = [[{output.output_type for output in cell.outputs} for cell in cells] for cells in (first, second)]
+    assert all(one - {"stream"} == other - {"stream"} for one, other in zip(*kinds, strict=True)) and any(kinds[0])

@@ -159,9 +159,27 @@ def test_the_form(config):
     assert pd.read_csv(study.answers_file("ann"))["seconds"].tolist()[:2] == [1.0, 1.0]
 
 
+def test_undo(config):
+    """The last answer goes, the pair is asked again, at the end, too; with none left nothing happens."""
+    study = raters.make_study(config, n_pairs=2)
+    box = raters.form(study, "ann")
+    (left, right, _neither), undo = box.children[2].children, box.children[3]
+    assert undo.disabled
+    left.click()
+    right.click()
+    assert left.disabled and study.answers("ann") == {0: "left", 1: "right"}
+    undo.click()
+    assert study.answers("ann") == {0: "left"} and "1 of 2" in box.children[0].value and not left.disabled
+    left.click()
+    undo.click(), undo.click()
+    assert study.answers("ann") == {} and undo.disabled
+    study.undo("ann"), study.undo("bob")
+    assert study.answers("ann") == study.answers("bob") == {}
+
+
 @needs_browser
 def test_in_a_browser(config, study_root, tmp_path):
-    """JupyterLab, run all, scripted clicks: the answers lie in the CSV."""
+    """JupyterLab, run all, scripted clicks and keys: the answers lie in the CSV."""
     place = tmp_path / "lab"
     place.mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -176,8 +194,13 @@ def test_in_a_browser(config, study_root, tmp_path):
             page.wait(f"document.body.innerText.includes('{k} of 5 answered')", 20)
             page.run(f"document.querySelector('.rastudy-{choice}').click() || true")
         page.wait("document.body.innerText.includes('Thank you')", 20)
+        for key, shown in (("u", "4 of 5 answered"), ("u", "3 of 5 answered"), ("1", "4 of 5 answered"), ("3", "Thank you")):
+            page.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+            page.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+            page.wait(f"document.body.innerText.includes('{shown}')", 20)
+        page.wait("document.body.innerText.includes('Thank you')", 20)
         shown = page.run("[...document.querySelectorAll('.rastudy-left')].map(b => b.disabled)")
         page.screenshot(tmp_path / "form.png")
     study = raters.make_study(config, n_pairs=5)
     assert shown == [True]
-    assert study.answers("me") == {0: "left", 1: "right", 2: "neither", 3: "left", 4: "left"}
+    assert study.answers("me") == {0: "left", 1: "right", 2: "neither", 3: "left", 4: "neither"}

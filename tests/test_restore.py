@@ -21,7 +21,9 @@ from rastudy.__main__ import main
 from rastudy.config import make_config
 from rastudy.data.datasets import CIFAR10
 from rastudy.data.degradations import to_tensor, to_uint8
+from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
+from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.models.processors import build_processor
 from rastudy.restore import restore
 from rastudy.restore.image_io import open_picture, prepare, save_picture
@@ -437,9 +439,53 @@ def test_the_command(tmp_path, flower, capsys):
     assert command(tmp_path / "bad.png", *words) == 2
 
 
+@pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])
+def test_comparing_is_evaluating(task):
+    """The first test pictures, degraded here, are read as the committed predictions say, but for what rounding turns."""
+    models, count = restore.load_modes("digits", task, ["plain", "ra"]), 12
+    config = models["ra"].config
+    pictures, readers = load_pictures(config, "test"), restore.available_readers(config)
+    versions = [restore.compare(Image.fromarray(pictures.pictures[k]), models, seed=k) for k in range(count)]
+    assert list(versions[0]) == ["degraded", "plain", "ra", "original"] and {one.size for one in versions[0].values()} == {
+        (32, 32)
+    }
+    said = [restore.verdicts_of(one, models, readers) for one in versions]
+    for mode in models:
+        read = load_predictions(predictions_file(models[mode].config, "test"))
+        wanted = read.arrays["top5"][[read.targets.index(reader.name) for reader in readers], :count, 0].T
+        found = np.array([[int(name) for name, _ in one[mode]] for one in said])
+        assert (found == wanted).mean() > 0.95
+
+
+def test_comparing_files(tmp_path, flower, capsys):
+    """Every version and a strip; sides are cut to the factor, a picture that is no clean one is taken as it is."""
+    (tmp_path / "in").mkdir()
+    saved(flower, tmp_path / "in" / "a.png"), saved(flower.convert("L"), tmp_path / "in" / "b.jpg")
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    words = ("--preset", "cifar10", "--compare", "plain", "ra", "-o", tmp_path / "out")
+    assert command(tmp_path / "in", "--degrade", "sr", *words, "--classify", "resnet18_small") == 1
+    said = capsys.readouterr()
+    assert "bad.png failed" in said.err and said.out.count("\n") == 2
+    assert all(f"{name} " in said.out for name in ("ResNet-18: degraded", "plain", "ra", "original"))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"{stem}-{name}.png" for stem in "ab" for name in ("degraded", "original", "plain", "ra", "strip")]
+    size = (flower.width // 4 * 4, flower.height // 4 * 4)
+    with Image.open(tmp_path / "out" / "b-ra.png") as ra, Image.open(tmp_path / "out" / "a-strip.png") as strip:
+        assert ra.size == size and ra.mode == "RGB" and strip.size == (4 * (2 * size[0] + 4) - 4, 2 * size[1] + 20)
+    assert command(tmp_path / "in" / "a.png", "--task", "jpeg", *words[:-1], tmp_path / "as_it_is") == 0
+    assert {path.name for path in (tmp_path / "as_it_is").iterdir()} == {
+        f"a-{n}.png" for n in ("input", "plain", "ra", "strip")
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ((), "no task was named"),
+        (("--degrade", "blur"), "task='blur' is unknown"),
+        (("--degrade", "jpeg", "--task", "sr"), "leave one out"),
+        (("--degrade", "jpeg", "--processor", "x.safetensors"), "--processor names one P"),
+        (("--degrade", "jpeg", "--compare", "plain", "clean"), "mode='clean' has no P"),
         (("--task", "blur"), "task='blur' is unknown"),
         (("--task", "jpeg", "--mode", "clean"), "mode='clean' has no P"),
         (("--task", "jpeg", "--preset", "imagenet"), "no such weights"),

@@ -15,7 +15,7 @@ import papermill
 from rastudy.analysis.tables import TABLES
 from rastudy.boundaries import measure as boundaries
 from rastudy.errors import told
-from rastudy.paths import NOTEBOOKS, PACKAGE, expand, need_checkout, results_folder, root, write_atomic, write_json
+from rastudy.paths import NOTEBOOKS, PACKAGE, expand, is_record, need_checkout, results_folder, root, write_atomic, write_json
 from rastudy.presets import degradations
 from rastudy.report.kernels import stop_kernels, use_warm_kernels
 
@@ -23,6 +23,8 @@ logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings t
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BOUNDARIES = "03_decision_boundaries"
 READING = ("00_degradations", "02_cross_architecture", BOUNDARIES, "04_tradeoff")
+ALONE = ("06_user_study", "07_own_pictures")  # of the record these are executed, too
+COPIES = {"cifar10": ("02_cross_architecture",)}  # other presets' executed copies beside the digits', NAME_PRESET.ipynb
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> str:
@@ -69,12 +71,15 @@ def reading_notebooks(
 
     ``parameters``: further ones, such as the task whose pictures are shown (of other presets than digits by default the last).
 
-    The digits study's go to ``notebooks/`` of the root (of the record: in place), others to ``runs/<preset>/notebooks``.
+    The digits study's go to ``notebooks/`` of the root (of the record: in place), others to ``runs/<preset>/notebooks``; some
+    of these (``COPIES``) beside the digits', too.
     """
     folder = root() / "runs" / preset / "notebooks"
     stamp, digest = folder / "stamp.json", _inputs_digest(preset)
     measured = boundaries.trained(preset)
-    outputs = [folder / f"{name}.ipynb" for name in READING if measured or name != BOUNDARIES]
+    names = [name for name in READING if measured or name != BOUNDARIES]
+    names += ALONE if preset == "digits" and is_record() else ()
+    outputs = [folder / f"{name}.ipynb" for name in names]
     if stamp.is_file() and json.loads(stamp.read_text()) == digest and all(path.is_file() for path in outputs):
         log("notebooks: up to date")
         return {}
@@ -88,17 +93,30 @@ def reading_notebooks(
         problems = {name: future.result() for name, future in futures.items()}
     failures = {name: problem for name, problem in problems.items() if problem}
     if not failures:
-        if preset == "digits":
-            for path in outputs:
+        for path in outputs:
+            if preset == "digits":
                 publish(path, root() / "notebooks" / path.name)
+            elif path.stem in COPIES.get(preset, ()):
+                publish(path, root() / "notebooks" / f"{path.stem}_{preset}.ipynb")
         write_json(stamp, _inputs_digest(preset))
     return failures
 
 
 def publish(executed: Path, target: Path) -> None:
-    """Put an executed notebook in the place of its source, without what changes from run to run."""
+    """Put an executed notebook in the place of its source, without what changes from run to run.
+
+    Of the record papermill's cell goes, too: it would override what a reader writes into the parameters cell.
+    """
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("papermill", None)
+    if is_record() and (NOTEBOOKS / target.name).is_file() and not target.stem.endswith(tuple(COPIES)):
+        notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
     for k, cell in enumerate(notebook.cells):
         cell.id = f"cell-{k}"
         if cell.cell_type == "code":  # a widget without its kernel is a line of text
@@ -111,7 +129,7 @@ def publish(executed: Path, target: Path) -> None:
 def _inputs_digest(preset: str) -> dict[str, str]:
     """Digest of what the reading notebooks depend on: their sources, the package, tables and predictions."""
     sha = hashlib.sha256()
-    for name in READING:
+    for name in (*READING, *ALONE):
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         sha.update("".join(cell.source for cell in notebook.cells).encode())
     folder = results_folder(preset)

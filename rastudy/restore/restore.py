@@ -13,6 +13,9 @@ their names. A picture keeps its size (sr: ``--strength`` times it), its pixel f
 - Other changes are reported: CMYK and palettes become RGB, black and white becomes grey, 16-bit colour is read as 8-bit.
 - JPEG is written with quality 95 without chroma subsampling (4:4:4), WebP lossless (lossy WebP halves the chroma resolution).
 
+With ``--degrade TASK`` INPUT are clean pictures: they are degraded as in the study, then restored. ``--compare MODE...``
+restores with several P's, and sets what came out side by side in one more file (:func:`compare_files`).
+
 Animations are refused. An input is overwritten only where OUT is a file and names it; other files at OUT are replaced. Files
 appear whole or not at all. A picture that cannot be restored, for whatever reason, is reported, the others are restored, and
 the exit status is 1.
@@ -21,27 +24,28 @@ the exit status is 1.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 from tqdm import tqdm
 
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import names_of_classes
-from rastudy.data.degradations import round_to_8_bits, to_tensor
+from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_tensor, to_uint8
 from rastudy.data.image_files import centre_crop, is_folder, list_pictures, shorter_side
-from rastudy.errors import StudyError
+from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
 from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import display_name
+from rastudy.registry import MODES as RUNS
+from rastudy.registry import TASKS, display_name, mode_name
 from rastudy.restore import image_io
 from rastudy.restore.image_io import FORMATS, MODES, eight_bit
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
@@ -200,6 +204,102 @@ def restore_files(
     return failed
 
 
+# --- clean pictures, degraded as in the study
+
+
+def load_modes(preset: str, task: str, modes: Sequence[str], strength: float = -1.0, device: str = "auto") -> dict[str, Models]:
+    """The preset's P of each mode, see :func:`load`."""
+    return {mode: load(preset, task, mode, strength, device=device) for mode in modes}
+
+
+def compare(picture: Image.Image, models: Mapping[str, Models], degraded: bool = True, seed: int = 0) -> dict[str, Image.Image]:
+    """A picture, what P's of the same degradation make of it, by mode, and the original: 8-bit RGB of one size.
+
+    Args:
+        degraded: the picture is clean, and is degraded as in the study first (of sr the right and lower edges go where they do
+            not divide by the factor); else it is taken as it is, and there is no original.
+        seed: of the noise of dn.
+
+    Returns:
+        ``degraded`` (else ``input``; of sr the bicubic upsampling), a picture per mode, and ``original``.
+    """
+    config = next(iter(models.values())).config
+    rgb = np.asarray(eight_bit(picture).convert("RGB"))
+    if degraded:
+        height, width = (side // config.factor * config.factor for side in rgb.shape[:2])
+        if not (height and width):
+            raise StudyError(
+                f"a picture of {picture.width} x {picture.height} pixels is smaller than the factor {config.factor}"
+            )
+        rgb = np.ascontiguousarray(rgb[:height, :width])
+    lq = degrade(rgb, config.task, config.strength, seed) if degraded else to_tensor(rgb)
+    found = {"degraded" if degraded else "input": to_uint8(no_processing(lq, config.task, config.strength))}
+    finer = degraded and TASKS[config.task].random  # noise is no whole number of levels
+    pixels = (lq * 65_535).round().permute(1, 2, 0).numpy().astype(np.uint16) if finer else to_uint8(lq)
+    for mode, one in models.items():
+        restored = restore_pixels(one.processor, pixels)
+        found[mode] = (restored / 257).round().astype(np.uint8) if finer else restored
+    return {name: Image.fromarray(one) for name, one in (found | ({"original": rgb} if degraded else {})).items()}
+
+
+def verdicts_of(
+    versions: Mapping[str, Image.Image], models: Mapping[str, Models], readers: Sequence[Classifier]
+) -> dict[str, list[tuple[str, float]]]:
+    """:func:`verdicts` on each picture of :func:`compare`; T reads P's picture first where the mode has one."""
+    config = next(iter(models.values())).config
+    of_t = {mode: one.transformer for mode, one in models.items()}
+    return {name: verdicts(picture, config, readers, of_t.get(name)) for name, picture in versions.items()}
+
+
+def strip_of(versions: Mapping[str, Image.Image], side: int = 160) -> Image.Image:
+    """Pictures of one size side by side under their names; those smaller than ``side`` pixels are enlarged."""
+    width, height = next(iter(versions.values())).size
+    scale = max(1, -(-side // max(width, 1)))
+    font = ImageFont.load_default(14)
+    strip = Image.new("RGB", (len(versions) * (scale * width + 4) - 4, scale * height + 20), "white")
+    for k, (name, picture) in enumerate(versions.items()):
+        left = k * (scale * width + 4)
+        ImageDraw.Draw(strip).text((left + 2, 1), mode_name(name) if name in RUNS else name, "black", font)
+        strip.paste(picture.resize((scale * width, scale * height), Image.Resampling.NEAREST), (left, 20))
+    return strip
+
+
+def compare_files(
+    inputs: Sequence[Path], out: Path, models: Mapping[str, Models], readers: Sequence[Classifier] = (), degraded: bool = True
+) -> list[Path]:
+    """:func:`compare` files, and write all versions and a strip of them (``NAME-plain.png`` and so on) into a folder.
+
+    Returns:
+        the files that could not be compared, of several; for a single one its StudyError is raised.
+    """
+    if out.suffix.lower() in FORMATS:
+        raise StudyError(f"{out}: names a file; pictures that are compared need a folder")
+    jobs, failed = plan(inputs, out), []
+    stems = Counter(target.with_suffix("") for _, target in jobs)
+    if twice := [str(stem) for stem, n in stems.items() if n > 1]:
+        raise StudyError(f"{twice[0]}: two inputs have this name but for their suffix; compare them in different folders")
+    for k, (source, target) in enumerate(jobs):
+        try:
+            picture, _ = image_io.open_picture(source)
+            versions = compare(picture, models, degraded, seed=k)
+            said = verdicts_of(versions, models, readers) if readers else {}
+            for name, one in (versions | {"strip": strip_of(versions)}).items():
+                image_io.save_picture(one, target.with_name(f"{target.stem}-{name}.png"))
+        except Exception as error:  # whatever one picture does to PIL or torch, the others are compared
+            problem = str(error) or f"{type(error).__name__}; not enough memory? close other programs"
+            problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
+            if len(jobs) == 1:
+                raise StudyError(problem) from error
+            _say(f"[{k + 1}/{len(jobs)}] {source} failed\nerror: {problem}")
+            failed.append(source)
+            continue
+        _say(f"[{k + 1}/{len(jobs)}] {source} -> {target.with_name(f'{target.stem}-strip.png')}")
+        for r, reader in enumerate(readers):
+            line = ", ".join(f"{name} {found[r][0]} ({100 * found[r][1]:.0f} %)" for name, found in said.items())
+            tqdm.write(f"{source.name}  {display_name(reader.name)}: {line}")
+    return failed
+
+
 def _say(text: str) -> None:
     """A line on stderr, above the bar."""
     tqdm.write(text, file=sys.stderr)
@@ -270,9 +370,22 @@ def verdict_lines(picture: Image.Image, restored: Image.Image, models: Models, r
 
 
 def restore_command(args: argparse.Namespace) -> int:
-    models = load(args.preset, args.task, args.mode, args.strength, args.processor, args.device)
-    readers = [] if args.classify is None else available_readers(models.config, args.classify)
-    failed = restore_files(args.input, args.out, models, readers)
+    task = args.degrade or args.task
+    if not task:
+        raise StudyError(f"no task was named; give --task or, for clean pictures, --degrade: {', '.join(TASKS)}")
+    one_of("task", task, TASKS)
+    if args.task and args.task != task:
+        raise StudyError(f"--degrade {task} is undone by the P's of {task}, not of --task {args.task}; leave one out")
+    readers = lambda config: [] if args.classify is None else available_readers(config, args.classify)  # noqa: E731
+    if args.degrade or args.compare:
+        if args.processor:
+            raise StudyError("--processor names one P; --degrade and --compare take the preset's, by mode")
+        modes = load_modes(args.preset, task, args.compare or [args.mode], args.strength, args.device)
+        config = next(iter(modes.values())).config
+        failed = compare_files(args.input, args.out, modes, readers(config), degraded=bool(args.degrade))
+    else:
+        models = load(args.preset, task, args.mode, args.strength, args.processor, args.device)
+        failed = restore_files(args.input, args.out, models, readers(models.config))
     if failed:
         _say(f"{len(failed)} of the pictures could not be restored")
     return int(bool(failed))

@@ -7,6 +7,7 @@ Raters are blind to the mode: the sides of a pair are drawn at random, each mode
 import csv
 import io
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from IPython.display import Javascript, display
 from PIL import Image
 from scipy import stats as scipy_stats
 from sklearn.metrics import cohen_kappa_score
@@ -29,7 +31,7 @@ from rastudy.data.image_files import centre_crop
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions, predictions_file
-from rastudy.paths import results_folder, to_read, write_csv
+from rastudy.paths import BATCH, results_folder, to_read, write_csv
 from rastudy.registry import MODES
 
 if TYPE_CHECKING:
@@ -39,6 +41,20 @@ CHOICES = ("left", "right", "neither")  # neither: no preference
 ANSWERS = ("study", "rater", "pair", "choice", "seconds")
 SHOWN = 3  # labels of a list
 SIDE = 256  # of the picture as shown, in pixels
+# keys click the form's buttons, before JupyterLab takes them for its own, unless something is being typed
+KEYS = """
+window.removeEventListener('keydown', window.rastudyKeys, true);
+window.rastudyKeys = event => {
+  const name = {1: 'left', 2: 'right', 3: 'neither', u: 'undo'}[event.key];
+  const button = name && document.querySelector('.rastudy-' + name);
+  const typing = event.target.closest?.('input, textarea, [contenteditable=true]');
+  if (!button || !button.offsetParent || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  button.click();
+};
+window.addEventListener('keydown', window.rastudyKeys, true);
+"""
 
 
 class Pair(NamedTuple):
@@ -79,6 +95,13 @@ class RatingStudy:
             if pair not in {row["pair"] for row in rows}:
                 rows.append({"study": self.name, "rater": rater, "pair": pair, "choice": choice, "seconds": round(seconds, 1)})
                 write_csv(path, rows, ANSWERS)
+
+    def undo(self, rater: str) -> None:
+        """Take a rater's last answer back."""
+        path = self.answers_file(rater)
+        if path.is_file():
+            with FileLock(path.with_suffix(".lock")):
+                write_csv(path, load_answers(self, path)[:-1], ANSWERS)
 
     def picture(self, pair: int) -> Image.Image:
         """The original picture of a pair, enlarged for people's eyes."""
@@ -198,7 +221,10 @@ def _kappa(table: pd.DataFrame) -> float:
 
 
 def form(study: RatingStudy, rater: str, clock: Callable[[], float] = time.monotonic) -> "widgets.VBox":
-    """An ipywidgets form that shows pair after pair and saves every answer at once; goes on where the rater left off."""
+    """An ipywidgets form that shows pair after pair and saves every answer at once; goes on where the rater left off.
+
+    The keys 1, 2 and 3 answer, u takes the last answer back, as the buttons do.
+    """
     try:
         import ipywidgets as widgets
     except ImportError as error:
@@ -206,18 +232,20 @@ def form(study: RatingStudy, rater: str, clock: Callable[[], float] = time.monot
     study.answers_file(rater)  # raises for an unusable name
     picture, question = widgets.Image(format="png", width=SIDE, height=SIDE), widgets.HTML()
     sides = [widgets.HTML(layout={"width": "14em"}) for _ in range(2)]
-    texts = ("left fits better", "right fits better", "no preference")
+    texts = ("left fits better (1)", "right fits better (2)", "no preference (3)")
     buttons = [widgets.Button(description=text, layout={"width": "14em"}) for text in texts]
+    back = widgets.Button(description="undo the last answer (u)", layout={"width": "14em"})
     state: dict = {}
 
     def show() -> None:
         answered = study.answers(rater)
         left = [k for k in range(len(study.pairs)) if k not in answered]
         question.value = f"<b>{len(answered)} of {len(study.pairs)} answered.</b> Which labels describe the picture better?"
+        back.disabled = not answered
+        for button in buttons:
+            button.disabled = not left
         if not left:
             question.value = f"<b>All {len(study.pairs)} pairs are answered. Thank you!</b>"
-            for button in buttons:
-                button.disabled = True
             return
         state.update(pair=left[0], since=clock())
         with io.BytesIO() as file:
@@ -231,8 +259,16 @@ def form(study: RatingStudy, rater: str, clock: Callable[[], float] = time.monot
         study.answer(rater, state["pair"], choice, clock() - state["since"])
         show()
 
+    def on_undo(_button: object) -> None:
+        study.undo(rater)
+        show()
+
     for button, choice in zip(buttons, CHOICES, strict=True):
         button.on_click(partial(on_click, choice))
         button.add_class(f"rastudy-{choice}")
+    back.on_click(on_undo)
+    back.add_class("rastudy-undo")
     show()
-    return widgets.VBox([question, widgets.HBox([sides[0], picture, sides[1]]), widgets.HBox(buttons)])
+    if not os.environ.get(BATCH):
+        display(Javascript(KEYS))
+    return widgets.VBox([question, widgets.HBox([sides[0], picture, sides[1]]), widgets.HBox(buttons), back])
