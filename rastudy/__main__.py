@@ -163,7 +163,8 @@ def restore_options() -> list[Option]:
     return [
         option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=place),
         option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
-        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts)", default=""),
+        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts) (default: --degrade's)",
+               default=""),
         option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
         option("--degrade", says="INPUT are clean pictures: degrade them first as this task's protocol does (default: no)",
                default="", metavar="TASK"),

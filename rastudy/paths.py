@@ -18,6 +18,7 @@ CHECKOUT = PACKAGE.parent
 WEIGHTS = PACKAGE / "weights"  # of the study's own recognisers
 NOTEBOOKS = CHECKOUT / "notebooks"
 BORROWED = "borrowed.txt"
+ENTERED = "user_study"  # of results/<preset>: the answers of raters, which no computer makes anew
 BATCH = "RASTUDY_BATCH"  # this environment variable is set where notebooks are executed with nobody before them
 TABLES = {  # results/<preset>/<name>.csv, by who makes them; in the order of results/README.md
     "study": ("accuracy", "gains", "kept", "overall", "equal_cost", "several_sources", "controls", "matched", "tradeoff",
@@ -103,10 +104,13 @@ def nothing_here(what: str) -> StudyError:
 
 
 def return_borrowed(preset: str) -> None:
-    """Remove what :func:`borrow` copied: a study that is run here starts from nothing."""
+    """Remove what :func:`borrow` copied and what was computed from it, but not what people entered."""
     if (results_folder(preset) / BORROWED).is_file():
-        for name in ("figures", "results"):
-            shutil.rmtree(root() / name / preset, ignore_errors=True)
+        for path in [*(root() / "figures" / preset).glob("*"), *results_folder(preset).glob("*")]:
+            if path.is_dir() and path.name != ENTERED:
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
 
 
 def short(path: Path) -> Path:

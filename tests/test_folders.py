@@ -30,7 +30,7 @@ from rastudy.models import classifiers
 from rastudy.models.small_nets import build_small
 from rastudy.models.weight_files import load_state_file
 from rastudy.paths import expand, read_json, root, write_json
-from rastudy.report import html
+from rastudy.report import document
 from rastudy.restore.image_io import open_picture
 from rastudy.training.run_store import is_trained
 from rastudy.training.train import train
@@ -607,10 +607,10 @@ def test_sizes_and_devices_that_are_none(study_root, capsys, words):
 
 def test_what_git_refuses_is_told(study_root, monkeypatch):
     """Not a checkout, and a checkout that git does not trust or cannot read, are two things."""
-    monkeypatch.setattr(html, "CHECKOUT", study_root)
-    assert html._git("log") == "unknown: not a git checkout"
+    monkeypatch.setattr(document, "CHECKOUT", study_root)
+    assert document._git("log") == "unknown: not a git checkout"
     (study_root / ".git").mkdir()
-    assert html._git("log").startswith("unknown: git refuses (") and "git" in html._git("log")[20:]
+    assert document._git("log").startswith("unknown: git refuses (") and "git" in document._git("log")[20:]
 
 
 def test_an_installed_package_writes_under_the_working_directory(tmp_path, monkeypatch):

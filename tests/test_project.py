@@ -207,7 +207,7 @@ def test_readme_is_read_in_ten_minutes(readme):
     assert places == sorted(places)
     assert len(re.findall(r"^\d\. \*\*", readme[: readme.index("## Two commands")], re.MULTILINE)) <= 8
     table = readme[readme.index("<!-- table:main") :].partition("<!-- /table")[0]
-    assert 2 < len(table.splitlines()) <= 3 + 13
+    assert 2 < len(table.splitlines()) <= 3 + 10
 
 
 def test_no_number_of_a_finding_is_typed():

@@ -130,8 +130,10 @@ def test_the_record_is_copied_to_compute_from_it(both):
     make_tables("smoke")
     assert load_table("smoke", "gains")["n_seeds"].max() == 3 and paths.to_read(mine / "gains.csv") == mine / "gains.csv"
     assert {path: path.read_bytes() for path in before} == before
+    (mine / "user_study" / "first").mkdir(parents=True)
+    (mine / "user_study" / "first" / "ann.csv").write_text("what ann said")
     paths.return_borrowed("smoke")
-    assert not mine.exists()
+    assert [path.name for path in mine.rglob("*") if path.is_file()] == ["ann.csv"]  # nobody's copy
 
 
 def test_a_study_of_ones_own_is_not_replaced(both):

@@ -134,6 +134,8 @@ def test_findings_follow_from_the_csvs():
     assert high(words.moved("digits", "black_box", "rapidocr", "jpeg", "ra_transformer")) < 0
     sent = [words.moved("cifar10", "upload", way, "sr x4") for way in ("png", "jpeg75", "jpeg50")]  # 7
     assert high(sent[2]) < low(sent[1]) and high(sent[1]) < low(sent[0])
+    sent = [words.moved("digits", "upload", way, "jpeg") for way in ("png", "jpeg50")]
+    assert value(sent[1]) > low(sent[0]) > 1
     enter, of = map(int, words.boundaries("enter", claims.present_studies()).split(" of "))  # 8
     unproven, tests = map(int, words.boundaries("targets", claims.present_studies()).split(" of "))
     assert of / 2 < enter < of and tests / 2 < unproven < tests

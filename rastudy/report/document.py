@@ -27,7 +27,8 @@ from rastudy.report.results_page import FOR_ALL, MAKERS, boundary_words
 from rastudy.training.run_store import read_records, records_file
 
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-OF_THEIR_OWN = ("boundary", "transfer", "turned")  # figures that no study's own section shows
+OF_THEIR_OWN = ("boundary", "transfer", "turned", "accuracy", "gains")  # figures that are not among a study's further ones
+IN_README = ("digits", "cifar10", "imagenet_lite")  # its table has ten rows
 Show = Callable[[Path], str]  # a figure's file to what stands for it in the text
 
 
@@ -178,7 +179,7 @@ def linked(path: Path) -> str:
 
 def render(text: str) -> str:
     """The README's text with what stands between markers made anew."""
-    makers = MAKERS | {"findings": lambda: findings() + "\n"}
+    makers = MAKERS | {"findings": lambda: findings() + "\n", "main": lambda: MAKERS["main"](IN_README)}
     return MARKED.sub(lambda found: found[1] + makers[found["name"]]() + found[3], text)
 
 

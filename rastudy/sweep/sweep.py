@@ -34,7 +34,7 @@ from rastudy.sweep.status import show_status
 from rastudy.training.run_store import merge_records, restore_records, run_folder
 from rastudy.transfer.directions import runs
 from rastudy.transfer.read import read_direction
-from rastudy.transfer.tables import table_file
+from rastudy.transfer.tables import make_table, table_file
 
 PUBLISHED = ("digits", "datasets")  # preset and direction of the transfer notebook's committed, executed copy
 
@@ -211,6 +211,9 @@ def transfers(args: argparse.Namespace, asked: set[str]) -> dict[str, str]:
     failures = {}
     for direction in args.direction:
         read_direction(args.preset, direction, args.data, args.jobs, args.black_box, only=asked, log=_say)
+        if {run.config.run_id for run in runs(args.preset, direction, args.data, args.black_box)} - asked:
+            _say(f"{direction}: {short(make_table(args.preset, direction, args.black_box))}; its notebook waits for the rest")
+            continue
         output = root() / "runs" / args.preset / "notebooks" / f"05_transfer_{direction}.ipynb"
         given = {"preset": args.preset, "direction": direction, "black_box": args.black_box}
         given |= {"data_dir": str(expand(args.data).absolute())} if args.data else {}

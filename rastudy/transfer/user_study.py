@@ -31,7 +31,7 @@ from rastudy.data.image_files import centre_crop
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions, predictions_file
-from rastudy.paths import BATCH, results_folder, to_read, write_csv
+from rastudy.paths import BATCH, ENTERED, results_folder, to_read, write_csv
 from rastudy.registry import MODES
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class RatingStudy:
     def answers_file(self, rater: str) -> Path:
         if not re.fullmatch(r"[\w-]{1,40}", rater):
             raise StudyError(f"rater={rater!r} must be a name of letters, digits, - and _, 40 characters at most")
-        return results_folder(self.preset) / "user_study" / self.name / f"{rater}.csv"
+        return results_folder(self.preset) / ENTERED / self.name / f"{rater}.csv"
 
     def answers(self, rater: str) -> dict[int, str]:
         """A rater's answers so far, pair to choice; StudyError where the file does not fit the study."""
@@ -174,7 +174,7 @@ def load_answers(study: RatingStudy, path: Path) -> list[dict]:
 
 def all_answers(study: RatingStudy) -> pd.DataFrame:
     """Every rater's answers, sides resolved: ``prefers`` is a mode or ``neither``."""
-    folder = results_folder(study.preset) / "user_study" / study.name
+    folder = results_folder(study.preset) / ENTERED / study.name
     rows = [row for path in sorted(folder.glob("*.csv")) for row in load_answers(study, path)]
     table = pd.DataFrame(rows, columns=list(ANSWERS))
     other = dict(zip(study.modes, study.modes[::-1], strict=True))
