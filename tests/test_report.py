@@ -125,8 +125,12 @@ def test_findings_follow_from_the_csvs():
     assert low(words.moved("digits", "datasets", "digits_others", "jpeg")) > 1
     for variant in ("digits_elsewhere", "digits_bare"):
         assert low(words.moved("digits", "datasets", variant, "jpeg")) < 0
-    own = words.kept("digits", "jpeg", of="within")  # 4
-    assert value(own) < value(words.kept("digits", "jpeg"))
+    assert value(words.kept("digits", "jpeg", of="within")) < value(words.kept("digits", "jpeg"))
+    kin = [words.read_by("imagenette", "sr x4", name) for name in ("efficientnet_lite0", "efficientnet_lite1")]  # 4
+    kin += [words.boxed("mobilenet_v2_1.0_224_quant"), words.read_by("imagenette", "sr x4", "squeezenet", "squeezenet")]
+    assert all(low(one) > 1 for one in kin) and high(words.read_by("imagenette", "sr x4", "squeezenet")) < 0
+    assert high(words.boxed("mobilenet_v1_0.75_192_quant")) < min(low(one) for one in kin)
+    assert high(words.read_by("imagenette", "sr x4", "efficientnet_lite0", "squeezenet")) < low(kin[0])
     assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6

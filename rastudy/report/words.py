@@ -7,8 +7,9 @@ import pandas as pd
 
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN, ends
-from rastudy.analysis.tables import WITHIN, load_table, without_variants
+from rastudy.analysis.tables import WITHIN, load_table, main_cells, without_variants
 from rastudy.boundaries.tables import load_table as load_boundaries
+from rastudy.config import NOT_APPLICABLE
 from rastudy.errors import StudyError
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
@@ -47,10 +48,21 @@ def kept(preset: str, condition: str, mode: str = "ra", of: str = "value") -> st
     return said(row, names, 2, "")
 
 
-def moved(preset: str, direction: str, variant: str, condition: str, mode: str = "ra", reader: str = "mean") -> str:
+def read_by(preset: str, condition: str, target: str, source: str = "") -> str:
+    """RA's gain for one target model, from the preset's source or from another."""
+    task, strength = degradation_of(preset, condition)
+    wanted = {"task": task, "strength": strength, "mode": "ra", "baseline": "plain", "target_arch": target}
+    wanted |= {"source_arch": source or PRESETS[preset]["source_arch"], "other": NOT_APPLICABLE}
+    return said(_only(where(load_table(preset, "gains"), **wanted), f"{preset}, {condition}, {source}, {target}"))
+
+
+def moved(
+    preset: str, direction: str, variant: str, condition: str, mode: str = "ra", reader: str = "mean", source: str = ""
+) -> str:
     """The gain of a direction's readers; a black box is a mean of one."""
     task, strength = degradation_of(preset, condition)
-    rows = where(load_transfer(preset, direction), variant=variant, task=task, strength=strength, mode=mode, reader=reader)
+    wanted = {"variant": variant, "task": task, "strength": strength, "mode": mode, "reader": reader}
+    rows = where(load_transfer(preset, direction), **wanted | ({"source_arch": source} if source else {}))
     return said(_only(rows, f"{preset}, {direction}, {variant}, {condition}, {mode}, {reader}"))
 
 
@@ -66,6 +78,16 @@ def times(preset: str) -> str:
     ratios = [paper[task, theirs] / main_rows("gains", preset, name, mode="ra", role=ours)["value"].iloc[0]
               for task, name in OF_PAPER.items() for theirs, ours in roles.items()]  # fmt: skip
     return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def boxed(box: str, source: str = "") -> str:
+    """A black box's gain by RA in x4 on imagenette's photographs, from its source or from another."""
+    return moved("imagenette", "black_box", box, "sr x4", source=source or PRESETS["imagenette"]["source_arch"])
+
+
+def pictures(preset: str) -> str:
+    """How many test pictures a study has."""
+    return f"{main_cells(load_table(preset, 'gains'), preset)['n_images'].max():,}"
 
 
 def control(name: str, who: str = "source", preset: str = "cifar10") -> str:
@@ -116,5 +138,6 @@ def rounding(presets: Sequence[str]) -> str:
 
 
 HELPERS: dict[str, Any] = {
-    function.__name__: function for function in (gain, cost, kept, moved, control, matched, trainings, times)
+    function.__name__: function
+    for function in (gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times)
 }
