@@ -34,7 +34,7 @@ from rastudy.transfer import tables as transfer
 
 SHOWN = "digits"  # the preset whose pictures are shown
 KINDS: dict[str, tuple[str, Style]] = {  # of reader: name and look
-    "source": ("R in the loss", style.SOURCE),
+    "source": ("source", style.SOURCE),
     "mean_unseen": ("unseen, mean", style.UNSEEN),
     "families": ("other families, mean", {"color": PALETTE[4], "marker": "D"}),
     "black_box": ("black box", {"color": "#4d4d4d", "marker": "s"}),
