@@ -56,6 +56,14 @@ class Cell:
         return known and self.key == main_key(preset, task, strength, mode)
 
     @cached_property
+    def in_weight_grid(self) -> bool:
+        """Whether it differs from the main comparison of its degradation and mode by its weight, or T's rate, at most."""
+        preset, (task, strength, mode) = self.settings["preset"], self.key[:3]
+        main = make_config(preset, task, mode, strength=strength).science()
+        free = {name: main[name] for name in ("ra_weight", "transformer_lr") if name in main}
+        return cell_key(self.settings | free) == cell_key(main)
+
+    @cached_property
     def hits(self) -> np.ndarray:
         """(S, R, N) 100 where R is right, else 0: percentage points."""
         return np.stack([100.0 * run.hits() for run in self.runs.values()])

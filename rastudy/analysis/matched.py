@@ -7,7 +7,6 @@ import numpy as np
 from rastudy.analysis import comparisons
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import COUNTS, ESTIMATE, Pair, named
-from rastudy.config import make_config
 from rastudy.presets import degradations
 
 RA, FEATURES = "ra", "perceptual"
@@ -27,10 +26,7 @@ def matched_rows(preset: str, pairs: Iterable[Pair]) -> Iterator[dict]:
     for baseline, cell, plain, gain in pairs:
         settings = cell.settings
         task, strength, mode = key = settings["task"], settings["strength"], settings["mode"]
-        if baseline != "plain" or mode not in (RA, FEATURES) or 0 not in cell.runs:
-            continue
-        main = make_config(preset, task, mode, strength=strength).science()
-        if comparisons.cell_key(settings | {"ra_weight": main["ra_weight"]}) != comparisons.cell_key(main):
+        if baseline != "plain" or mode not in (RA, FEATURES) or not cell.in_weight_grid or 0 not in cell.runs:
             continue
         roles, of_seed_0 = comparisons.targets_by_role(cell), gain[list(cell.runs).index(0)]
         by_role = np.stack([of_seed_0[roles[role]].mean(0) for role in ROLES], 1)  # N role

@@ -258,10 +258,7 @@ def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
     rows: list[dict] = []
     for baseline, cell, plain, gain in pairs:
         settings = cell.settings
-        main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"]).science()
-        free = {name: main[name] for name in ("ra_weight", "transformer_lr") if name in main}
-        same = comparisons.cell_key(settings | free) == comparisons.cell_key(main)
-        if baseline != "plain" or not same or 0 not in cell.runs:
+        if baseline != "plain" or not cell.in_weight_grid or 0 not in cell.runs:
             continue
         of_seed_0, roles = gain[list(cell.runs).index(0)], comparisons.targets_by_role(cell)  # R N
         gains = np.stack([of_seed_0[roles[role]].mean(0) for role in ("source", "mean_unseen")], 1)

@@ -31,10 +31,17 @@ def markdown(rows: list[list[str]], header: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def interval(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
-    """``value [low, high]`` of these columns, over trainings where the row has that; empty where there is no value."""
-    value, low, high = (f"{row[name]:{sign}.{digits}f}" for name in (names[0], *ends(row, names)))
-    return "" if pd.isna(row[names[0]]) else f"{value} [{low}, {high}]"
+def interval(
+    row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+", inside: str | None = None
+) -> str:
+    """``value [low, high]`` of these columns, over trainings where the row has that; empty where there is no value.
+
+    Args:
+        sign: of the value, and of the ends unless ``inside`` says theirs.
+    """
+    value, *both = (row[name] for name in (names[0], *ends(row, names)))
+    low, high = (f"{end:{sign if inside is None else inside}.{digits}f}" for end in both)
+    return "" if pd.isna(value) else f"{value:{sign}.{digits}f} [{low}, {high}]"
 
 
 def trainings(row: Mapping | pd.Series) -> str:

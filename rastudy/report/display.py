@@ -20,10 +20,10 @@ from sklearn.datasets import load_sample_images
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import cell_key, paired, targets_by_role
+from rastudy.analysis.comparisons import paired, targets_by_role
 from rastudy.analysis.style import MISSING, finish, look_of_reader, panels, rows_of, show_picture
 from rastudy.analysis.tables import main_table, own_cells
-from rastudy.config import Config, make_config
+from rastudy.config import Config
 from rastudy.data.loaders import load_pictures
 from rastudy.evaluation.metrics import psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
@@ -31,6 +31,7 @@ from rastudy.models.classifiers import Classifier
 from rastudy.paths import BATCH, expand, short
 from rastudy.presets import PRESETS
 from rastudy.registry import MODES, display_name, mode_name, short_name
+from rastudy.report.figures import RING
 from rastudy.report.style import degradations_in
 from rastudy.report.words import said as with_interval
 from rastudy.restore.image_io import open_picture
@@ -46,8 +47,8 @@ HEADINGS = {
     "n_images": "pictures", "psnr_change": "PSNR change (dB)", "psnr": "PSNR (dB)", "clean": "clean (%)",
 }  # fmt: skip
 FORMATS = {"p": ".3f", "p_holm": ".3f", "rho": "+.2f", "psnr": ".2f", "psnr_change": "+.2f", "clean": ".1f", "stability": ".0f"}
+CROSSING = RING | {"ms": 11, "ls": ""}  # around a boundary
 LOWEST, FURTHEST = -4, 1.1  # percentage points and decibels: what costs more is outside the figure
-RING = {"marker": "o", "mfc": "none", "mec": "black", "ms": 11, "ls": "", "mew": 1.3}  # around what was chosen
 
 
 def table(
@@ -68,9 +69,7 @@ def table(
         else:
             found[HEADINGS.get(name, name.replace("_", " "))] = [_shown(name, value) for value in rows[name]]
     for heading, names in (estimates or {}).items():
-        found[heading] = [
-            "" if pd.isna(row[names[0]]) else with_interval(row, names, digits, sign) for row in rows.to_dict("records")
-        ]
+        found[heading] = [with_interval(row, names, digits, sign) for row in rows.to_dict("records")]
     return pd.DataFrame(found).set_index(list(found)[:index])
 
 
@@ -268,12 +267,12 @@ def plot_margins(t: np.ndarray, margins: Mapping[tuple[str, str], np.ndarray]) -
             margin = margins[reader, along]
             crossed = np.flatnonzero(np.diff(margin > 0))
             ax.plot(t, margin, color=colour, ls=line, label=along)
-            ax.plot((t[crossed] + t[crossed + 1]) / 2, np.zeros(len(crossed)), **RING)
+            ax.plot((t[crossed] + t[crossed + 1]) / 2, np.zeros(len(crossed)), **CROSSING)
         ax.axhline(0, color="black", lw=1)
         ax.axvline(1, color="#808080", lw=1, ls=":")
         ax.set(title=display_name(reader), xlabel="distance from plain's picture (RA steps)")
     axes[0, 0].set_ylabel("margin of the true class")
-    axes[0, 0].plot([], [], label="boundary", **RING)
+    axes[0, 0].plot([], [], label="boundary", **CROSSING)
     return finish(figure, "Dotted: RA's picture. Above 0 the true class is read.", axes[0, 0])
 
 
@@ -288,9 +287,7 @@ def tried_weights(preset: str) -> pd.DataFrame:
     rows = []
     for baseline, cell, plain, gain in paired(own_cells(preset, "val")):
         settings = cell.settings
-        main = make_config(preset, settings["task"], settings["mode"], strength=settings["strength"]).science()
-        free = {name: main[name] for name in ("ra_weight", "transformer_lr") if name in main}
-        if baseline != "plain" or 0 not in cell.runs or cell_key(settings | free) != cell_key(main):
+        if baseline != "plain" or 0 not in cell.runs or not cell.in_weight_grid:
             continue
         of_seed_0, lost = gain[list(cell.runs).index(0)].T, plain.quality()["psnr"] - cell.quality()["psnr"]  # N R
         errors = cell.groups.bootstrap_each(of_seed_0).std(0)
@@ -319,7 +316,7 @@ def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
             for reader, curve in here.sort_values("ra_weight").groupby("reader", sort=False):
                 style = look_of_reader(reader) | {"lw": 2.2 if curve["role"].iloc[0] == "source" else 1.0}
                 ax.plot(curve["db_lost"], curve["gain"], marker=".", label=display_name(reader), **style)
-            ax.plot(ringed["db_lost"], ringed["gain"], **RING | {"ms": 8})
+            ax.plot(ringed["db_lost"], ringed["gain"], **RING | {"ms": 8, "ls": ""})
             ax.axhline(0, color="black", lw=1)
             ax.set_title(f"{mode_name(mode)}\n{short_name(*key)}")
             ax.set_xlim(right=min(FURTHEST, here["db_lost"].max() + 0.05) if len(here) else None)

@@ -38,14 +38,12 @@ from rastudy.data.loaders import evaluation_batches
 from rastudy.errors import NothingToShow, StudyError, one_of
 from rastudy.evaluation.evaluate import load_pictures
 from rastudy.evaluation.predictions import Predictions, load_predictions, predictions_file
-from rastudy.models.classifiers import Classifier, load_classifier
+from rastudy.models.classifiers import load_classifier
 from rastudy.models.processors import apply_processor
-from rastudy.paths import expand, to_read
+from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_name, task_name
 from rastudy.report.style import degradations_in
-from rastudy.restore.image_io import eight_bit, open_picture
-from rastudy.restore.restore import Models, files_of, verdict_lines
 from rastudy.training.weights import load_models, weights_file
 
 SHOWN = 8  # pictures in a figure of turned verdicts
@@ -154,37 +152,6 @@ def show_restored(config: Config, count: int = 6) -> Figure:
         column[0].set_title("T of P's picture" if MODES[run.mode].has_transformer else mode_name(run.mode))
     figure.suptitle(task_name(config.task, config.strength))
     save(figure, config.preset, f"restored_{_name_of(config)}")
-    return figure
-
-
-def own_pictures(config: Config, place: str = "", count: int = 4) -> dict[str, Image.Image]:
-    """The first pictures of a file or folder by name; without one scikit-learn's photographs, degraded as the config has it."""
-    if place:
-        return {path.name: open_picture(path)[0] for path in files_of(expand(place))[:count]}
-    data, found = load_sample_images(), {}
-    for k, (name, photo) in enumerate(zip(data.filenames, data.images, strict=True)):
-        height, width = (length // 4 * 4 for length in photo.shape[:2])  # divides by the factor
-        lq = degrade(photo[:height, :width], config.task, config.strength, seed=k)
-        found[Path(name).name] = Image.fromarray(to_uint8(lq))
-    return found
-
-
-def plot_own(
-    pictures: dict[str, Image.Image], restored: Sequence[Image.Image], models: Models, readers: list[Classifier]
-) -> Figure:
-    """A row per picture: whole before and after, and the middle of both; below, what each R says before and after."""
-    figure, axes = panels(len(pictures), 4, 2.1 * len(pictures), "white", width_ratios=[3, 3, 2, 2])
-    for row, (name, before), after in zip(axes, pictures.items(), restored, strict=True):
-        lines = verdict_lines(before, after, models, readers)
-        side = min(160, *after.size)
-        left, top = ((length - side) // 2 for length in after.size)
-        for k, picture in enumerate((before.resize(after.size, Image.Resampling.NEAREST), after)):
-            whole = eight_bit(picture).convert("RGB")
-            show_picture(row[k + 2], np.asarray(whole.crop((left, top, left + side, top + side))))
-            whole.thumbnail((480, 480))
-            show_picture(row[k], np.asarray(whole), "" if k else "\n".join([name, *lines]))
-    for ax, title in zip(axes[0], ("before", "after", "before, its middle", "after"), strict=True):
-        ax.set_title(title)
     return figure
 
 

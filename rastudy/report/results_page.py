@@ -228,7 +228,7 @@ class Boundaries(NamedTuple):
     targets: list[float] | None  # over the targets of one source, where less similar recognisers are among them
 
 
-def _boundaries(preset: str) -> Iterator[Boundaries]:
+def measured_boundaries(preset: str) -> Iterator[Boundaries]:
     """A row for every degradation of a preset whose boundaries have been measured."""
     if not to_read(results_folder(preset) / "boundary_distances.csv").is_file():
         return
@@ -267,7 +267,7 @@ def _range(rows: pd.DataFrame) -> list[float] | None:
        "similarity and gain: rho")  # fmt: skip
 def boundaries_table(preset: str) -> Iterator[Row]:
     """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
-    for row in _boundaries(preset):
+    for row in measured_boundaries(preset):
         points = ["too few" if f is None else f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" for f in (row.enter, row.leave)]
         kappas = (row.others, row.again, row.apart)
         others, again, apart = ("" if f is None else f"{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" for f in kappas)
@@ -278,7 +278,7 @@ def boundaries_table(preset: str) -> Iterator[Row]:
 
 def boundary_words(presets: Sequence[str] = ()) -> str:
     """What the boundaries show and what they do not, in two sentences."""
-    rows = [row for preset in presets or present_studies() for row in _boundaries(preset)]
+    rows = [row for preset in presets or present_studies() for row in measured_boundaries(preset)]
     if not rows:
         return NOT_RUN
     enter = [(row, row.enter) for row in rows if row.enter]
@@ -313,9 +313,7 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
 
 def _explained(rows: Sequence[Boundaries]) -> str:
     """Whether similar boundaries go with larger gains; empty where it was not tested. Holm-corrected for all tests told."""
-    told = [test for row in rows for test in (row.mantel, row.targets) if test]
-    corrected = dict(zip(map(id, told), stats.holm(np.array([p for _, p in told])) if told else [], strict=True))
-    mantel = [row.mantel for row in rows if row.mantel]
+    corrected, mantel = corrected_tests(rows), [row.mantel for row in rows if row.mantel]
     if not mantel:
         return ""
     rho, p = [rho for rho, _ in mantel], [corrected[id(test)] for test in mantel]
@@ -329,6 +327,12 @@ def _explained(rows: Sequence[Boundaries]) -> str:
         said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {', '.join(wide)}"
         said += "; p are one-sided, and Holm-corrected for all of these tests"
     return f"{said}."
+
+
+def corrected_tests(rows: Sequence[Boundaries]) -> dict[int, float]:
+    """The p of every test of the rows, by its ``id``, Holm-corrected for all of them."""
+    told = [test for row in rows for test in (row.mantel, row.targets) if test]
+    return dict(zip(map(id, told), stats.holm(np.array([p for _, p in told])) if told else [], strict=True))
 
 
 def _ends(values: Sequence[float], sign: str = "") -> str:

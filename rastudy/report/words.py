@@ -5,23 +5,22 @@ from typing import Any
 
 import pandas as pd
 
+from rastudy.analysis import statistics as stats
 from rastudy.analysis.checks import control_name, paper_gains
-from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN, ends
+from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.tables import WITHIN, load_table, main_cells, without_variants
-from rastudy.boundaries.tables import load_table as load_boundaries
 from rastudy.config import NOT_APPLICABLE
 from rastudy.errors import StudyError
-from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
 from rastudy.registry import mode_name
-from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, main_rows, study_name, where
+from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
+from rastudy.report.results_page import corrected_tests, measured_boundaries
 from rastudy.transfer.tables import load_table as load_transfer
 
 
 def said(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
     """``+2.5 [1.9, 3.2]``: the interval over trainings where the row has one."""
-    low, high = (row[name] for name in ends(row, names))
-    return f"{row[names[0]]:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return interval(row, names, digits, sign, inside="")
 
 
 def _only(rows: pd.DataFrame, what: str) -> pd.Series:
@@ -106,18 +105,11 @@ def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") 
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells nothing (``targets``)."""
-    with_boundaries = [name for name in presets if to_read(results_folder(name) / "boundary_distances.csv").is_file()]
-    hits: list[bool] = []
-    for preset in with_boundaries:
-        if what == "enter":
-            ra = f"ra:{PRESETS[preset]['source_arch']}"
-            steps = where(load_boundaries(preset, "boundary_distances"), along=ra, reader="mean_unseen", stratum=what)
-            found = where(steps, metric="over_spectrum")
-            hits += (found["low"] > 0).tolist()
-        elif to_read(results_folder(preset) / "boundary_explains.csv").is_file():
-            found = where(load_boundaries(preset, "boundary_explains"), similarity="kappa", outcome="gain", test=what)
-            hits += (found["p_holm"] < 0.05).tolist()
-    return f"{sum(hits)} of {len(hits)}" if what == "enter" else f"{len(hits) - sum(hits)} of {len(hits)}"
+    rows = [row for preset in presets for row in measured_boundaries(preset)]
+    p = corrected_tests(rows)
+    hits = {"enter": [row.enter[1] > 0 for row in rows if row.enter],
+            "targets": [p[id(row.targets)] >= stats.SURE for row in rows if row.targets]}[what]  # fmt: skip
+    return f"{sum(hits)} of {len(hits)}"
 
 
 def rounding(presets: Sequence[str]) -> str:

@@ -51,6 +51,8 @@ from rastudy.restore.image_io import FORMATS, MODES, eight_bit
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
 from rastudy.training.weights import build_models, load_weights, weights_file
 
+Told = tuple[str, list[str], list[str]]  # of a picture: what was made, notes for stderr, lines for stdout
+
 
 class Models(NamedTuple):
     """A trained run: its settings, P, and T where the mode has one, both in eval mode."""
@@ -174,10 +176,11 @@ def restore_files(
     Returns:
         the files that could not be restored, of several; for a single one its StudyError is raised.
     """
-    jobs, failed = plan(inputs, out), []
+    jobs = plan(inputs, out)
     pixels = [image_io.pixels_of(source) for source, _ in jobs]
     with tqdm(total=sum(pixels), unit="pixels", unit_scale=True, disable=None) as bar:  # None: off where stderr is no terminal
-        for k, (source, target) in enumerate(jobs):
+
+        def work(k: int, source: Path, target: Path) -> Told:
             bar.set_description(f"[{k + 1}/{len(jobs)}] {source.name}")
             try:
                 picture, notes = image_io.open_picture(source)
@@ -187,20 +190,36 @@ def restore_files(
                 restored = restore_picture(picture, models.processor, tile, bar.update)
                 image_io.save_picture(restored, target)
                 lines = verdict_lines(picture, restored, models, readers)
-            except Exception as error:  # whatever one picture does to PIL or torch, the others are restored
-                problem = str(error) or f"{type(error).__name__}; not enough memory? close other programs"
-                problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
-                if len(jobs) == 1:
-                    raise StudyError(problem) from error
-                _say(f"[{k + 1}/{len(jobs)}] {source} failed\nerror: {problem}")
-                failed.append(source)
-            else:
-                _say(f"[{k + 1}/{len(jobs)}] {source} -> {target}, {restored.width} x {restored.height}")
-                for note in notes:
-                    _say(f"  {source.name}: {note}")
-                for line in lines:
-                    tqdm.write(f"{source.name}  {line}")
-            bar.update(sum(pixels[: k + 1]) - bar.n)  # counts a picture that failed, too
+            finally:
+                bar.update(sum(pixels[: k + 1]) - bar.n)  # counts a picture that failed, too
+            return f"{target}, {restored.width} x {restored.height}", notes, lines
+
+        return _each(jobs, work)
+
+
+def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[int, Path, Path], Told]) -> list[Path]:
+    """Do a piece of work for each pair of input and output, and say what came of it.
+
+    Returns:
+        the inputs for which it failed, of several; for a single one its StudyError is raised.
+    """
+    failed = []
+    for k, (source, target) in enumerate(jobs):
+        try:
+            made, notes, lines = work(k, source, target)
+        except Exception as error:  # whatever one picture does to PIL or torch, the others are done
+            problem = str(error) or f"{type(error).__name__}; not enough memory? close other programs"
+            problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
+            if len(jobs) == 1:
+                raise StudyError(problem) from error
+            _say(f"[{k + 1}/{len(jobs)}] {source} failed\nerror: {problem}")
+            failed.append(source)
+            continue
+        _say(f"[{k + 1}/{len(jobs)}] {source} -> {made}")
+        for note in notes:
+            _say(f"  {source.name}: {note}")
+        for line in lines:
+            tqdm.write(f"{source.name}  {line}")
     return failed
 
 
@@ -274,30 +293,23 @@ def compare_files(
     """
     if out.suffix.lower() in FORMATS:
         raise StudyError(f"{out}: names a file; pictures that are compared need a folder")
-    jobs, failed = plan(inputs, out), []
+    jobs = plan(inputs, out)
     stems = Counter(target.with_suffix("") for _, target in jobs)
     if twice := [str(stem) for stem, n in stems.items() if n > 1]:
         raise StudyError(f"{twice[0]}: two inputs have this name but for their suffix; compare them in different folders")
-    for k, (source, target) in enumerate(jobs):
-        try:
-            picture, _ = image_io.open_picture(source)
-            versions = compare(picture, models, degraded, seed=k)
-            said = verdicts_of(versions, models, readers) if readers else {}
-            for name, one in (versions | {"strip": strip_of(versions)}).items():
-                image_io.save_picture(one, target.with_name(f"{target.stem}-{name}.png"))
-        except Exception as error:  # whatever one picture does to PIL or torch, the others are compared
-            problem = str(error) or f"{type(error).__name__}; not enough memory? close other programs"
-            problem = problem if str(source) in problem or str(target) in problem else f"{source}: {problem}"
-            if len(jobs) == 1:
-                raise StudyError(problem) from error
-            _say(f"[{k + 1}/{len(jobs)}] {source} failed\nerror: {problem}")
-            failed.append(source)
-            continue
-        _say(f"[{k + 1}/{len(jobs)}] {source} -> {target.with_name(f'{target.stem}-strip.png')}")
-        for r, reader in enumerate(readers):
-            line = ", ".join(f"{name} {found[r][0]} ({100 * found[r][1]:.0f} %)" for name, found in said.items())
-            tqdm.write(f"{source.name}  {display_name(reader.name)}: {line}")
-    return failed
+
+    def work(k: int, source: Path, target: Path) -> Told:
+        picture, _ = image_io.open_picture(source)
+        versions = compare(picture, models, degraded, seed=k)
+        said = verdicts_of(versions, models, readers) if readers else {}
+        for name, one in (versions | {"strip": strip_of(versions)}).items():
+            image_io.save_picture(one, target.with_name(f"{target.stem}-{name}.png"))
+        lines = [", ".join(f"{name} {found[r][0]} ({100 * found[r][1]:.0f} %)" for name, found in said.items())
+                 for r in range(len(readers))]  # fmt: skip
+        named = [f"{display_name(reader.name)}: {line}" for reader, line in zip(readers, lines, strict=True)]
+        return str(target.with_name(f"{target.stem}-strip.png")), [], named
+
+    return _each(jobs, work)
 
 
 def _say(text: str) -> None:
