@@ -87,6 +87,8 @@ def test_every_direction_has_plain_beside_ra(direction):
     plain = {(c.task, c.dataset, c.train_images, c.seed) for c in found if c.mode == "plain"}
     taught = {(c.task, c.dataset, c.train_images, c.seed) for c in found if not c.is_baseline and c.mode != "plain"}
     assert taught == plain and len(plain) >= 3
+    of_variants = {run.config.run_id for one in directions.variants("digits", direction) for run in one.runs("digits")}
+    assert {config.run_id for config in found} == of_variants  # those that are read nowhere else (detection), too
 
 
 def test_held_out_readers_never_taught():

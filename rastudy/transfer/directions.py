@@ -44,7 +44,7 @@ class Variant:
     def runs(self, preset: str, data_dir: str = "") -> list[Run]:
         """The runs whose P's are read."""
         if self.axes is None:
-            return grid(preset, full=True, data_dir=data_dir)
+            return [run for run in grid(preset, full=True, data_dir=data_dir) if "test" in run.splits]
         return product(preset, **({"splits": ("test",), "data_dir": data_dir} | self.axes))
 
 
@@ -176,8 +176,7 @@ def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Va
 def runs(preset: str, direction: str, data_dir: str = "", black_box: str = BLACK_BOX) -> list[Run]:
     """The trained runs that a direction reads, evaluated on the test pictures at home."""
     tried = variants(preset, direction, black_box)
-    found = merge(run for variant in tried for run in variant.runs(preset, data_dir))
-    return [run for run in found if "test" in run.splits]
+    return merge(run for variant in tried for run in variant.runs(preset, data_dir))
 
 
 def sweep_command(preset: str, direction: str) -> str:
