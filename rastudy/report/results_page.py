@@ -347,7 +347,10 @@ BARS = {"release / ours": 1.4, "share of the bound": 0.9, "cache / decoding": 5.
 
 def benchmark_table() -> str:
     """The benchmark's ratios beside what they must reach, and how near the training step comes to the machine's own speed."""
-    found = pd.read_csv(to_read(root() / "results" / "benchmark.csv"))
+    path = to_read(root() / "results" / "benchmark.csv")
+    if not path.is_file():
+        return "(`rastudy benchmark` writes its ratios here.)\n"
+    found = pd.read_csv(path)
     ratios = found[found["unit"] == "ratio"].set_index("variant")
     shown = {"release / ours": "RA step, the release's time / ours",
              "share of the bound": "five R's in one pass: share of the bound",
