@@ -51,7 +51,7 @@ from rastudy.registry import display_name, mode_name, short_name, task_name
 DRAWN = 33  # points along either axis of a plane that is drawn
 STRATUM_NAMES = {"leave": "read rightly: leaves its class", "enter": "misread: enters its true class"}
 PLANE_NAMES = {"random": "a random one of\nRA's spectrum", "unsupervised": "unsupervised RA's",
-               "gradient": "the source R's\ngradient", "pictures": "plain, RA and\nclean picture"}  # fmt: skip
+               "gradient": "the source model's\ngradient", "pictures": "plain, RA and\nclean picture"}  # fmt: skip
 BAND_NAMES = ("below 1/8 cycle a pixel", "1/8 to 1/4", "1/4 to 3/8", "above 3/8")
 SIMILARITY_NAMES = ("kappa on planes", "rank correlation along RA's direction", "along a random one")
 OTHERS = "#bbbbbb"  # classes beyond the ten most frequent
@@ -85,7 +85,7 @@ def draw(preset: str) -> list[Path]:
 def plot_distances(m: Measured) -> Figure:
     """How many pictures have reached a boundary within so many RA steps, RA's direction against random ones.
 
-    A panel per stratum; lines: means of the unseen R's, between the lowest and the highest of them; of the source R dotted.
+    A panel per stratum; lines: means of the unseen R's, between the lowest and the highest of them; of the source model dotted.
     """
     ra = f"ra:{m.source}"
     colours = {ra: registry.MODES["ra"].colour, "clean": "#009e73", "spectrum": "#000000", "white": "#999999"}
@@ -386,7 +386,7 @@ def plot_explains(preset: str) -> Figure:
     for ax, name in zip(axes[-1], SIMILARITY_NAMES, strict=True):
         ax.set_xlabel(name)
     note = (
-        "A dot: an ordered pair of R's, coloured by the R in the loss; gains with 95 % intervals over pictures. p: permuted "
+        "A dot: an ordered pair of R's, coloured by the source model; gains with 95 % intervals over pictures. p: permuted "
         "networks, Holm-corrected."
     )
     return finish(figure, note, axes[0, -1])

@@ -22,12 +22,12 @@ CAPTIONS = {
     "gains": ("Differences to plain on the same pictures",
               "Coloured tables, one per degradation, each with its own scale: rows are modes, columns the recognisers that "
               "read; each cell is a difference of top-1 in percentage points with its 95 % interval, blue for a gain; the "
-              "recogniser in the loss is framed."),
+              "source model is framed."),
     "paper": ("Our gains beside the paper's", "Points by recogniser, a panel per task: filled are ours with 95 % intervals, "
               "open the paper's on ImageNet."),
-    "matrix": ("Gain by the R in the loss and the R that reads",
-               "Coloured tables: rows are recognisers in the loss, columns those that read; each cell is RA's gain over "
-               "plain in percentage points with its 95 % interval; framed where the recogniser in the loss reads."),
+    "matrix": ("Gain by source and target model",
+               "Coloured tables: rows are source models, columns target ones; each cell is RA's gain over plain in "
+               "percentage points with its 95 % interval; framed where the source itself reads."),
     "controls": ("What the gain is not", "Points with 95 % intervals: a line per control, gains over its baseline of the "
                  "source recogniser and of the mean unseen one."),
     "equal_cost": ("The same recognition by other means", "Points with 95 % intervals: a line per picture and reader, gains "

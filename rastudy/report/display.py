@@ -324,6 +324,6 @@ def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("PSNR lost (dB)")
     source = display_name(PRESETS[preset]["source_arch"])
-    note = f"Validation, one seed. A point is a weight; ringed: the chosen one. Thick: {source}, the R in the loss."
+    note = f"Validation, one seed. A point is a weight; ringed: the chosen one. Thick: {source}, the source model."
     note += " What costs far more is outside."
     return finish(figure, note, axes[0, 0])

@@ -84,7 +84,7 @@ def plot_accuracy(preset: str) -> Figure:
     for ax in axes[::2]:
         ax.set_ylabel("top-1 (%)")
     source = display_name(PRESETS[preset]["source_arch"])
-    return finish(figure, f"{_n(rows)} Bars: 95 % intervals over pictures. R in the loss: {source}.", axes[-1], spare)
+    return finish(figure, f"{_n(rows)} Bars: 95 % intervals over pictures. Source model: {source}.", axes[-1], spare)
 
 
 @says_what_is_missing
@@ -93,16 +93,16 @@ def plot_gains(preset: str) -> Figure:
     rows = headline(without_variants(main_cells(load_table(preset, "gains"), preset)))
     keys, shown = degradations_in(rows, preset), [mode for mode in modes("paper")[1:] if mode in set(rows["mode"])]
     figure, _ = _heatmaps(rows, keys, "mode", shown, mode_name)
-    note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the R in the loss. {INTERVALS}"
+    note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the source model. {INTERVALS}"
     return finish(figure, note)
 
 
 @says_what_is_missing
 def plot_matrix(preset: str) -> Figure:
-    """Gain of ``ra`` over plain by source R (rows) and target R (columns), a panel per degradation."""
+    """Gain of ``ra`` over plain by source model (rows) and target R (columns), a panel per degradation."""
     rows = headline(without_variants(load_table(preset, "gains")))
     rows = rows[(rows["mode"] == "ra") & (rows["baseline"] == "plain") & ~rows["source_arch"].str.contains(",")]
-    same = [name for name in CELL if name != "source_arch"]  # as in the main comparison, with any R in the loss
+    same = [name for name in CELL if name != "source_arch"]  # as in the main comparison, with any source model
     rows = rows.merge(main_cells(rows, preset)[same].drop_duplicates(), on=same)
     present = degradations_in(rows, preset)
     keys = [key for key in present if rows_of(rows, key)["source_arch"].nunique() > 1] or present[:1]
@@ -110,8 +110,8 @@ def plot_matrix(preset: str) -> Figure:
     rows = pd.concat([rows_of(rows, key) for key in keys])
     figure, axes = _heatmaps(rows, keys, "source_arch", sources, display_name)
     for ax in axes:
-        ax.set_ylabel("R in the loss")
-    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the R in the loss. {INTERVALS}")
+        ax.set_ylabel("source model")
+    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the source model. {INTERVALS}")
 
 
 def _heatmaps(
@@ -119,7 +119,7 @@ def _heatmaps(
 ) -> tuple[Figure, list[Axes]]:
     """Gains with their intervals, a panel and a scale of colours per degradation.
 
-    A row per value of the column ``index``, a column per target R; the R in the loss is framed.
+    A row per value of the column ``index``, a column per target R; the source model is framed.
     """
     targets = list(rows["target_arch"].unique())
     text = [f"{v:+.1f}\n[{low:+.1f}, {high:+.1f}]" for v, low, high in rows[["value", "low", "high"]].to_numpy()]
@@ -261,7 +261,7 @@ def plot_tradeoff(preset: str) -> Figure:
 def _gain_by_weight(ax: Axes, cell: pd.DataFrame) -> None:
     """One mode's gains by weight; what lies below the axis is written there."""
     weights, chosen = cell["x"], cell[cell["chosen"]]
-    for role, shown, look in (("source", "source R", style.SOURCE), ("unseen", "mean unseen R", style.UNSEEN)):
+    for role, shown, look in (("source", "source model", style.SOURCE), ("unseen", "mean unseen R", style.UNSEEN)):
         ax.plot(weights, cell[f"{role}_gain"], label=shown, ms=4, **look)
         ax.fill_between(weights, cell[f"{role}_low"], cell[f"{role}_high"], color=look["color"], alpha=0.15, lw=0)
         ax.plot(chosen["x"], chosen[f"{role}_gain"], ls="", label="chosen weight" if role == "unseen" else None, **RING)
@@ -318,7 +318,7 @@ def plot_equal_cost(preset: str) -> Figure:
 
 @says_what_is_missing
 def plot_controls(preset: str) -> Figure:
-    """Gain over its baseline of every control, of the source R and of the mean unseen R; a panel per degradation."""
+    """Gain over its baseline of every control, of the source model and of the mean unseen R; a panel per degradation."""
     rows = load_table(preset, "controls")
     keys, lines = degradations_in(rows, preset), list(rows["control"].unique())
     figure, axes = panels(1, len(keys), 1 + 0.26 * len(lines), sharey=True)
@@ -421,10 +421,10 @@ def _column(task: str, strength: float) -> str:
 
 
 def variant_name(row: dict | pd.Series) -> str:
-    """The name to show for a direction's variant; of several sources in the loss, their number."""
+    """The name to show for a direction's variant; of several sources, their number."""
     if row["variant"] == "held_out":
         n = str(row["source_arch"]).count(",") + 1
-        return f"{n} R{'s' * (n > 1)} in the loss"
+        return f"{n} source model{'s' * (n > 1)}"
     if row["variant"] in DATASETS:
         return DATASETS[row["variant"]].shown
     taught = f", taught by {display_name(row['source_arch'])}" if row["variant"].startswith("detection_") else ""

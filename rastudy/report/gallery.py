@@ -66,7 +66,7 @@ def pictures_to_show(config: Config, split: str) -> PictureSet:
 
 
 def two_readers(config: Config) -> list[str]:
-    """The preset's source R and the first R that was not in its loss."""
+    """The preset's source model and the first R that was not in its loss."""
     source = PRESETS[config.preset]["source_arch"]
     return [source, next(name for name in config.targets if name != source)]
 
@@ -123,7 +123,7 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
 def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
 
-    Under each picture are the verdicts of the source R and of one unseen R, a cross where wrong, grey where nobody knows.
+    Under each picture are the verdicts of the source model and of one unseen R, a cross where wrong, grey where nobody knows.
 
     Raises:
         StudyError: no mode's weights are at hand.
@@ -226,7 +226,7 @@ def plot_turned_counts(preset: str) -> Figure:
     axes[0, 0].set_yticks(range(len(readers)), [display_name(arch) for arch in readers])
     axes[0, 0].invert_yaxis()
     n, source = table["n_images"].max(), display_name(PRESETS[preset]["source_arch"])
-    note = f"Pictures whose verdict RA turns; n = {n:,} test pictures, seed 0. R in the loss: {source}."
+    note = f"Pictures whose verdict RA turns; n = {n:,} test pictures, seed 0. Source model: {source}."
     return finish(figure, note)
 
 

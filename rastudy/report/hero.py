@@ -81,7 +81,7 @@ def plot_hero() -> Figure:
     return finish(
         figure,
         f"Left: of {study_name(SHOWN)}, the first test picture that RA turns from misclassified to right for {source}, the "
-        f"R in the loss, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
+        f"source model, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
         f"else over pictures; n = {_counts(rows)}.",
     )
 

@@ -114,10 +114,10 @@ def what_it_is_not_table(preset: str) -> Iterator[Row]:
         yield [study_name(preset), *run, *(interval(row, names) for names in (GAIN, UNSEEN, *OVER_RA))]
 
 
-@table("data", "task", "the R that reads", *(f"R in the loss: {shown}" for shown in SOURCES.values()),
+@table("data", "task", "target model", *(f"source model: {shown}" for shown in SOURCES.values()),
        "the other four over another one")  # fmt: skip
 def matrix_table(preset: str) -> Iterator[Row]:
-    """What an R gains from RA with itself, another R or several in the loss: what does more than one source buy?"""
+    """What an R gains from RA with itself, another model or several as sources: what does more than one source buy?"""
     found = load_table(preset, "several_sources")
     for (task, strength, reader), part in found.groupby(["task", "strength", "target_arch"], sort=False):
         rows = {row["sources"]: row for row in part.to_dict("records")}
