@@ -84,6 +84,7 @@ JOBS = option("--jobs", says="one-thread processes side by side", least=1, defau
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
 SKIP = flag("--skip-unreadable", says="pictures that cannot be read and are left out are no failure: the status is 0")
 MODES = ", ".join(registry.MODES)
+OWN = "module:function@FILE, torchscript:FILE, spandrel:FILE"
 
 
 def train_options() -> list[Option]:
@@ -99,9 +100,12 @@ def train_options() -> list[Option]:
 
 def evaluate_options() -> list[Option]:
     return [
-        option("--processor", says="P's safetensors file, as training wrote it", type=place, required=True),
+        option("--processor", says=f"P's safetensors file, as training wrote it, or your own P: {OWN}", required=True),
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=place),
         TASK,
+        preset("imagenet_lite", "of a P of your own: whose settings and recognisers"),
+        option("--strength", says="of a P of your own: factor, sigma or quality (default: the preset's)", type=float,
+               default=-1.0),
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
         option("--classes", says="class folders to read, separated by commas (default: all that R knows)", default=""),
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
@@ -121,7 +125,7 @@ def sweep_options() -> list[Option]:
                nargs="*", default=[]),
         option("--ra-weight", says="only these weights of R's loss (default: the preset's)", nargs="*", type=float, least=0,
                default=[]),
-        option("--processor", says="only these P's (default: the preset's)", nargs="*", default=[]),
+        option("--processor", says=f"only these P's, or your own: {OWN} (default: the preset's)", nargs="*", default=[]),
         option("--split", says="val, test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
         DATA, DEVICE, JOBS,
         option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
@@ -173,10 +177,45 @@ def restore_options() -> list[Option]:
         preset("imagenet_lite", "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
-        option("--processor", says="P's safetensors file (default: the preset's P)", type=place),
+        option("--processor", says=f"P's safetensors file, or your own P: {OWN} (default: the preset's P)", default=""),
         option("--classify", says="these recognisers' predictions before and after; no names: the preset's (default: none)",
                nargs="*", metavar="R"),
         DEVICE,
+    ]  # fmt: skip
+
+
+def degrade_options() -> list[Option]:
+    return [
+        option("folder", says="originals in class folders", type=place),
+        TASK,
+        option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
+        preset("imagenet_lite", "whose protocol and recognisers"),
+        option("-o", "--out", says="a new folder, for original/, degraded/ and manifest.json", type=place, required=True),
+    ]
+
+
+def judge_options() -> list[Option]:
+    return [
+        option("restorer", says="folders of restored pictures, and restorers by name: none, a filter (lanczos, unsharp, "
+               f"median, nl_means, tv, wavelet, bm3d), a mode (plain, ra, ra:SOURCE, ...), P's file, or your own P: {OWN}",
+               nargs="+"),
+        option("--pictures", says="what rastudy degrade prepared, or originals in class folders (default: the preset's own "
+               "test pictures)", type=place),
+        option("--preset", says="whose recognisers, P's and test pictures (default: imagenet_lite for --pictures, else digits)",
+               default=""),
+        option("--task", says="of the preset's own test pictures: sr, dn or jpeg (default: the manifest's)", default=""),
+        option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
+        DATA,
+        option("--count", says="only the first of the preset's test pictures; 0: all", least=0, default=0),
+        option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),
+        option("--met", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
+               default=[], metavar="R"),
+        option("--reference", says="what the others are compared with (default: none, no processing; without degraded "
+               "pictures the first folder)", default=""),
+        option("--at-least", says="points that every restorer must gain over the reference, by its whole interval and for the "
+               "mean recogniser that none had in its loss; else the status is 1 (default: no demand)", type=float),
+        option("-o", "--out", says="the files OUT.csv, .png, .html and .npz", type=place, default=shared() / "judgement"),
+        JOBS, DEVICE,
     ]  # fmt: skip
 
 
@@ -258,6 +297,9 @@ COMMANDS = {
     "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the transfer tables.", transfer_options),
     "boundaries": Command("rastudy.boundaries.figures:boundaries_command", "Measure decision boundaries.", boundaries_options),
     "restore": Command("rastudy.restore.restore:restore_command", "Restore your own pictures.", restore_options),
+    "degrade": Command("rastudy.judge.pictures:degrade_command", "Degrade your own pictures, for other programs to restore.",
+                       degrade_options),
+    "judge": Command("rastudy.judge.judge:judge_command", "Judge restorers: how well is read what they make?", judge_options),
     "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", report_options),
     "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", doctor_options),
     "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast it is.", benchmark_options),

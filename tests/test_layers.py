@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "rastudy"
 FLOORS = ("ground", "data", "models", "training", "evaluation", "analysis", "transfer", "boundaries", "restore", "report",
-          "sweep", "tools", "__main__")  # fmt: skip
+          "judge", "sweep", "tools", "__main__")  # fmt: skip
 
 
 def floor_of(module: str) -> int:

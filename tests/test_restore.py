@@ -506,10 +506,10 @@ def test_own_weights(tmp_path):
     config = make_config("smoke", "dn", "ra")
     file = tmp_path / "mine.processor.safetensors"
     save_weights(file, build_processor("srresnet", 1, config.channels, config.blocks), config)
-    models = load(task="dn", file=file)
+    models = load(task="dn", named=str(file))
     assert models.config.run_id == config.run_id and models.transformer is None and not models.processor.training
     with pytest.raises(StudyError, match="trained for task 'dn', not 'jpeg'"):
-        load(task="jpeg", file=file)
+        load(task="jpeg", named=str(file))
 
 
 @pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])

@@ -116,17 +116,19 @@ def says_what_is_missing(plot: Callable[Plotted, Figure]) -> Callable[Plotted, F
 
 
 def save(figure: Figure, preset: str, name: str) -> Path | None:
-    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout; None of a sentence alone.
-
-    A file with the same pixels stays as it is.
-    """
+    """Write ``figures/<preset>/<name>.png`` and return its path relative to the checkout; None of a sentence alone."""
     if figure.get_gid() == MISSING:
         return None
     path = root() / "figures" / preset / f"{name}.png"
+    write(figure, path)
+    return short(path)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; a file with the same pixels stays as it is."""
     picture = rendered(figure)
     if not _shows(path, picture):
         write_atomic(path, lambda p: picture.save(p, format="PNG", optimize=True))
-    return short(path)
 
 
 def rendered(figure: Figure) -> Image.Image:

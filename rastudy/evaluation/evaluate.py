@@ -38,6 +38,7 @@ from rastudy.evaluation.predictions import (
 )
 from rastudy.grid import Run
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
+from rastudy.models.own_processors import is_own
 from rastudy.models.processors import apply_processor, build_processor, build_transformer
 from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, write_csv, write_json
@@ -233,7 +234,7 @@ def train_command(args: argparse.Namespace) -> None:
 def evaluate_command(args: argparse.Namespace) -> int:
     failed: list[str] = []
     rows = evaluate_files(args.processor, args.transformer, args.task, args.data, args.target_archs, args.device, args.classes,
-                          failed)  # fmt: skip
+                          failed, args.preset, args.strength)  # fmt: skip
     for row in rows:
         print(f"{row['target_arch']:20s} {row['metric']:22s} {row['value']:8.3f}   n = {row['n_images']}")
     if args.out:
@@ -244,31 +245,28 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 
 def evaluate_files(
-    processor_file: Path, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
-    device: str = "auto", classes: str = "", failed: list[str] | None = None,
+    named: Path | str, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
+    device: str = "auto", classes: str = "", failed: list[str] | None = None, preset: str = "imagenet_lite",
+    strength: float = -1.0,
 ) -> list[dict]:  # fmt: skip
-    """Evaluate P (and T) from weight files on a folder of class folders; returns tidy rows.
+    """Evaluate P (:func:`named_processor`) and T from weight files on a folder of class folders; returns tidy rows.
 
     The folders are matched by name with the classes of P's data set (ImageNet's: wnids). Of a P of the user's own pictures
     they stand for R's labels in sorted order, or in that of ``classes``; elsewhere ``classes`` states which of them to read.
     ``failed`` takes a sentence for each picture that cannot be used, which is then left out; else it is a StudyError.
     """
-    config = config_of(processor_file, device, skip_unreadable=failed is not None)
-    if config.task != task:
-        raise StudyError(f"{processor_file} was trained for task {config.task!r}, not {task!r}")
+    config, processor = named_processor(named, task, preset, strength, device, skip_unreadable=failed is not None)
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         whole: dict[str, Any] = {"val_images": 0, "test_images": 0} if config.of_photographs else {}
         config = replace(config, data_dir=data, classes=classes, **whole)
     config = replace(config, target_archs=target_archs) if target_archs else config
-    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
-    load_weights(processor_file, processor).eval()
     transformer = None
     if transformer_file is not None:
         transformer = build_transformer(config)
         load_weights(transformer_file, transformer).eval()
     elif config.mode == "ra_transformer":
-        raise StudyError(f"{processor_file} belongs to a run with a transformer; give its T with --transformer")
+        raise StudyError(f"{named} belongs to a run with a transformer; give its T with --transformer")
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
     if data and not config.of_photographs:
@@ -283,6 +281,29 @@ def evaluate_files(
     about = {"config": config.science(), "run_id": config.run_id, "split": "test", "name": pictures.name,
              "targets": {target.name: target.weights for target in targets}}  # fmt: skip
     return tidy_rows(Predictions(about, arrays))
+
+
+def named_processor(
+    name: Path | str, task: str, preset: str, strength: float = -1.0, device: str = "auto", **others: object
+) -> tuple[Config, nn.Module]:
+    """A P in eval mode, and its run's settings.
+
+    Args:
+        name: its safetensors file, as training wrote it; or one of :mod:`rastudy.models.own_processors`' names, whose
+            settings are those of the preset's plain P.
+
+    Raises:
+        StudyError: no such P, or one of another task.
+    """
+    if is_own(str(name)):
+        config = make_config(preset, task, "plain", strength=strength, processor=str(name), device=device, **others)
+        return config, build_processor(config.processor, config.factor, 0, 0).to(config.torch_device())
+    file = expand(name)
+    config = config_of(file, device, **others)
+    if config.task != task:
+        raise StudyError(f"{file} was trained for task {config.task!r}, not {task!r}")
+    processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
+    return config, load_weights(file, processor).eval().to(config.torch_device()).to(memory_format=torch.channels_last)
 
 
 def config_of(file: Path, device: str = "auto", **others: object) -> Config:

@@ -169,30 +169,40 @@ def load_timm(name: str, path: Path) -> Pretrained:
 
 def load_own(name: str, path: Path) -> Pretrained:
     """``module:function`` builds the network; the module may lie in the working directory."""
-    module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        build = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise StudyError(f"recogniser {name!r} cannot be imported from {Path.cwd()}: {error}") from error
-    try:
-        net = build()
-    except Exception as error:  # the user's own code may raise anything
-        raise StudyError(f"recogniser {name!r}: {function}() raised {type(error).__name__}: {error}") from error
-    if not isinstance(net, nn.Module):
-        raise StudyError(f"recogniser {name!r}: {function}() gives a {type(net).__name__}, not a torch.nn.Module")
+    net = build_network(f"recogniser {name!r}", name)
     mean, std = getattr(net, "mean", (0.0, 0.0, 0.0)), getattr(net, "std", (1.0, 1.0, 1.0))
     net = load_state(net, load_state_file(path), path).to(memory_format=torch.channels_last)
     return Pretrained(name, net, sha256(path)[:8], mean, std)
 
 
-def load_torchscript(name: str, path: Path) -> Pretrained:
+def build_network(what: str, place: str) -> nn.Module:
+    """The network that the user's ``module:function`` builds; ``what`` says in messages what it is for."""
+    module, _, function = place.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
-        net = torch.jit.load(path, map_location="cpu")
+        build = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise StudyError(f"{what} cannot be imported from {Path.cwd()}: {error}") from error
+    try:
+        net = build()
+    except Exception as error:  # the user's own code may raise anything
+        raise StudyError(f"{what}: {function}() raised {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise StudyError(f"{what}: {function}() gives a {type(net).__name__}, not a torch.nn.Module")
+    return net
+
+
+def load_torchscript(name: str, path: Path) -> Pretrained:
+    return Pretrained(name, read_torchscript(path), sha256(path)[:8], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def read_torchscript(path: Path) -> nn.Module:
+    """A TorchScript module; StudyError where the file is none."""
+    try:
+        return torch.jit.load(path, map_location="cpu")
     except Exception as error:  # torch.jit raises many types
         raise StudyError(f"{path}: not a TorchScript module ({str(error).splitlines()[0]})") from error
-    return Pretrained(name, net, sha256(path)[:8], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 LOADERS: dict[str, Callable[[str, Path], Pretrained]] = {  # by kind: name and weight file to network

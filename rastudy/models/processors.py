@@ -12,6 +12,7 @@ from rastudy.config import PROCESSORS, Config
 from rastudy.data.degradations import no_processing
 from rastudy.data.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError, one_of
+from rastudy.models.own_processors import is_own, load_own_processor
 
 
 def _to_unit(x: torch.Tensor) -> torch.Tensor:
@@ -164,11 +165,13 @@ def build_transformer(config: Config) -> nn.Module:
 
 
 def build_processor(name: str, factor: int, channels: int, blocks: int) -> nn.Module:
-    """Build a freshly initialised P from the global torch RNG.
+    """Build a freshly initialised P from the global torch RNG, or load one of the user's (:mod:`.own_processors`).
 
     Raises:
         StudyError: the name is unknown, or the network does not fit the task's factor.
     """
+    if is_own(name):
+        return load_own_processor(name, factor)
     one_of("processor", name, PROCESSORS)
     if name == "srdensenet" and factor != 4:
         raise StudyError("processor='srdensenet' upsamples by 4; use it with task='sr', strength=4, or take srresnet")

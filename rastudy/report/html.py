@@ -37,7 +37,11 @@ def body(studies: Sequence[str], pictures_of: str = "") -> str:
         shown.append(path)
         return f"@@{len(shown) - 1}@@"
 
-    text = document(studies, show, pictures_of, checkout())
+    return rendered(document(studies, show, pictures_of, checkout()), shown)
+
+
+def rendered(text: str, shown: Sequence[Path]) -> str:
+    """Markdown as HTML, with the figure ``shown[k]`` where it has a paragraph ``@@k@@``."""
     html = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(text)
     html = re.sub(r"<table>.*?</table>", lambda m: f'<div class="scroll" tabindex="0">{m[0]}</div>', html, flags=re.DOTALL)
     html = re.sub(r"<td>(?=[+-]?\d)", '<td class="short">', html)
@@ -90,15 +94,19 @@ def _with_anchors(html: str) -> tuple[str, str]:
 
 def write_report(output: Path, studies: Sequence[str], pictures_of: str = "") -> int:
     """Write the report; returns its size in bytes. StudyError where it is too large."""
-    html, contents = _with_anchors(body(studies, pictures_of))
-    page = TEMPLATE.read_text().replace("<!-- contents -->", contents).replace("<!-- body -->", html)
-    data = page.encode()
+    data = page(body(studies, pictures_of))
     if len(data) > LARGEST:
         raise StudyError(
             f"the report has {len(data) / 1e6:.1f} MB, above {LARGEST / 1e6:.0f}; name fewer studies with --preset"
         )
     write_atomic(output, lambda p: p.write_bytes(data))
     return len(data)
+
+
+def page(html: str) -> bytes:
+    """A page that needs nothing else, with a table of contents."""
+    html, contents = _with_anchors(html)
+    return TEMPLATE.read_text().replace("<!-- contents -->", contents).replace("<!-- body -->", html).encode()
 
 
 def folder_of(studies: Sequence[str], data: str) -> str:

@@ -39,7 +39,7 @@ from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_tensor, to_uint8
 from rastudy.data.image_files import centre_crop, is_folder, list_pictures, shorter_side
 from rastudy.errors import StudyError, one_of
-from rastudy.evaluation.evaluate import config_of
+from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
 from rastudy.paths import to_read
@@ -63,40 +63,45 @@ class Models(NamedTuple):
 
 
 def load(
-    preset: str = "imagenet_lite", task: str = "jpeg", mode: str = "ra", strength: float = -1.0, file: Path | None = None,
+    preset: str = "imagenet_lite", task: str = "jpeg", mode: str = "ra", strength: float = -1.0, named: str = "",
     device: str = "auto",
 ) -> Models:  # fmt: skip
-    """Load a preset's P of seed 0, committed or trained here, or the P in ``file`` with the T beside it.
+    """Load a preset's P of seed 0, committed or trained here; or the P that is named, with the T beside its file.
 
     The default preset's P's learned from photographs of 224 pixels, the others' from pictures of 32.
 
+    Args:
+        named: see :func:`rastudy.evaluation.evaluate.named_processor`.
+
     Raises:
-        StudyError: no such weights, damaged ones, or a file that was trained for another task.
+        StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
-    if file is None:
-        config = make_config(preset, task, mode, strength=strength, device=device)
-        if config.is_baseline:
-            raise StudyError(f"mode={mode!r} has no P; use one of {', '.join(PRESETS[preset]['modes'])}")
-        file = weights_file(config)
-        file = file if file.is_file() else to_read(file)
-        if not file.is_file():
-            runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
-            there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
-            raise StudyError(
-                f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
-                f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these; "
-                "committed ones are in a clone of the repository, and --processor FILE takes any"
-            )
-    else:
-        config = config_of(file, device)
-        if config.task != task:
-            raise StudyError(f"{file} was trained for task {config.task!r}, not {task!r}")
-    processor, transformer = build_models(config)
-    load_weights(file, processor).eval()
-    beside = file.with_name(file.name.replace(".processor.", ".transformer."))
-    if transformer is None or beside == file:
+    if not named:
+        return load_run(make_config(preset, task, mode, strength=strength, device=device))
+    config, processor = named_processor(named, task, preset, strength, device)
+    beside = Path(named.replace(".processor.", ".transformer."))
+    if not RUNS[config.mode].has_transformer or str(beside) == named:
         return Models(config, processor, None)
+    _, transformer = build_models(config)
     return Models(config, processor, load_weights(beside, transformer).eval())
+
+
+def load_run(config: Config) -> Models:
+    """A run's P and T, trained here or committed; StudyError where there are none."""
+    if config.is_baseline:
+        raise StudyError(f"mode={config.mode!r} has no P; use one of {', '.join(PRESETS[config.preset]['modes'])}")
+    file = weights_file(config)
+    file = file if file.is_file() else to_read(file)
+    if file.is_file():
+        return load(config.preset, config.task, named=str(file), device=config.device)
+    preset, task, mode = config.preset, config.task, config.mode
+    runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
+    there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
+    raise StudyError(
+        f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
+        f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these; "
+        "committed ones are in a clone of the repository, and --processor FILE takes any"
+    )
 
 
 # --- one picture

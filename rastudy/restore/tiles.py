@@ -6,6 +6,7 @@ A tile is read with as many pixels around it as P's output can depend on, so the
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from torch import nn
 
 from rastudy.errors import StudyError
+from rastudy.models.own_processors import OwnProcessor
 
 # Side, in pixels of P's output, of what goes through P at once, including the surroundings. Speed on one core relative to one
 # pass over the whole: for jpeg 1.5 (256), 1.8 (512, 640), 1.5 (768), 1.1 (1,024); for sr x4 0.6 (256), 1.1 (512), 1.2 (640,
 # 768), 1.1 (1,024). Smaller tiles are mostly surroundings, larger ones do not fit the caches.
 TILE = 640
+WHOLE = 1 << 24  # pixels: a radius that no picture reaches
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as PIL's
 
 
@@ -31,7 +34,12 @@ class Geometry(NamedTuple):
 
 
 def geometry(processor: nn.Module) -> Geometry:
-    """A P's geometry, added up over its layers, which every P of this study registers in the order in which they run."""
+    """A P's geometry, added up over its layers, which every P of this study registers in the order in which they run.
+
+    A P of the user's may see as far as it likes: it takes the picture whole.
+    """
+    if isinstance(processor, OwnProcessor):
+        return Geometry(processor.factor, WHOLE, 1)
     step, radius, coarsest = Fraction(1), Fraction(0), Fraction(1)  # step: input pixels from one feature to the next
     for layer in processor.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -80,7 +88,7 @@ def restore_pixels(
 
 
 def _restore_tile(processor: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    device, white = next(processor.parameters()).device, np.iinfo(pixels.dtype).max
+    device, white = next(chain(processor.parameters(), [torch.empty(0)])).device, np.iinfo(pixels.dtype).max
     lq = torch.from_numpy(pixels.astype(np.float32) / white).to(device)
     grey = lq.ndim == 2
     lq = lq[..., None].repeat(1, 1, 3) if grey else lq

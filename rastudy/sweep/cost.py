@@ -49,7 +49,8 @@ def cost_of_run(config: Config, splits: Iterable[str]) -> Cost:
             if run.mode != "plain" or config.mode == "plain":  # the others find plain's pretraining done
                 total += step(_essence(run)) * (run.epochs * _training_pictures(run))
     sizes = {"val": config.val_images, "test": _test_pictures(config)}
-    total += reading(_essence(config), config.target_archs) * sum(sizes[split] for split in splits)
+    if read := sum(sizes[split] for split in splits):
+        total += reading(_essence(config), config.target_archs) * read
     return total * 0.5 if registry.half_of(config.dataset)[1] else total
 
 

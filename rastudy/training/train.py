@@ -87,7 +87,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
         log = log if distributed.rank() == 0 else lambda _line: None
         pictures = load_pictures(config, "train")
         check_classes([load_source(name, config) for name in config.sources], pictures, config)
-        build_models(config)  # raises, before a file is written, where P does not fit the task
+        build_models(config)[0].train()  # raises, before a file is written, where P does not fit the task or has no gradient
         for run in config.chain:
             _train(run, pictures, log)
     return read_curve(config)

@@ -1,0 +1,337 @@
+"""Judge restorers by how well recognisers read what they make:
+
+``rastudy judge FOLDER... --pictures PLACE``, or ``rastudy judge NAME... --preset digits --task jpeg``
+
+A restorer is a folder of pictures that any program restored, or a name (:func:`.restorers.open_restorer`). All are compared
+with a reference on the same pictures, by each recogniser and in the mean of those that no restorer had in its loss. Memory does
+not grow with the number of pictures.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from rastudy.analysis.statistics import Groups, kind_of_difference, mean_intervals
+from rastudy.config import Config, make_config
+from rastudy.data.degradations import to_tensor
+from rastudy.errors import StudyError
+from rastudy.evaluation import metrics
+from rastudy.evaluation.predictions import load_predictions, save_predictions
+from rastudy.judge import answers
+from rastudy.judge.page import as_text, draw, write_page
+from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
+from rastudy.judge.restorers import Restorer, known, open_restorer
+from rastudy.models.classical import SHALLOW
+from rastudy.models.own_processors import is_own
+from rastudy.paths import expand, write_csv
+from rastudy.registry import name_of
+from rastudy.transfer.read import reader_of
+
+CHUNK = 24  # pictures that a process judges at a time
+BATCH = 8  # of them that P and R take at once
+UNMET = "mean_unmet"  # the mean recogniser that no restorer had in its loss
+COLUMNS = (
+    "preset", "task", "strength", "restorer", "reader", "in_a_loss", "top1", "top1_low", "top1_high", "reference", "gain",
+    "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be judged; a process opens it for itself.
+
+    ``restorers``: folders and names; ``place``: of the pictures, none: the preset's test pictures; ``readers``: by name, none:
+    the preset's; ``met``: recognisers in the loss of what made the folders.
+    """
+
+    restorers: tuple[str, ...]
+    preset: str
+    task: str = ""
+    strength: float = -1.0
+    place: str = ""
+    data: str = ""
+    readers: tuple[str, ...] = ()
+    met: tuple[str, ...] = ()
+    count: int = 0
+    device: str = "auto"
+
+    def pictures(self) -> Pictures:
+        if self.place:
+            return of_folder(expand(self.place), self.preset, self.task, self.strength, self.device)
+        if not self.task:
+            raise StudyError("no task was named; give --task, or --pictures with what rastudy degrade prepared")
+        config = make_config(self.preset, self.task, "none", strength=self.strength, data_dir=self.data, device=self.device)
+        return of_preset(config, self.count)
+
+
+class Judged(NamedTuple):
+    """What was measured: recognisers by name and version, restorers by name with those in their losses, arrays.
+
+    Arrays by restorer: ``hits`` (R, N) bool, ``mse`` and ``ssim`` (N,) of its pictures.
+    """
+
+    config: Config
+    readers: dict[str, str]
+    met: dict[str, tuple[str, ...]]
+    groups: np.ndarray
+    arrays: dict[str, dict[str, np.ndarray]]
+
+    @property
+    def unmet(self) -> list[str]:
+        """The recognisers that no restorer had in its loss."""
+        return [name for name in self.readers if not any(name in met for met in self.met.values())]
+
+
+# --- measuring, in a process of its own
+
+
+class _Bench:
+    """Pictures, restorers and recognisers, opened; :meth:`judge` takes some places."""
+
+    def __init__(self, request: Request):
+        torch.set_num_threads(1)
+        self.pictures = request.pictures()
+        self.config = self.pictures.config
+        self.readers: list[tuple[str, nn.Module]] = []
+        self.stores = []
+        for name, version, load in opened_readers(request, self.config):
+            self.readers.append((name, load(self.pictures.classes, False).to(self.config.torch_device())))
+            self.stores.append(answers.load(answers.store(name, version)))
+        self.restorers = [opened(name, self.pictures, request.met) for name in request.restorers]
+
+    def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], list[answers.Known]]:
+        """Arrays by restorer, and what the recognisers said for the first time."""
+        found: list[list[dict[str, np.ndarray]]] = [[] for _ in self.restorers]
+        fresh: list[answers.Known] = [{} for _ in self.readers]
+        for batch, originals in self._batches(places):
+            lq = None if self.pictures.degraded is None else [self.pictures.degraded(k) for k in batch]
+            for restorer, parts in zip(self.restorers, found, strict=True):
+                if isinstance(restorer, Restorer):
+                    pictures = restorer.restore(torch.stack(lq))
+                else:
+                    pairs = zip(batch, originals, strict=True)
+                    pictures = np.stack([restorer.read(k, original) for k, original in pairs])
+                parts.append(self._measure(pictures, originals, batch, fresh))
+        joined = [{name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]} for parts in found]
+        for store, new in zip(self.stores, fresh, strict=True):
+            store.update(new)
+        return joined, fresh
+
+    def _batches(self, places: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Pictures of one size together, at most ``BATCH``: their places and the originals (N, H, W, 3)."""
+        batch: list[int] = []
+        originals: list[np.ndarray] = []
+        for k in places:
+            original = self.pictures.original(k)
+            if originals and (len(batch) == BATCH or original.shape != originals[0].shape):
+                yield batch, np.stack(originals)
+                batch, originals = [], []
+            batch.append(k)
+            originals.append(original)
+        yield batch, np.stack(originals)
+
+    def _measure(
+        self, pictures: np.ndarray, originals: np.ndarray, batch: list[int], fresh: list[answers.Known]
+    ) -> dict[str, np.ndarray]:
+        both = [torch.stack([to_tensor(one) for one in some]) for some in (pictures, originals)]
+        read = np.stack([as_read(picture, self.config) for picture in pictures])
+        hits = []
+        for (_, reader), store, new in zip(self.readers, self.stores, fresh, strict=True):
+            said, first = answers.ask(reader, read, store | new)
+            new.update(first)
+            hits.append(said == self.pictures.labels[batch])
+        return {"hits": np.stack(hits), "mse": metrics.mse_per_image(*both).numpy(), "ssim": _ssim(*both)}
+
+
+def _ssim(restored: torch.Tensor, gt: torch.Tensor) -> np.ndarray:
+    """SSIM (N,); of pictures smaller than its window 11 pixels there is none: nan."""
+    if min(gt.shape[2:]) < 11:
+        return np.full(len(gt), np.nan)
+    return metrics.ssim_per_image(restored, gt).numpy()
+
+
+def opened(name: str, pictures: Pictures, met: tuple[str, ...] = ()) -> "Restorer | Restored":
+    """A restorer by its name, or a folder of restored pictures."""
+    if not is_own(name) and expand(name).is_dir():
+        return Restored(expand(name), pictures.names)
+    if pictures.degraded is None:
+        step = "prepare them with rastudy degrade, and name that folder with --pictures"
+        raise StudyError(f"{name}: no folder of this name, and restorers by name ({known()}) need degraded pictures; {step}")
+    return open_restorer(name, pictures.config)
+
+
+def opened_readers(request: Request, config: Config) -> list[tuple]:
+    """Each recogniser's name, version, and what loads it."""
+    specs = request.readers or tuple(config.targets)
+    if shallow := next((spec for spec in specs if spec in SHALLOW), ""):
+        raise StudyError(f"recogniser {shallow!r} is fitted to a study's training pictures; name one that has weights")
+    return [reader_of(spec, config.dataset, lambda: None) for spec in specs]
+
+
+_bench: _Bench | None = None  # of this process
+
+
+def _open(request: Request) -> None:
+    global _bench
+    _bench = _Bench(request)
+
+
+def _judge(places: list[int]) -> tuple:
+    return _bench.judge(places)
+
+
+# --- the whole
+
+
+def judge(request: Request, jobs: int = 1) -> Judged:
+    """Judge every restorer on every picture; ``jobs`` one-thread processes side by side. A bar on stderr shows the time left.
+
+    Raises:
+        StudyError: what the pictures, restorers and recognisers raise; two restorers of one name.
+    """
+    bench = _Bench(request)  # what is wrong is said before any process starts
+    names = [label_name(expand(name)) if isinstance(one, Restored) else one.name
+             for name, one in zip(request.restorers, bench.restorers, strict=True)]  # fmt: skip
+    if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
+        raise StudyError(f"two restorers would both be called {twice!r}; rename a folder or leave one out")
+    places = list(range(len(bench.pictures)))
+    chunks = [places[k : k + CHUNK] for k in range(0, len(places), CHUNK)]
+    versions = {name: version for name, version, _ in opened_readers(request, bench.config)}
+    fresh: list[answers.Known] = [{} for _ in versions]
+    parts = []
+    try:
+        with tqdm(total=len(places), unit="pictures", disable=None) as bar:
+            for chunk, (found, new) in zip(chunks, _in_processes(request, bench, chunks, jobs), strict=True):
+                parts.append(found)
+                for mine, theirs in zip(fresh, new, strict=True):
+                    mine.update(theirs)
+                bar.update(len(chunk))
+    finally:  # of an interrupted one, too
+        for (name, version), new in zip(versions.items(), fresh, strict=True):
+            if new:
+                answers.save(answers.store(name, version), new)
+    arrays = {name: {key: np.concatenate([part[k][key] for part in parts], -1) for key in parts[0][k]}
+              for k, name in enumerate(names)}  # fmt: skip
+    met = {name: one.met if isinstance(one, Restorer) else tuple(map(name_of, request.met))
+           for name, one in zip(names, bench.restorers, strict=True)}  # fmt: skip
+    return Judged(bench.config, versions, met, bench.pictures.groups, arrays)
+
+
+def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs: int) -> Iterator[tuple]:
+    jobs = min(jobs, len(chunks))
+    if jobs < 2:
+        yield from map(bench.judge, chunks)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _open, (request,)) as pool:
+        yield from pool.map(_judge, chunks)
+
+
+def table(judged: Judged, reference: str) -> pd.DataFrame:
+    """Rows of ``COLUMNS``: a restorer by a recogniser, and in the mean of the unmet; top-1 and gains in percent and points.
+
+    ``db_per_point``: the decibels, relative to the reference, that a point of gain costs; nothing where there is no gain.
+
+    Raises:
+        StudyError: no restorer of the reference's name.
+    """
+    if reference not in judged.arrays:
+        raise StudyError(
+            f"reference {reference!r} is none of the restorers: {', '.join(judged.arrays)}; name one with --reference"
+        )
+    groups, config, rows = Groups(judged.groups), judged.config, []
+    read = {name: _by_reader(judged, name) for name in judged.arrays}
+    psnr = {name: float(metrics.psnr(found["mse"]).mean()) for name, found in judged.arrays.items()}
+    of_any_loss = {reader for met in judged.met.values() for reader in met}
+    for name, hits in read.items():
+        levels = mean_intervals(100 * hits, groups, differences=True)
+        gains = mean_intervals(100 * (hits - read[reference]), groups, differences=True)
+        change = psnr[name] - psnr[reference]
+        for reader, level, gain in zip([*judged.readers, *[UNMET] * bool(judged.unmet)], levels, gains, strict=True):
+            is_reference = name == reference
+            rows.append({
+                "preset": config.preset, "task": config.task, "strength": config.strength, "restorer": name, "reader": reader,
+                "in_a_loss": reader in of_any_loss,
+                "top1": level.value, "top1_low": level.low, "top1_high": level.high, "reference": reference,
+                "gain": 0.0 if is_reference else gain.value, "gain_low": 0.0 if is_reference else gain.low,
+                "gain_high": 0.0 if is_reference else gain.high,
+                "verdict": "reference" if is_reference else kind_of_difference(gain.low, gain.high),
+                "psnr": psnr[name], "psnr_change": change, "ssim": float(np.nanmean(judged.arrays[name]["ssim"])),
+                "db_per_point": -change / gain.value if gain.value > 0 else float("nan"),
+                "n_images": len(judged.groups), "n_groups": len(groups.sizes),
+            })  # fmt: skip
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    numbers = found.select_dtypes("float").columns
+    found[numbers] = found[numbers].round(4) + 0.0
+    return found
+
+
+def _by_reader(judged: Judged, name: str) -> np.ndarray:
+    """(N, R) hits, and in a last column those of the mean unmet recogniser, where there is one."""
+    hits = judged.arrays[name]["hits"].T.astype(float)
+    unmet = [list(judged.readers).index(reader) for reader in judged.unmet]
+    return np.column_stack([hits, hits[:, unmet].mean(1)]) if unmet else hits
+
+
+def falls_short(found: pd.DataFrame, least: float) -> list[str]:
+    """The restorers whose gain for the mean unmet recogniser is not, by its whole interval, at least ``least`` points."""
+    rows = found[(found["reader"] == UNMET) & (found["restorer"] != found["reference"])]
+    if rows.empty:
+        raise StudyError("--at-least needs a restorer beside the reference, and a recogniser that no restorer had in its loss")
+    return [f"{row['restorer']}: {row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
+            for _, row in rows.iterrows() if row["gain_low"] < least]  # fmt: skip
+
+
+def judge_command(args: argparse.Namespace) -> int:
+    prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
+    folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
+    reference = args.reference or ("none" if prepared else folders[0] if folders else args.restorer[0])
+    restorers = dict.fromkeys([*([reference] if reference not in folders else []), *args.restorer])
+    preset = args.preset or ("imagenet_lite" if args.pictures else "digits")
+    request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
+                      tuple(args.readers), tuple(args.met), args.count, args.device)  # fmt: skip
+    judged = judge(request, args.jobs)
+    found = table(judged, reference)
+    keep(judged, args.out.with_suffix(".npz"))
+    write_csv(args.out.with_suffix(".csv"), found.to_dict("records"), COLUMNS)
+    draw(found, args.out.with_suffix(".png"))
+    write_page(found, args.out.with_suffix(".html"), args.out.with_suffix(".png"))
+    print(as_text(found))
+    if args.at_least is None:
+        return 0
+    short = falls_short(found, args.at_least)
+    for line in short:
+        print(f"below {args.at_least:g} points for recognisers that no restorer met: {line}", file=sys.stderr)
+    return int(bool(short))
+
+
+def keep(judged: Judged, path: Path) -> None:
+    """Write what was measured per picture, from which the table is computed."""
+    kinds = {"hits": bool, "mse": np.float32, "ssim": np.float32}
+    arrays = {f"{name}.{key}": a.astype(kinds[key]) for name, found in judged.arrays.items() for key, a in found.items()}
+    about = {"config": judged.config.science(), "readers": judged.readers, "met": judged.met}
+    save_predictions(path, arrays | {"group": judged.groups}, about)
+
+
+def kept(path: Path) -> Judged:
+    """What :func:`keep` wrote."""
+    about, arrays = load_predictions(path)
+    by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["met"]}
+    groups = arrays.pop("group")
+    for key, values in arrays.items():
+        name, _, what = key.rpartition(".")
+        by_name[name][what] = values
+    met = {name: tuple(found) for name, found in about["met"].items()}
+    said = about["config"]
+    config = make_config(said["preset"], said["task"], "none", strength=said["strength"])
+    return Judged(config, about["readers"], met, groups, by_name)

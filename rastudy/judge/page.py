@@ -1,0 +1,103 @@
+"""A judgement as text, as one figure, and as an HTML page."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from rastudy.analysis import style
+from rastudy.judge.restorers import SHOWN
+from rastudy.paths import write_atomic
+from rastudy.registry import MODES, display_name, mode_name, short_name
+from rastudy.report.claims import interval, markdown
+from rastudy.report.html import page, rendered
+
+GAIN, TOP1 = ("gain", "gain_low", "gain_high"), ("top1", "top1_low", "top1_high")
+UNMET = "mean_unmet"
+
+
+def restorer_name(name: str) -> str:
+    """The name to show: of a mode the study's, with its sources where they are not the preset's."""
+    mode, _, sources = name.partition(":")
+    if mode in MODES and mode not in SHOWN:
+        return mode_name(mode) + (f" ({' + '.join(map(display_name, sources.split(',')))})" if sources else "")
+    return SHOWN.get(name, name)
+
+
+def reader_name(name: str) -> str:
+    return "mean of those not in a loss" if name == UNMET else display_name(name)
+
+
+def wide(found: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
+    """A row per restorer: PSNR, SSIM, top-1's change by each recogniser (of the reference top-1), what a point costs."""
+    readers = sorted(found["reader"].unique(), key=lambda name: name != UNMET)  # the mean first
+    first = found.drop_duplicates("reader").set_index("reader")["in_a_loss"]
+    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + ", in a loss" * bool(first[name]) for name in readers),
+              "dB per pp"]  # fmt: skip
+    rows = []
+    for name, part in found.groupby("restorer", sort=False):
+        by = part.set_index("reader")
+        cells = [f"{by.loc[one, 'top1']:.1f} %" if name == part["reference"].iloc[0] else interval(by.loc[one], GAIN)
+                 for one in readers]  # fmt: skip
+        cost = by.loc[readers[0], "db_per_point"]
+        rows.append([restorer_name(str(name)), f"{part['psnr'].iloc[0]:.2f}", f"{part['ssim'].iloc[0]:.3f}", *cells,
+                     "" if pd.isna(cost) else f"{cost:+.2f}"])  # fmt: skip
+    return rows, header
+
+
+def told(found: pd.DataFrame) -> str:
+    """What was judged, in a sentence."""
+    row = found.iloc[0]
+    n, groups = int(row["n_images"]), int(row["n_groups"])
+    of = f" of {groups:,} source digits" if groups != n else ""
+    reference = restorer_name(row["reference"])
+    reference = restorer_name(row["reference"])
+    return (
+        f"{n:,} pictures{of}, {short_name(row['task'], row['strength'])}, preset {row['preset']}; percentage points of top-1 "
+        f"over {reference} on the same pictures, with 95 % intervals over pictures; dB per pp: the decibels that a point for "
+        "the first recogniser costs."
+    )
+
+
+def as_text(found: pd.DataFrame) -> str:
+    """The table for a terminal, a line per restorer and recogniser column."""
+    rows, header = wide(found)
+    return f"{told(found)}\n\n{pd.DataFrame(rows, columns=header).set_index('restorer').T.to_string()}"
+
+
+def panel(ax: Axes, found: pd.DataFrame) -> None:
+    """Decibels against recognition: a point per restorer, top-1 of the mean unmet recogniser (else of the first)."""
+    reader = UNMET if (found["reader"] == UNMET).any() else found["reader"].iloc[0]
+    rows = found[found["reader"] == reader]
+    for _, row in rows.iterrows():
+        mode = row["restorer"].partition(":")[0]
+        look: Any = (
+            {"color": MODES[mode].colour, "marker": MODES[mode].marker}
+            if mode in MODES
+            else {"color": "#7a5195", "marker": "d"}
+        )
+        value, low, high = (row[name] for name in TOP1)
+        ax.errorbar(row["psnr"], value, yerr=[[value - low], [high - value]], ls="", ms=5, lw=1, **look)
+        ax.annotate(
+            restorer_name(row["restorer"]), (row["psnr"], value), (4, 3), textcoords="offset points", fontsize=style.SMALL
+        )
+    ax.margins(x=0.18)
+    ax.set_xlabel("PSNR (dB)")
+    ax.set_ylabel(f"top-1 (%), {reader_name(reader)}")
+
+
+def draw(found: pd.DataFrame, path: Path) -> None:
+    """Write the figure of one judgement."""
+    figure, axes = style.panels(1, 1, 4.4)
+    panel(axes[0, 0], found)
+    style.write(style.finish(figure, told(found)), path)
+
+
+def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
+    """Write the HTML page: sentence, table, figure."""
+    rows, header = wide(found)
+    table = markdown([list(map(escape, row)) for row in rows], header)
+    html = rendered(f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture])
+    write_atomic(path, lambda p: p.write_bytes(page(html)))

@@ -1,0 +1,155 @@
+"""Restorers by name: no processing, filters of image processing, the study's P's, and P's of the user's own.
+
+Filters run with their libraries' own settings; those that ask for the noise are told dn's sigma, elsewhere an estimate.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rastudy.config import Config, make_config
+from rastudy.data.degradations import no_processing, round_to_8_bits, to_uint8
+from rastudy.errors import StudyError
+from rastudy.models.own_processors import is_own
+from rastudy.paths import expand
+from rastudy.registry import MODES, TASKS, name_of
+from rastudy.restore.restore import load, load_run
+
+Filter = Callable[[np.ndarray, float | None], np.ndarray]  # (H, W, 3) in [0, 1] and the noise's sigma, if known, to the same
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """``name``: in tables; ``met``: recognisers in its loss; ``restore``: lq (N, 3, h, w) in [0, 1] to (N, H, W, 3) uint8."""
+
+    name: str
+    met: tuple[str, ...]
+    restore: Callable[[torch.Tensor], np.ndarray]
+
+
+def _skimage(name: str) -> Any:
+    try:
+        import skimage.restoration as module
+        from skimage.filters import unsharp_mask
+    except ImportError as error:
+        raise StudyError(f"restorer {name!r} needs scikit-image; pip install -e '.[judge]'") from error
+    return unsharp_mask if name == "unsharp" else module
+
+
+def unsharp(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
+    return _skimage("unsharp")(picture, channel_axis=-1)
+
+
+def median(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
+    """Of 3 x 3 pixels, channel by channel."""
+    from scipy.ndimage import median_filter
+
+    return median_filter(picture, (3, 3, 1))
+
+
+def nl_means(picture: np.ndarray, sigma: float | None) -> np.ndarray:
+    """Non-local means, with the strength that scikit-image's guide gives for its fast mode."""
+    module = _skimage("nl_means")
+    sigma = _estimate(picture) if sigma is None else sigma
+    return module.denoise_nl_means(picture, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=-1)
+
+
+def total_variation(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
+    return _skimage("tv").denoise_tv_chambolle(picture, channel_axis=-1)
+
+
+def wavelet(picture: np.ndarray, sigma: float | None) -> np.ndarray:
+    """BayesShrink in luma and chroma."""
+    return _skimage("wavelet").denoise_wavelet(picture, sigma=sigma, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True)
+
+
+def bm3d(picture: np.ndarray, sigma: float | None) -> np.ndarray:
+    try:
+        from bm3d import bm3d_rgb
+    except ImportError as error:
+        raise StudyError("restorer 'bm3d' needs bm3d, which is free for non-commercial use; pip install bm3d") from error
+    sigma = _estimate(picture) if sigma is None else sigma
+    return bm3d_rgb(picture, sigma) if sigma > 0 else picture
+
+
+def _estimate(picture: np.ndarray) -> float:
+    """The sigma of a picture's noise, from its wavelets: of JPEG's blocks, of what upsampling leaves."""
+    return float(_skimage("nl_means").estimate_sigma(picture, channel_axis=-1, average_sigmas=True))
+
+
+FILTERS: dict[str, Filter] = {
+    "unsharp": unsharp, "median": median, "nl_means": nl_means, "tv": total_variation, "wavelet": wavelet, "bm3d": bm3d,
+}  # fmt: skip
+RESAMPLING = ("lanczos",)
+SHOWN = {
+    "none": "no processing", "lanczos": "Lanczos", "unsharp": "unsharp masking", "median": "median", "nl_means": "NL means",
+    "tv": "total variation", "wavelet": "wavelets", "bm3d": "BM3D",
+}  # fmt: skip
+
+
+def known() -> str:
+    """The names, in words."""
+    return f"{', '.join(('none', *RESAMPLING, *FILTERS, *(name for name in MODES if name not in ('none', 'clean'))))}"
+
+
+def open_restorer(name: str, config: Config) -> Restorer:
+    """A restorer by its name.
+
+    Args:
+        name: ``none``, one of ``RESAMPLING`` or ``FILTERS``; a mode of training, of the preset's P of seed 0 (``ra:SOURCE``:
+            with that R, or several, in its loss); P's weight file; or one of :mod:`rastudy.models.own_processors`' names.
+        config: preset, task and strength.
+
+    Raises:
+        StudyError: an unknown name, weights that are missing, or a restorer that does not fit the task.
+    """
+    task, strength = config.task, config.strength
+    if name == "none":
+        return Restorer(name, (), lambda lq: _pictures(no_processing(one, task, strength) for one in lq))
+    if name in RESAMPLING:
+        if not TASKS[task].upscales:
+            raise StudyError(f"restorer {name!r} enlarges pictures, and {task} does not; name it with task sr")
+        return Restorer(name, (), lambda lq: np.stack([_lanczos(to_uint8(one), config.factor) for one in lq]))
+    if name in FILTERS:
+        sigma = strength if TASKS[task].random else None
+        return Restorer(name, (), functools.partial(_filtered, FILTERS[name], task, strength, sigma))
+    mode, _, source = name.partition(":")
+    called = name
+    if mode in MODES and mode not in ("none", "clean"):
+        models = load_run(make_config(config.preset, task, mode, strength=strength, source_arch=source, device=config.device))
+    elif is_own(name) or expand(name).is_file():
+        models = load(config.preset, task, strength=strength, named=name, device=config.device)
+        called = name_of(name) if is_own(name) else expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
+    else:
+        raise StudyError(f"restorer {name!r} is unknown: no folder and no file of this name; use {known()}, or P's own name")
+    met = tuple(map(name_of, models.config.sources))
+    return Restorer(called, met, functools.partial(_restored, models.processor, models.transformer, config))
+
+
+def _lanczos(picture: np.ndarray, factor: int) -> np.ndarray:
+    size = (factor * picture.shape[1], factor * picture.shape[0])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _filtered(one: Filter, task: str, strength: float, sigma: float | None, lq: torch.Tensor) -> np.ndarray:
+    """A filter on each picture; of sr on the bicubically enlarged one."""
+    sources = (no_processing(picture, task, strength).permute(1, 2, 0).double().numpy() for picture in lq)
+    return _pictures(torch.from_numpy(np.nan_to_num(one(picture, sigma))).permute(2, 0, 1) for picture in sources)
+
+
+def _pictures(tensors: Any) -> np.ndarray:
+    return np.stack([to_uint8(one) for one in tensors])
+
+
+@torch.inference_mode()
+def _restored(processor: Any, transformer: Any, config: Config, lq: torch.Tensor) -> np.ndarray:
+    """P's pictures in 8 bits; T's, where the run has one, rounded, too: what is judged is a file."""
+    device = config.torch_device()
+    picture = round_to_8_bits(processor(lq.to(device).contiguous(memory_format=torch.channels_last)))
+    picture = picture if transformer is None else transformer(picture)
+    return _pictures(picture.cpu())
