@@ -208,7 +208,7 @@ def judge_options() -> list[Option]:
         DATA,
         option("--count", says="only the first of the preset's test pictures; 0: all", least=0, default=0),
         option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),
-        option("--met", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
+        option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
                default=[], metavar="R"),
         option("--reference", says="what the others are compared with (default: none, no processing; without degraded "
                "pictures the first folder)", default=""),

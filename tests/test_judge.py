@@ -20,7 +20,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.judge import answers
-from rastudy.judge.judge import UNMET, Request, falls_short, judge, kept, table
+from rastudy.judge.judge import UNSEEN, Request, falls_short, judge, kept, table
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
@@ -81,16 +81,16 @@ def test_gains_are_paired_and_leave_out_who_was_met(digits_root, tmp_path):
     """The table from the arrays: paired differences, the mean over recognisers in no restorer's loss, decibels per point."""
     assert run("median", "ra", "--task", "jpeg", "--count", 100, "-o", tmp_path / "out") == 0
     found, judged = pd.read_csv(tmp_path / "out.csv"), kept(tmp_path / "out.npz")
-    assert list(judged.arrays) == ["none", "median", "ra"] and judged.met["ra"] == ("resnet18_small",)
+    assert list(judged.arrays) == ["none", "median", "ra"] and judged.sources["ra"] == ("resnet18_small",)
     pd.testing.assert_frame_equal(table(judged, "none"), found, check_dtype=False)
     hits = {name: arrays["hits"].astype(float) for name, arrays in judged.arrays.items()}
-    row = found[(found["restorer"] == "ra") & (found["reader"] == UNMET)].iloc[0]
+    row = found[(found["restorer"] == "ra") & (found["reader"] == UNSEEN)].iloc[0]
     assert row["gain"] == pytest.approx(100 * (hits["ra"][1:] - hits["none"][1:]).mean(), abs=1e-3)
-    assert row["gain_low"] < row["gain"] < row["gain_high"] and not row["in_a_loss"]
+    assert row["gain_low"] < row["gain"] < row["gain_high"] and not row["is_source"]
     psnr = metrics.psnr(judged.arrays["ra"]["mse"]).mean() - metrics.psnr(judged.arrays["none"]["mse"]).mean()
     assert row["psnr_change"] == pytest.approx(psnr, abs=1e-3)
     assert row["db_per_point"] == pytest.approx(-psnr / row["gain"], rel=1e-2)
-    assert set(found[found["in_a_loss"]]["reader"]) == {"resnet18_small"}
+    assert set(found[found["is_source"]]["reader"]) == {"resnet18_small"}
     assert found[found["restorer"] == "none"]["verdict"].eq("reference").all()
 
 
@@ -134,7 +134,7 @@ def test_answers_are_by_content(study_root):
 
 
 def test_at_least(study_root, tmp_path, capsys):
-    """The status is 1 where the whole interval of the unmet recognisers' gain is not above the demand, and says whose."""
+    """The status is 1 where the whole interval of the unseen recognisers' gain is not above the demand, and says whose."""
     words = ("median", "--task", "jpeg", "--count", 60, "-o", tmp_path / "out")
     assert run(*words, "--at-least", "50") == 1
     assert re.search(r"below 50 points .*: median: [+-]\d", capsys.readouterr().err)
@@ -191,7 +191,7 @@ def test_folders(prepared, study_root, capsys):
     assert run(same, best, "--pictures", prepared, "--preset", "digits", "-o", study_root / "out") == 0
     found = pd.read_csv(study_root / "out.csv").set_index(["restorer", "reader"])
     assert (found.loc["same", "gain"] == 0).all() and (found.loc["best", "psnr"] == metrics.MOST_DB).all()
-    assert (found.loc["best", "top1"] > 80).all() and found.loc[("best", UNMET), "gain"] > 0
+    assert (found.loc["best", "top1"] > 80).all() and found.loc[("best", UNSEEN), "gain"] > 0
     assert (found.loc["same", "verdict"] == "none").all()
     said = capsys.readouterr().out
     assert "24 pictures, jpeg 4, preset digits" in said and "no processing" in said
@@ -202,9 +202,11 @@ def test_folders(prepared, study_root, capsys):
 def test_originals_without_a_manifest(originals, prepared, study_root):
     """Folders are compared with one another; names of restorers need degraded pictures."""
     a, b = copied(prepared, "a"), copied(prepared, "b", part=ORIGINAL)
-    assert run(a, b, "--pictures", originals, "--preset", "digits", "--met", "resnet18_small", "-o", study_root / "out") == 0
+    assert (
+        run(a, b, "--pictures", originals, "--preset", "digits", "--sources", "resnet18_small", "-o", study_root / "out") == 0
+    )
     found = pd.read_csv(study_root / "out.csv")
-    assert set(found["reference"]) == {"a"} and set(found[found["in_a_loss"]]["reader"]) == {"resnet18_small"}
+    assert set(found["reference"]) == {"a"} and set(found[found["is_source"]]["reader"]) == {"resnet18_small"}
     with pytest.raises(StudyError, match="need degraded pictures; prepare them with rastudy degrade"):
         judge(Request(("median",), "digits", place=str(originals)))
 
@@ -272,8 +274,8 @@ SAYS = {
     "flat originals": "lies in no class folder", "no class": "the class folder .*seven",
     "manifest": "not a manifest",
     "altered": "not the file that rastudy degrade wrote", "no manifest": "manifest.json: missing",
-    "unknown": "'medain' is unknown",
-    "another protocol": "another protocol", "another task": "degraded with task jpeg, not sr", "reference": "'ideal' is unknown",
+    "unknown": "'medain' is unknown", "reference": "'ideal' is unknown",
+    "another protocol": "another protocol", "another task": "degraded with task jpeg, not sr",
     "enlarges": "does not; name it with task sr", "twice": "would both be called 'mine'", "no task": "no task was named",
     "shallow": "fitted to a study's training pictures",
 }  # fmt: skip

@@ -3,8 +3,8 @@
 ``rastudy judge FOLDER... --pictures PLACE``, or ``rastudy judge NAME... --preset digits --task jpeg``
 
 A restorer is a folder of pictures that any program restored, or a name (:func:`.restorers.open_restorer`). All are compared
-with a reference on the same pictures, by each recogniser and in the mean of those that no restorer had in its loss. Memory does
-not grow with the number of pictures.
+with a reference on the same pictures, by each recogniser and in the mean of the unseen ones, which no restorer had in its loss.
+Memory does not grow with the number of pictures.
 """
 
 import argparse
@@ -40,9 +40,9 @@ from rastudy.transfer.read import reader_of
 
 CHUNK = 24  # pictures that a process judges at a time
 BATCH = 8  # of them that P and R take at once
-UNMET = "mean_unmet"  # the mean recogniser that no restorer had in its loss
+UNSEEN = "mean_unseen"  # the mean recogniser that no restorer had in its loss
 COLUMNS = (
-    "preset", "task", "strength", "restorer", "reader", "in_a_loss", "top1", "top1_low", "top1_high", "reference", "gain",
+    "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ class Request:
     """What is to be judged; a process opens it for itself.
 
     ``restorers``: folders and names; ``place``: of the pictures, none: the preset's test pictures; ``readers``: by name, none:
-    the preset's; ``met``: recognisers in the loss of what made the folders.
+    the preset's; ``sources``: recognisers in the loss of what made the folders.
     """
 
     restorers: tuple[str, ...]
@@ -62,7 +62,7 @@ class Request:
     place: str = ""
     data: str = ""
     readers: tuple[str, ...] = ()
-    met: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     count: int = 0
     device: str = "auto"
 
@@ -83,14 +83,14 @@ class Judged(NamedTuple):
 
     config: Config
     readers: dict[str, str]
-    met: dict[str, tuple[str, ...]]
+    sources: dict[str, tuple[str, ...]]
     groups: np.ndarray
     arrays: dict[str, dict[str, np.ndarray]]
 
     @property
-    def unmet(self) -> list[str]:
+    def unseen(self) -> list[str]:
         """The recognisers that no restorer had in its loss."""
-        return [name for name in self.readers if not any(name in met for met in self.met.values())]
+        return [name for name in self.readers if not any(name in sources for sources in self.sources.values())]
 
 
 # --- measuring, in a process of its own
@@ -108,7 +108,7 @@ class _Bench:
         for name, version, load in opened_readers(request, self.config):
             self.readers.append((name, load(self.pictures.classes, False).to(self.config.torch_device())))
             self.stores.append(answers.load(answers.store(name, version)))
-        self.restorers = [opened(name, self.pictures, request.met) for name in request.restorers]
+        self.restorers = [opened(name, self.pictures) for name in request.restorers]
 
     def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], list[answers.Known]]:
         """Arrays by restorer, and what the recognisers said for the first time."""
@@ -161,7 +161,7 @@ def _ssim(restored: torch.Tensor, gt: torch.Tensor) -> np.ndarray:
     return metrics.ssim_per_image(restored, gt).numpy()
 
 
-def opened(name: str, pictures: Pictures, met: tuple[str, ...] = ()) -> "Restorer | Restored":
+def opened(name: str, pictures: Pictures) -> "Restorer | Restored":
     """A restorer by its name, or a folder of restored pictures."""
     if not is_own(name) and expand(name).is_dir():
         return Restored(expand(name), pictures.names)
@@ -223,9 +223,9 @@ def judge(request: Request, jobs: int = 1) -> Judged:
                 answers.save(answers.store(name, version), new)
     arrays = {name: {key: np.concatenate([part[k][key] for part in parts], -1) for key in parts[0][k]}
               for k, name in enumerate(names)}  # fmt: skip
-    met = {name: one.met if isinstance(one, Restorer) else tuple(map(name_of, request.met))
+    sources = {name: one.sources if isinstance(one, Restorer) else tuple(map(name_of, request.sources))
            for name, one in zip(names, bench.restorers, strict=True)}  # fmt: skip
-    return Judged(bench.config, versions, met, bench.pictures.groups, arrays)
+    return Judged(bench.config, versions, sources, bench.pictures.groups, arrays)
 
 
 def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs: int) -> Iterator[tuple]:
@@ -238,7 +238,7 @@ def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs
 
 
 def table(judged: Judged, reference: str) -> pd.DataFrame:
-    """Rows of ``COLUMNS``: a restorer by a recogniser, and in the mean of the unmet; top-1 and gains in percent and points.
+    """Rows of ``COLUMNS``: a restorer by a recogniser, and in the mean of the unseen; top-1 and gains in percent and points.
 
     ``db_per_point``: the decibels, relative to the reference, that a point of gain costs; nothing where there is no gain.
 
@@ -252,16 +252,16 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
     groups, config, rows = Groups(judged.groups), judged.config, []
     read = {name: _by_reader(judged, name) for name in judged.arrays}
     psnr = {name: float(metrics.psnr(found["mse"]).mean()) for name, found in judged.arrays.items()}
-    of_any_loss = {reader for met in judged.met.values() for reader in met}
+    sources = {reader for named in judged.sources.values() for reader in named}
     for name, hits in read.items():
         levels = mean_intervals(100 * hits, groups, differences=True)
         gains = mean_intervals(100 * (hits - read[reference]), groups, differences=True)
         change = psnr[name] - psnr[reference]
-        for reader, level, gain in zip([*judged.readers, *[UNMET] * bool(judged.unmet)], levels, gains, strict=True):
+        for reader, level, gain in zip([*judged.readers, *[UNSEEN] * bool(judged.unseen)], levels, gains, strict=True):
             is_reference = name == reference
             rows.append({
                 "preset": config.preset, "task": config.task, "strength": config.strength, "restorer": name, "reader": reader,
-                "in_a_loss": reader in of_any_loss,
+                "is_source": reader in sources,
                 "top1": level.value, "top1_low": level.low, "top1_high": level.high, "reference": reference,
                 "gain": 0.0 if is_reference else gain.value, "gain_low": 0.0 if is_reference else gain.low,
                 "gain_high": 0.0 if is_reference else gain.high,
@@ -277,15 +277,15 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
 
 
 def _by_reader(judged: Judged, name: str) -> np.ndarray:
-    """(N, R) hits, and in a last column those of the mean unmet recogniser, where there is one."""
+    """(N, R) hits, and in a last column those of the mean unseen recogniser, where there is one."""
     hits = judged.arrays[name]["hits"].T.astype(float)
-    unmet = [list(judged.readers).index(reader) for reader in judged.unmet]
-    return np.column_stack([hits, hits[:, unmet].mean(1)]) if unmet else hits
+    unseen = [list(judged.readers).index(reader) for reader in judged.unseen]
+    return np.column_stack([hits, hits[:, unseen].mean(1)]) if unseen else hits
 
 
 def falls_short(found: pd.DataFrame, least: float) -> list[str]:
-    """The restorers whose gain for the mean unmet recogniser is not, by its whole interval, at least ``least`` points."""
-    rows = found[(found["reader"] == UNMET) & (found["restorer"] != found["reference"])]
+    """The restorers whose gain for the mean unseen recogniser is not, by its whole interval, at least ``least`` points."""
+    rows = found[(found["reader"] == UNSEEN) & (found["restorer"] != found["reference"])]
     if rows.empty:
         raise StudyError("--at-least needs a restorer beside the reference, and a recogniser that no restorer had in its loss")
     return [f"{row['restorer']}: {row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
@@ -299,7 +299,7 @@ def judge_command(args: argparse.Namespace) -> int:
     restorers = dict.fromkeys([*([reference] if reference not in folders else []), *args.restorer])
     preset = args.preset or ("imagenet_lite" if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
-                      tuple(args.readers), tuple(args.met), args.count, args.device)  # fmt: skip
+                      tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
     judged = judge(request, args.jobs)
     found = table(judged, reference)
     keep(judged, args.out.with_suffix(".npz"))
@@ -311,7 +311,7 @@ def judge_command(args: argparse.Namespace) -> int:
         return 0
     short = falls_short(found, args.at_least)
     for line in short:
-        print(f"below {args.at_least:g} points for recognisers that no restorer met: {line}", file=sys.stderr)
+        print(f"below {args.at_least:g} points for unseen recognisers: {line}", file=sys.stderr)
     return int(bool(short))
 
 
@@ -319,19 +319,19 @@ def keep(judged: Judged, path: Path) -> None:
     """Write what was measured per picture, from which the table is computed."""
     kinds = {"hits": bool, "mse": np.float32, "ssim": np.float32}
     arrays = {f"{name}.{key}": a.astype(kinds[key]) for name, found in judged.arrays.items() for key, a in found.items()}
-    about = {"config": judged.config.science(), "readers": judged.readers, "met": judged.met}
+    about = {"config": judged.config.science(), "readers": judged.readers, "sources": judged.sources}
     save_predictions(path, arrays | {"group": judged.groups}, about)
 
 
 def kept(path: Path) -> Judged:
     """What :func:`keep` wrote."""
     about, arrays = load_predictions(path)
-    by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["met"]}
+    by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["sources"]}
     groups = arrays.pop("group")
     for key, values in arrays.items():
         name, _, what = key.rpartition(".")
         by_name[name][what] = values
-    met = {name: tuple(found) for name, found in about["met"].items()}
+    sources = {name: tuple(found) for name, found in about["sources"].items()}
     said = about["config"]
     config = make_config(said["preset"], said["task"], "none", strength=said["strength"])
-    return Judged(config, about["readers"], met, groups, by_name)
+    return Judged(config, about["readers"], sources, groups, by_name)

@@ -11,11 +11,13 @@ from rastudy.analysis import style
 from rastudy.judge.restorers import SHOWN
 from rastudy.paths import write_atomic
 from rastudy.registry import MODES, display_name, mode_name, short_name
+from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import interval, markdown
 from rastudy.report.html import page, rendered
+from rastudy.report.style import intervals
 
-GAIN, TOP1 = ("gain", "gain_low", "gain_high"), ("top1", "top1_low", "top1_high")
-UNMET = "mean_unmet"
+GAIN = ("gain", "gain_low", "gain_high")
+UNSEEN = "mean_unseen"
 
 
 def restorer_name(name: str) -> str:
@@ -27,14 +29,14 @@ def restorer_name(name: str) -> str:
 
 
 def reader_name(name: str) -> str:
-    return "mean of those not in a loss" if name == UNMET else display_name(name)
+    return "mean unseen" if name == UNSEEN else display_name(name)
 
 
 def wide(found: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
     """A row per restorer: PSNR, SSIM, top-1's change by each recogniser (of the reference top-1), what a point costs."""
-    readers = sorted(found["reader"].unique(), key=lambda name: name != UNMET)  # the mean first
-    first = found.drop_duplicates("reader").set_index("reader")["in_a_loss"]
-    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + ", in a loss" * bool(first[name]) for name in readers),
+    readers = sorted(found["reader"].unique(), key=lambda name: name != UNSEEN)  # the mean first
+    first = found.drop_duplicates("reader").set_index("reader")["is_source"]
+    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + " (source)" * bool(first[name]) for name in readers),
               "dB per pp"]  # fmt: skip
     rows = []
     for name, part in found.groupby("restorer", sort=False):
@@ -68,24 +70,22 @@ def as_text(found: pd.DataFrame) -> str:
 
 
 def panel(ax: Axes, found: pd.DataFrame) -> None:
-    """Decibels against recognition: a point per restorer, top-1 of the mean unmet recogniser (else of the first)."""
-    reader = UNMET if (found["reader"] == UNMET).any() else found["reader"].iloc[0]
-    rows = found[found["reader"] == reader]
-    for _, row in rows.iterrows():
+    """Decibels against recognition: a point per restorer, the mean unseen recogniser's gain (else the first's)."""
+    reader = UNSEEN if (found["reader"] == UNSEEN).any() else found["reader"].iloc[0]
+    rows = found[found["reader"] == reader].sort_values("psnr")
+    for k, (_, row) in enumerate(rows.iterrows()):
         mode = row["restorer"].partition(":")[0]
-        look: Any = (
-            {"color": MODES[mode].colour, "marker": MODES[mode].marker}
-            if mode in MODES
-            else {"color": "#7a5195", "marker": "d"}
-        )
-        value, low, high = (row[name] for name in TOP1)
-        ax.errorbar(row["psnr"], value, yerr=[[value - low], [high - value]], ls="", ms=5, lw=1, **look)
-        ax.annotate(
-            restorer_name(row["restorer"]), (row["psnr"], value), (4, 3), textcoords="offset points", fontsize=style.SMALL
-        )
+        look: Any = {"color": "#7a5195", "marker": "d"}
+        if mode in MODES:
+            look = {"color": MODES[mode].colour, "marker": MODES[mode].marker}
+        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **look)
+        shift = (4, 4) if k % 2 else (4, -9)  # neighbours' names stand on two sides
+        place = row["psnr"], row["gain"]
+        ax.annotate(restorer_name(row["restorer"]), place, shift, textcoords="offset points", fontsize=style.SMALL)
+    ax.axhline(0, color="0.6", lw=0.8)
     ax.margins(x=0.18)
     ax.set_xlabel("PSNR (dB)")
-    ax.set_ylabel(f"top-1 (%), {reader_name(reader)}")
+    ax.set_ylabel(f"gain of {reader_name(reader)} (pp)")
 
 
 def draw(found: pd.DataFrame, path: Path) -> None:
@@ -99,5 +99,7 @@ def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
     """Write the HTML page: sentence, table, figure."""
     rows, header = wide(found)
     table = markdown([list(map(escape, row)) for row in rows], header)
-    html = rendered(f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture])
+    html = rendered(
+        f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture], lambda _: CAPTIONS["judgement"]
+    )
     write_atomic(path, lambda p: p.write_bytes(page(html)))

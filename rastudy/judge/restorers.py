@@ -25,10 +25,10 @@ Filter = Callable[[np.ndarray, float | None], np.ndarray]  # (H, W, 3) in [0, 1]
 
 @dataclass(frozen=True)
 class Restorer:
-    """``name``: in tables; ``met``: recognisers in its loss; ``restore``: lq (N, 3, h, w) in [0, 1] to (N, H, W, 3) uint8."""
+    """``name``: in tables; ``sources``: R's in its loss; ``restore``: lq (N, 3, h, w) in [0, 1] to (N, H, W, 3) uint8."""
 
     name: str
-    met: tuple[str, ...]
+    sources: tuple[str, ...]
     restore: Callable[[torch.Tensor], np.ndarray]
 
 
@@ -127,8 +127,8 @@ def open_restorer(name: str, config: Config) -> Restorer:
         called = name_of(name) if is_own(name) else expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
     else:
         raise StudyError(f"restorer {name!r} is unknown: no folder and no file of this name; use {known()}, or P's own name")
-    met = tuple(map(name_of, models.config.sources))
-    return Restorer(called, met, functools.partial(_restored, models.processor, models.transformer, config))
+    sources = tuple(map(name_of, models.config.sources))
+    return Restorer(called, sources, functools.partial(_restored, models.processor, models.transformer, config))
 
 
 def _lanczos(picture: np.ndarray, factor: int) -> np.ndarray:

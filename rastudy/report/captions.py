@@ -36,7 +36,7 @@ CAPTIONS = {
                  "Lines: gains of the source and of unseen recognisers with 95 % bands, and below them the change of PSNR, "
                  "against the recognition weight; the chosen weight is ringed."),
     "judgement": ("Decibels against recognition", "Points with 95 % intervals, a panel per set of pictures and degradation: "
-                  "restorers by PSNR and by top-1 of the mean recogniser that none of them had in its loss."),
+                  "restorers by PSNR and by the gain of the mean unseen recogniser over no processing."),
     "curves": ("Training", "Image loss against the pictures seen, a line per mode, a panel per degradation."),
     "restored": ("Restored pictures, not chosen",
                  "Rows are the first test pictures, columns the modes; under each picture the verdicts of the source "

@@ -7,7 +7,7 @@ import argparse
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape, unescape
 from pathlib import Path
 
@@ -26,6 +26,7 @@ TEMPLATE = PACKAGE / "report" / "report.html"
 LARGEST = 10_000_000  # bytes of the report
 LEGIBLE = 0.45  # of a figure's own width: a narrower screen scrolls it
 COLOURS = 256  # of a plot: half the bytes and no visible difference
+NAVIGATION = re.compile(r"<nav.*?</nav>", re.DOTALL)
 FIGURE = re.compile(r"<p>@@(?P<k>\d+)@@</p>")
 
 
@@ -40,17 +41,17 @@ def body(studies: Sequence[str], pictures_of: str = "") -> str:
     return rendered(document(studies, show, pictures_of, checkout()), shown)
 
 
-def rendered(text: str, shown: Sequence[Path]) -> str:
-    """Markdown as HTML, with the figure ``shown[k]`` where it has a paragraph ``@@k@@``."""
+def rendered(text: str, shown: Sequence[Path], caption: Callable[[Path], tuple[str, str]] = caption_of) -> str:
+    """Markdown as HTML, with the figure ``shown[k]`` for a paragraph ``@@k@@``; ``caption``: caption and alternative text."""
     html = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(text)
     html = re.sub(r"<table>.*?</table>", lambda m: f'<div class="scroll" tabindex="0">{m[0]}</div>', html, flags=re.DOTALL)
     html = re.sub(r"<td>(?=[+-]?\d)", '<td class="short">', html)
     html = re.sub(rf"<td>(?=(?:{'|'.join(TASKS)})\b)", '<td class="task">', html)
     html = re.sub(r" (agrees|disagrees|undecided)</td>", r' <span class="\1">\1</span></td>', html)
-    return FIGURE.sub(lambda found: figure(shown[int(found["k"])]), html)
+    return FIGURE.sub(lambda found: figure(shown[int(found["k"])], caption), html)
 
 
-def figure(path: Path) -> str:
+def figure(path: Path, caption: Callable[[Path], tuple[str, str]] = caption_of) -> str:
     """A figure of the checkout inside the page, with caption and alternative text; a plot in ``COLOURS`` colours."""
     with Image.open(path) as file:
         picture = Image.new("RGB", file.size, "white")
@@ -59,14 +60,14 @@ def figure(path: Path) -> str:
         picture = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     packed = io.BytesIO()
     picture.save(packed, "WEBP", lossless=True, method=4)
-    caption, plotted = caption_of(path)
+    said, plotted = caption(path)
     width, height = picture.size
     data = base64.b64encode(packed.getvalue()).decode()
     return (
         f'<figure data-file="{short(path)}"><div class="scroll" tabindex="0">'
-        f'<img alt="{escape(f"{caption}. {plotted}")}" width="{width}" height="{height}" '
+        f'<img alt="{escape(f"{said}. {plotted}")}" width="{width}" height="{height}" '
         f'style="--legible:{int(LEGIBLE * width)}px" src="data:image/webp;base64,{data}">'
-        f"</div><figcaption>{escape(caption)}</figcaption></figure>"
+        f"</div><figcaption>{escape(said)}</figcaption></figure>"
     )
 
 
@@ -89,7 +90,7 @@ def _with_anchors(html: str) -> tuple[str, str]:
     html = re.sub(r"<h([23])>(.*?)</h\1>", anchor, html)
     kept = lambda m: m[0] if m[1].startswith("https://") or m[1][1:] in seen else m[2]  # noqa: E731
     html = re.sub(r'<a href="([^"]*)">(.*?)</a>', kept, html, flags=re.DOTALL)
-    return html, f"<ul>{''.join(lines)}</ul>"
+    return html, f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def write_report(output: Path, studies: Sequence[str], pictures_of: str = "") -> int:
@@ -106,7 +107,9 @@ def write_report(output: Path, studies: Sequence[str], pictures_of: str = "") ->
 def page(html: str) -> bytes:
     """A page that needs nothing else, with a table of contents."""
     html, contents = _with_anchors(html)
-    return TEMPLATE.read_text().replace("<!-- contents -->", contents).replace("<!-- body -->", html).encode()
+    template = TEMPLATE.read_text()
+    template = template if contents else NAVIGATION.sub("", template)
+    return template.replace("<!-- contents -->", contents).replace("<!-- body -->", html).encode()
 
 
 def folder_of(studies: Sequence[str], data: str) -> str:
