@@ -202,8 +202,8 @@ def test_readme_is_read_in_ten_minutes(readme):
     """At most 250 lines, with the findings, none of them a screen; what one would click on comes before how to run it."""
     assert len(readme.splitlines()) <= 250
     places = [readme.index(mark) for mark in ("```\nx ──", "figures/hero.png", "| term |", "table:findings", "table:main",
-                                              "make study ", "## Notebooks", "## One run", "## Your own", "## The release",
-                                              "## Layout", "## Licence")]  # fmt: skip
+                                              "make study ", "## Notebooks", "## One run", "## Your own", "## Judge",
+                                              "## The release", "## Layout", "## Licence")]  # fmt: skip
     assert places == sorted(places)
     assert len(re.findall(r"^\d\. \*\*", readme[: readme.index("## Two commands")], re.MULTILINE)) <= 8
     table = readme[readme.index("<!-- table:main") :].partition("<!-- /table")[0]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -29,18 +30,20 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions, save_predictions
 from rastudy.judge import answers
-from rastudy.judge.page import as_text, draw, write_page
 from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
 from rastudy.models.own_processors import is_own
-from rastudy.paths import expand, write_csv
+from rastudy.paths import expand, write_atomic, write_csv
 from rastudy.registry import name_of
+from rastudy.report.captions import CAPTIONS
+from rastudy.report.claims import markdown
+from rastudy.report.html import page, rendered
+from rastudy.report.judgement import UNSEEN, as_text, draw, told, wide
 from rastudy.transfer.read import reader_of
 
 CHUNK = 24  # pictures that a process judges at a time
 BATCH = 8  # of them that P and R take at once
-UNSEEN = "mean_unseen"  # the mean recogniser that no restorer had in its loss
 COLUMNS = (
     "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
@@ -313,6 +316,16 @@ def judge_command(args: argparse.Namespace) -> int:
     for line in short:
         print(f"below {args.at_least:g} points for unseen recognisers: {line}", file=sys.stderr)
     return int(bool(short))
+
+
+def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
+    """Write the HTML page: sentence, table, figure."""
+    rows, header = wide(found)
+    table = markdown([list(map(escape, row)) for row in rows], header)
+    html = rendered(
+        f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture], lambda _: CAPTIONS["judgement"]
+    )
+    write_atomic(path, lambda p: p.write_bytes(page(html)))
 
 
 def keep(judged: Judged, path: Path) -> None:

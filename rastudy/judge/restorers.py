@@ -86,10 +86,6 @@ FILTERS: dict[str, Filter] = {
     "unsharp": unsharp, "median": median, "nl_means": nl_means, "tv": total_variation, "wavelet": wavelet, "bm3d": bm3d,
 }  # fmt: skip
 RESAMPLING = ("lanczos",)
-SHOWN = {
-    "none": "no processing", "lanczos": "Lanczos", "unsharp": "unsharp masking", "median": "median", "nl_means": "NL means",
-    "tv": "total variation", "wavelet": "wavelets", "bm3d": "BM3D",
-}  # fmt: skip
 
 
 def known() -> str:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rastudy.analysis.style import save
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
 from rastudy.paths import CHECKOUT, PACKAGE, is_record, results_folder, root, short, to_read, write_atomic
 from rastudy.presets import PRESETS
 from rastudy.registry import dataset_of
-from rastudy.report import words
+from rastudy.report import judgement, words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
 from rastudy.report.hero import write_hero
@@ -72,6 +73,7 @@ def document(studies: Sequence[str], show: Show, pictures_of: str = "", where: s
         "studies": studies, "recorded": recorded, "name": study_name, "figure": figure, "figures": figures,
         "table": table, "fold": fold, "hero": lambda: figure("hero"),
         "findings": findings, "boundary_words": lambda: boundary_words(studies), "rounding": lambda: words.rounding(studies),
+        "judged": lambda: [judgement.best_of(one) for one in judgement.judgements(studies)],
         "provenance": lambda: provenance(studies, where),
     }  # fmt: skip
     text = _environment().get_template("results.md.j2").render(helpers)
@@ -189,6 +191,7 @@ def refresh() -> None:
     if not is_record():
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
     write_hero()
+    save(judgement.plot_judgements(present_studies()), ".", "judgement")
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():

@@ -23,7 +23,7 @@ logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings t
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BOUNDARIES = "03_decision_boundaries"
 READING = ("00_degradations", "02_cross_architecture", BOUNDARIES, "04_tradeoff")
-ALONE = ("06_user_study", "07_own_pictures")  # of the record these are executed, too
+ALONE = ("06_user_study", "07_own_pictures", "09_judge")  # of the record these are executed, too
 COPIES = {"cifar10": ("02_cross_architecture",)}  # other presets' executed copies beside the digits', NAME_PRESET.ipynb
 
 

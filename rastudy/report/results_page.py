@@ -22,6 +22,7 @@ from rastudy.boundaries.tables import load_table as load_boundaries
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name
+from rastudy.report import judgement
 from rastudy.report.claims import (
     CONDITIONS,
     OF_PAPER,
@@ -178,6 +179,21 @@ def photographs_table(preset: str) -> Iterator[Row]:
         paper = f"{published[key]:+.1f}" if key in published else "not at hand"
         shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
         yield [*shown, *gains, f"{psnr[key] - psnr[task, 'plain']:+.2f}", paper]
+
+
+@table("data", "restorer", "PSNR (dB)", "SSIM", "gain of the mean unseen model", "dB per pp", missing="")
+def judged_table(preset: str) -> Iterator[Row]:
+    """Restorers by how well the mean unseen model reads what they make."""
+    for found in judgement.judgements([preset]):
+        for _, row in found[(found["reader"] == judgement.UNSEEN) & (found["restorer"] != found["reference"])].iterrows():
+            cost = "" if pd.isna(row["db_per_point"]) else f"{row['db_per_point']:+.2f}"
+            shown = [
+                judgement.place_of(found),
+                judgement.restorer_name(row["restorer"]),
+                f"{row['psnr']:.2f}",
+                f"{row['ssim']:.3f}",
+            ]
+            yield [*shown, interval(row, judgement.GAIN), cost]
 
 
 # --- transfer
@@ -407,6 +423,7 @@ def turned_counts(preset: str) -> Iterator[Row]:
 
 MAKERS: dict[str, Maker] = {
     "claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
+    "judged": judged_table,
     "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table, "matched": matched_table,
     "transfer": transfer_table, "boundaries": boundaries_table, "photographs": photographs_table, "benchmark": benchmark_table,
     "main": main_table_of, "replication": replication_table, "turned": turned_counts,

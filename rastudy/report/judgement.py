@@ -1,21 +1,26 @@
-"""A judgement as text, as one figure, and as an HTML page."""
+"""Judgements (:mod:`rastudy.judge`) in words, as tables and figures."""
 
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from rastudy.analysis import style
-from rastudy.judge.restorers import SHOWN
-from rastudy.paths import write_atomic
+from rastudy.analysis.style import says_what_is_missing
+from rastudy.errors import NothingToShow
+from rastudy.paths import results_folder, to_read
+from rastudy.presets import PRESETS
 from rastudy.registry import MODES, display_name, mode_name, short_name
-from rastudy.report.captions import CAPTIONS
-from rastudy.report.claims import interval, markdown
-from rastudy.report.html import page, rendered
+from rastudy.report.claims import interval
 from rastudy.report.style import intervals
 
+SHOWN = {
+    "none": "no processing", "lanczos": "Lanczos", "unsharp": "unsharp masking", "median": "median", "nl_means": "NL means",
+    "tv": "total variation", "wavelet": "wavelets", "bm3d": "BM3D",
+}  # fmt: skip
 GAIN = ("gain", "gain_low", "gain_high")
 UNSEEN = "mean_unseen"
 
@@ -59,14 +64,19 @@ def told(found: pd.DataFrame) -> str:
     return (
         f"{n:,} pictures{of}, {short_name(row['task'], row['strength'])}, preset {row['preset']}; percentage points of top-1 "
         f"over {reference} on the same pictures, with 95 % intervals over pictures; dB per pp: the decibels that a point for "
-        "the first recogniser costs."
+        "the first recogniser costs (negative: both rise)."
     )
 
 
-def as_text(found: pd.DataFrame) -> str:
-    """The table for a terminal, a line per restorer and recogniser column."""
+def by_restorer(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`wide`, for a notebook."""
     rows, header = wide(found)
-    return f"{told(found)}\n\n{pd.DataFrame(rows, columns=header).set_index('restorer').T.to_string()}"
+    return pd.DataFrame(rows, columns=header).set_index("restorer")
+
+
+def as_text(found: pd.DataFrame) -> str:
+    """The sentence and the table for a terminal, a column per restorer."""
+    return f"{told(found)}\n\n{by_restorer(found).T.to_string()}"
 
 
 def panel(ax: Axes, found: pd.DataFrame) -> None:
@@ -95,11 +105,40 @@ def draw(found: pd.DataFrame, path: Path) -> None:
     style.write(style.finish(figure, told(found)), path)
 
 
-def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
-    """Write the HTML page: sentence, table, figure."""
-    rows, header = wide(found)
-    table = markdown([list(map(escape, row)) for row in rows], header)
-    html = rendered(
-        f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture], lambda _: CAPTIONS["judgement"]
-    )
-    write_atomic(path, lambda p: p.write_bytes(page(html)))
+# --- those of the record
+
+
+def judgements(presets: Sequence[str]) -> list[pd.DataFrame]:
+    """The committed judgements of studies: ``results/<preset>/judged_<task><strength>.csv``."""
+    folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in presets]
+    return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob("judged_*.csv"))]
+
+
+def place_of(found: pd.DataFrame) -> str:
+    """Data and degradation, in words."""
+    row = found.iloc[0]
+    return f"{PRESETS[row['preset']]['shown']}, {short_name(row['task'], row['strength'])}"
+
+
+@says_what_is_missing
+def plot_judgements(presets: Sequence[str]) -> Figure:
+    """A panel per judgement: decibels against the mean unseen model's gain over no processing."""
+    found = judgements(presets)
+    if not found:
+        raise NothingToShow("Nothing is judged yet: rastudy judge.")
+    figure, axes, _ = style.square(len(found), 3.3)
+    for ax, one in zip(axes, found, strict=True):
+        panel(ax, one)
+        ax.set_title(f"{place_of(one)}; n = {int(one['n_images'].iloc[0]):,}")
+    return style.finish(figure, "Gains over no processing, with 95 % intervals over pictures; one training a P.")
+
+
+def best_of(found: pd.DataFrame) -> str:
+    """Who is read best by the mean unseen model, who has the most decibels, and the best of the filters, in a sentence."""
+    rows = found[found["reader"] == UNSEEN].set_index("restorer")
+    filters = rows[[name in SHOWN and name != "none" for name in rows.index]]
+    roles = {rows["gain"].idxmax(): "read best", rows["psnr"].idxmax(): "with the most decibels"}
+    roles |= {filters["gain"].idxmax(): "the best filter"} if len(filters) else {}
+    said = [f"{restorer_name(name)} ({what}) {interval(rows.loc[name], GAIN)} at {rows.loc[name, 'psnr']:.2f} dB"
+            for name, what in roles.items()]  # fmt: skip
+    return f"{place_of(found)}: {'; '.join(said)}"
