@@ -10,6 +10,11 @@ if os.environ.setdefault("RASTUDY_ARITHMETIC", "portable") == "portable":
         os.environ.setdefault(_name, _value)
 
 
+def is_native() -> bool:
+    """Whether this process computes in the CPU's own arithmetic."""
+    return os.environ["RASTUDY_ARITHMETIC"] == "native"
+
+
 def use_native() -> None:
     """Let this process, before its first sum, and those that it starts use the CPU's own instructions: bf16 needs them."""
     os.environ["RASTUDY_ARITHMETIC"] = "native"

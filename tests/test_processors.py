@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rastudy.errors import StudyError
-from rastudy.models.processors import ResnetGenerator, SRDenseNet, SRResNet, _FewChannelConv, build_processor
+from rastudy.models.processors import ResnetGenerator, SRDenseNet, SRResNet, _FewChannelConv, _PReLU, build_processor
 
 
 def count(net: nn.Module) -> int:
@@ -69,6 +69,23 @@ def test_the_fast_convolution_is_the_ordinary_one(kernel, padding, size, channel
         results.append((out, leaf.grad, net.weight.grad, net.bias.grad))
     for ours, reference in zip(*results, strict=True):
         assert torch.allclose(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.5, 3.0])
+def test_prelu_in_one_pass_is_prelu(slope, monkeypatch):
+    """On a CPU in its own arithmetic: the same values, the same gradients up to rounding; elsewhere it is torch's."""
+    x = torch.randn(3, 8, 33, 17).contiguous(memory_format=torch.channels_last)
+    gradient, found = torch.randn_like(x), {}
+    for arithmetic in ("portable", "native"):
+        monkeypatch.setenv("RASTUDY_ARITHMETIC", arithmetic)
+        net, seen = _PReLU(init=slope), x.clone().requires_grad_()
+        given = net(seen)
+        given.backward(gradient)
+        found[arithmetic] = given.detach(), seen.grad, net.weight.grad, type(given.grad_fn).__name__
+    for ordinary, fast in zip(found["portable"][:2], found["native"][:2], strict=True):
+        torch.testing.assert_close(fast, ordinary, rtol=0, atol=0)
+    torch.testing.assert_close(found["native"][2], found["portable"][2], rtol=1e-5, atol=1e-3)
+    assert found["native"][3] != found["portable"][3]
 
 
 def test_the_seed_decides_the_initial_weights():

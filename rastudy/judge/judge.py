@@ -42,8 +42,8 @@ from rastudy.report.html import page, rendered
 from rastudy.report.judgement import UNSEEN, as_text, draw, told, wide
 from rastudy.transfer.read import reader_of
 
-CHUNK = 24  # pictures that a process judges at a time
-BATCH = 8  # of them that P and R take at once
+CHUNK = 100  # pictures at most that a process judges at a time
+PIXELS = 400_000  # at most that P gives and R takes at once: 8 photographs of 224 x 224
 COLUMNS = (
     "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
@@ -127,17 +127,16 @@ class _Bench:
                     pictures = np.stack([restorer.read(k, original) for k, original in pairs])
                 parts.append(self._measure(pictures, originals, batch, fresh))
         joined = [{name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]} for parts in found]
-        for store, new in zip(self.stores, fresh, strict=True):
-            store.update(new)
         return joined, fresh
 
     def _batches(self, places: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Pictures of one size together, at most ``BATCH``: their places and the originals (N, H, W, 3)."""
+        """Pictures of one size together, at most ``PIXELS``: their places and the originals (N, H, W, 3)."""
         batch: list[int] = []
         originals: list[np.ndarray] = []
         for k in places:
             original = self.pictures.original(k)
-            if originals and (len(batch) == BATCH or original.shape != originals[0].shape):
+            full = (len(batch) + 1) * original.size > 3 * PIXELS
+            if originals and (full or original.shape != originals[0].shape):
                 yield batch, np.stack(originals)
                 batch, originals = [], []
             batch.append(k)
@@ -151,7 +150,8 @@ class _Bench:
         read = np.stack([as_read(picture, self.config) for picture in pictures])
         hits = []
         for (_, reader), store, new in zip(self.readers, self.stores, fresh, strict=True):
-            said, first = answers.ask(reader, read, store | new)
+            said, first = answers.ask(reader, read, store)
+            store.update(first)
             new.update(first)
             hits.append(said == self.pictures.labels[batch])
         return {"hits": np.stack(hits), "mse": metrics.mse_per_image(*both).numpy(), "ssim": _ssim(*both)}
@@ -209,7 +209,8 @@ def judge(request: Request, jobs: int = 1) -> Judged:
     if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
         raise StudyError(f"two restorers would both be called {twice!r}; rename a folder or leave one out")
     places = list(range(len(bench.pictures)))
-    chunks = [places[k : k + CHUNK] for k in range(0, len(places), CHUNK)]
+    size = min(CHUNK, -(-len(places) // (4 * jobs)))  # several for each process, for the bar and an even end
+    chunks = [places[k : k + size] for k in range(0, len(places), size)]
     versions = {name: version for name, version, _ in opened_readers(request, bench.config)}
     fresh: list[answers.Known] = [{} for _ in versions]
     parts = []

@@ -30,6 +30,7 @@ from rastudy.data.imagenet import photo_labels, wnids
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.paths import write_atomic, write_json
+from rastudy.presets import PRESETS, tasks_of
 
 MANIFEST, ORIGINAL, DEGRADED = "manifest.json", "original", "degraded"
 VERSION = 1  # of the manifest
@@ -83,7 +84,8 @@ def of_folder(place: Path, preset: str, task: str = "", strength: float = -1.0, 
     if not (place / MANIFEST).is_file():
         if (place / ORIGINAL).is_dir() and (place / DEGRADED).is_dir():
             raise StudyError(f"{place / MANIFEST}: missing; rastudy degrade writes it, with the pictures that it lists")
-        config = make_config(preset, task or next(iter(_tasks(preset))), "none", strength=strength, device=device)
+        one_of("preset", preset, PRESETS)
+        config = make_config(preset, task or tasks_of(preset)[0], "none", strength=strength, device=device)
         files = class_files(place)
         names, labels, classes = list(files), labels_of(place, files, config.dataset), classes_of(config.dataset)
         return Pictures(names, labels, np.arange(len(names)), classes, _reading(place, files), None, config)
@@ -99,13 +101,6 @@ def of_folder(place: Path, preset: str, task: str = "", strength: float = -1.0, 
     seen = _reading(place / DEGRADED, files, [found[1] for found in digests.values()])
     return Pictures(list(files), labels, np.arange(len(files)), classes_of(config.dataset), original,
                     lambda k: to_tensor(seen(k)), config)  # fmt: skip
-
-
-def _tasks(preset: str) -> Sequence[str]:
-    from rastudy.presets import PRESETS, tasks_of
-
-    one_of("preset", preset, PRESETS)
-    return tasks_of(preset)
 
 
 def _reading(place: Path, files: dict[str, str], digests: Sequence[str] = ()) -> Callable[[int], np.ndarray]:

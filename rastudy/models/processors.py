@@ -4,10 +4,13 @@ T is the paper's intermediate transforming model, not attention. Sizes default t
 Source: the release's ``model_sr.py`` and ``networks.py``.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rastudy import is_native
 from rastudy.config import PROCESSORS, Config
 from rastudy.data.degradations import no_processing
 from rastudy.data.distributed import GlobalBatchNorm2d
@@ -46,6 +49,41 @@ class _FewChannelConv(nn.Conv2d):
         return F.pixel_shuffle(F.conv2d(x, weight, self.bias.repeat_interleave(4), 2, self.padding), 2)
 
 
+class _OnePass(torch.autograd.Function):
+    """PReLU with one slope. Its backward pass goes through memory once; torch's writes the slope's gradient for every value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, slope)
+        return F.leaky_relu(x, float(slope))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (x, slope), (gradient,) = ctx.saved_tensors, gradients
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        given = torch.ops.aten.leaky_relu_backward(gradient, x, float(slope), False)
+        # gradient x summed where x < 0: there ``given`` is slope * gradient, elsewhere gradient
+        of_slope = (_row_sums(gradient, x) - _row_sums(given, x)).sum() / (1 - slope.double())
+        return given, of_slope.to(slope.dtype)
+
+
+def _row_sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sums over C and W of the products of two tensors (N, C, H, W): (N H) in double precision, of short rows."""
+    a, b = (x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1) for x in (a, b))
+    return torch.bmm(a[:, None], b[:, :, None]).double().flatten()
+
+
+class _PReLU(nn.PReLU):
+    """PReLU with one slope: on a CPU in its own arithmetic :class:`_OnePass`, elsewhere torch's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        there = is_native() and not x.is_cuda and torch.is_grad_enabled()
+        fits = x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+        if not (there and fits) or float(self.weight.detach()) == 1:
+            return super().forward(x)
+        return _OnePass.apply(x, self.weight)
+
+
 class SRResNet(nn.Module):
     """SRResNet with a tanh output; 734,092 parameters for x4 and 438,666 for x1 at the paper's size.
 
@@ -55,19 +93,19 @@ class SRResNet(nn.Module):
     def __init__(self, factor: int, channels: int = 64, blocks: int = 5):
         super().__init__()
         c = channels
-        self.head = nn.Sequential(nn.Conv2d(3, c, 9, padding=4), nn.PReLU())
+        self.head = nn.Sequential(nn.Conv2d(3, c, 9, padding=4), _PReLU())
         self.blocks = nn.Sequential(
             *(
                 _Residual(
-                    nn.Conv2d(c, c, 3, padding=1), GlobalBatchNorm2d(c), nn.PReLU(),
+                    nn.Conv2d(c, c, 3, padding=1), GlobalBatchNorm2d(c), _PReLU(),
                     nn.Conv2d(c, c, 3, padding=1), GlobalBatchNorm2d(c),
                 )
                 for _ in range(blocks)
             ),
-            nn.Conv2d(c, c, 3, padding=1), nn.PReLU(),  # no batch norm here, as in the release
+            nn.Conv2d(c, c, 3, padding=1), _PReLU(),  # no batch norm here, as in the release
         )  # fmt: skip
-        up = [nn.Conv2d(c, 4 * c, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
-        twice = [nn.Conv2d(c, 4 * c, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
+        up = [nn.Conv2d(c, 4 * c, 3, padding=1), nn.PixelShuffle(2), _PReLU()]
+        twice = [nn.Conv2d(c, 4 * c, 3, padding=1), nn.PixelShuffle(2), _PReLU()]
         self.tail = nn.Sequential(*{1: [], 2: up, 4: up + twice}[factor], _FewChannelConv(c, 3, 9, padding=4))
 
     def forward(self, lq: torch.Tensor) -> torch.Tensor:

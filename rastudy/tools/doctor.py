@@ -33,6 +33,7 @@ from rastudy.training.run_store import read_records, records_file
 NEEDED_BY = {  # an extra: the part of the study that needs it
     "imagenet": "presets of photographs and notebook 00",
     "transfer": "notebook 05, the raters' form and the sliders",
+    "judge": "filters and spandrel's networks in rastudy judge",
     "cluster": "the Snakefile",
     "test": "make test",
 }
