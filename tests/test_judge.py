@@ -24,6 +24,7 @@ from rastudy.judge.judge import UNSEEN, Request, falls_short, judge, kept, table
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
+from rastudy.report import judgement
 from rastudy.restore import restore
 from rastudy.training.weights import build_models, weights_file
 
@@ -439,3 +440,24 @@ def test_torchscript_and_spandrel(own, monkeypatch):
         load_own_processor("spandrel:compact.pth", 1)
     with pytest.raises(StudyError, match="no network that spandrel knows"):
         load_own_processor("spandrel:own.pth", 1)
+
+
+# --- the record's
+
+
+JUDGED = sorted((Path(__file__).parents[1] / "results").glob("*/judged_*.csv"))
+
+
+@pytest.mark.parametrize("path", JUDGED, ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_the_record_follows_from_what_was_measured(path):
+    """Each committed judgement is what its arrays give, of no fewer pictures than the preset's test split."""
+    found, judged = pd.read_csv(path), kept(path.with_suffix(".npz"))
+    again = table(judged, found["reference"].iloc[0])
+    numbers = list(again.select_dtypes("float").columns)
+    np.testing.assert_allclose(again[numbers], found[numbers], atol=2e-3)
+    assert list(again["restorer"]) == list(found["restorer"]) and list(again["reader"]) == list(found["reader"])
+    assert len(judged.groups) == judged.config.test_images
+    gains = found[found["reader"] == UNSEEN].set_index("restorer")["gain"]
+    said = judgement.best_of(found)
+    assert said.startswith(judgement.place_of(found)) and f"{judgement.restorer_name(gains.idxmax())} (" in said
+    assert f"{gains.max():+.1f} [" in said

@@ -376,7 +376,7 @@ def test_weights(tmp_path, data):
     with refused_or_handled(tmp_path, path.name):
         load_classifier(f"resnet18_small@{path}")
     with refused_or_handled(tmp_path):
-        load(file=path, task="dn", device="cpu")
+        load(named=str(path), task="dn", device="cpu")
     with refused_or_handled(tmp_path):
         evaluate_files(path, None, "dn", data=str(tmp_path), target_archs="resnet18_small", device="cpu")
     assert not mark.exists()

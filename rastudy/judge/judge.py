@@ -38,12 +38,14 @@ from rastudy.paths import expand, write_atomic, write_csv
 from rastudy.registry import name_of
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
-from rastudy.report.html import page, rendered
+from rastudy.report.html import page as page_of
+from rastudy.report.html import rendered
 from rastudy.report.judgement import UNSEEN, as_text, draw, told, wide
 from rastudy.transfer.read import reader_of
 
 CHUNK = 100  # pictures at most that a process judges at a time
 PIXELS = 400_000  # at most that P gives and R takes at once: 8 photographs of 224 x 224
+KINDS = (".npz", ".csv", ".png", ".html")  # of files that a judgement writes
 COLUMNS = (
     "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
@@ -306,10 +308,12 @@ def judge_command(args: argparse.Namespace) -> int:
                       tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
     judged = judge(request, args.jobs)
     found = table(judged, reference)
-    keep(judged, args.out.with_suffix(".npz"))
-    write_csv(args.out.with_suffix(".csv"), found.to_dict("records"), COLUMNS)
-    draw(found, args.out.with_suffix(".png"))
-    write_page(found, args.out.with_suffix(".html"), args.out.with_suffix(".png"))
+    stem = args.out.with_suffix("") if args.out.suffix in KINDS else args.out
+    arrays, rows, figure, page = (stem.with_name(stem.name + kind) for kind in KINDS)
+    keep(judged, arrays)
+    write_csv(rows, found.to_dict("records"), COLUMNS)
+    draw(found, figure)
+    write_page(found, page, figure)
     print(as_text(found))
     if args.at_least is None:
         return 0
@@ -326,7 +330,7 @@ def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
     html = rendered(
         f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture], lambda _: CAPTIONS["judgement"]
     )
-    write_atomic(path, lambda p: p.write_bytes(page(html)))
+    write_atomic(path, lambda p: p.write_bytes(page_of(html)))
 
 
 def keep(judged: Judged, path: Path) -> None:
