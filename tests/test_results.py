@@ -1,7 +1,9 @@
 """Results as data: tidy rows, CSV files, predictions files."""
 
+import contextlib
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,13 @@ from rastudy.evaluation.predictions import (
     save_predictions,
     tidy_rows,
 )
+from rastudy.grid import grid
 from rastudy.paths import write_csv
+from rastudy.report.claims import STUDIES
+from rastudy.training.run_store import read_records
+from rastudy.transfer.directions import DIRECTIONS, runs
+
+ROOT = Path(__file__).parents[1]
 
 N = 45
 TARGETS = {"resnet18_small": "digits:aaaa", "vgg16_bn_small": "digits:bbbb", "densenet121_small": "digits:cccc"}
@@ -166,3 +174,14 @@ def test_no_results_yet(study_root):
         load_results("smoke")
     with pytest.raises(StudyError, match="rastudy sweep"):
         load_predictions(predictions_file(make_config("smoke", "sr"), "test"))
+
+
+@pytest.mark.parametrize("preset", STUDIES)
+def test_every_record_is_of_a_run_that_there_is(preset):
+    """No run of an earlier preset lies among the records: each is of the grid or of a direction of transfer, or its start."""
+    asked = [run.config for run in grid(preset, full=True)]
+    for name in DIRECTIONS:
+        with contextlib.suppress(StudyError):  # a direction that the study does not have
+            asked += [run.config for run in runs(preset, name)]
+    there = {run.run_id for config in asked for run in config.chain}
+    assert not sorted(set(read_records(ROOT / "results" / preset / "records.json")) - there)

@@ -580,6 +580,21 @@ def test_a_closed_gate_costs_its_own_runs_alone(study_root, monkeypatch):
     assert list(failures) == [asked[2].config.run_id] and any(asked[5].config.run_id in line for line in told)
 
 
+@pytest.mark.parametrize("dataset, size", [("scenes", 96), ("digits_first", 32)])
+def test_the_gate_of_other_data(study_root, dataset, size, monkeypatch):
+    """Runs that nobody reads at home have it, too: their P is measured on their own validation pictures."""
+    settings = {"dataset": dataset, "image_size": size, "train_images": 32, "val_images": 20, "pretrain_epochs": 0, "lr": 1e-9}
+    source = "fcos_small" if dataset == "scenes" else ""
+    none, plain, ra = (make_config("digits", "dn", mode, source_arch=source, **settings) for mode in ("none", "plain", "ra"))
+    assert plain.run_id in gate_problem(ra)  # it is not trained yet
+    train(plain, lambda _line: None)
+    assert "does not beat no processing" in gate_problem(ra)  # such a P has learned nothing
+    noise = sweeps.psnr_on_validation(none)
+    assert noise == pytest.approx(15.5, abs=0.5) and sweeps.psnr_on_validation(plain) < noise + 0.5
+    monkeypatch.setattr(sweeps, "psnr_on_validation", {none: 20.0, plain: 20.6}.get)
+    assert not gate_problem(ra) and not sweeps.with_gates([Run(ra, ())])[1:]
+
+
 def test_smoke_has_no_gate(study_root):
     """Its runs are too short to pass one."""
     assert not any(gate_problem(run.config) for run in grid("smoke"))

@@ -13,17 +13,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+
+import torch
 
 from rastudy.analysis.replication import replicate, shown, told, write_constraints
 from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
 from rastudy.config import Config
+from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.imagenet import write_split
+from rastudy.data.loaders import evaluation_batches, load_pictures
 from rastudy.evaluation.evaluate import is_done
-from rastudy.evaluation.metrics import psnr
+from rastudy.evaluation.metrics import mse_per_image, psnr
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.grid import Run, in_order, is_first, merge, select
+from rastudy.models.processors import apply_processor
 from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, return_borrowed, root, short, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.report.claims import STUDIES
@@ -31,7 +37,8 @@ from rastudy.report.document import refresh
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
 from rastudy.sweep import cost
 from rastudy.sweep.status import show_status
-from rastudy.training.run_store import merge_records, restore_records, run_folder
+from rastudy.training.run_store import is_trained, merge_records, restore_records, run_folder
+from rastudy.training.weights import load_models
 from rastudy.transfer.directions import runs
 from rastudy.transfer.read import read_direction
 from rastudy.transfer.tables import make_table, table_file
@@ -124,35 +131,56 @@ def _run_one(run: Run) -> tuple[str, float]:
 def gate_runs(config: Config) -> list[Config]:
     """No processing and plain, which a run's gate compares on validation; none for a run without a gate.
 
-    A gate keeps RA from being trained beside a plain P that does not restore. It is for the preset's own data.
+    A gate keeps RA from being trained beside a plain P that does not restore.
     """
-    document = PRESETS[config.preset]
-    if document["gate_db"] is None or config.is_baseline or config.mode == "plain" or config.dataset != document["dataset"]:
+    if PRESETS[config.preset]["gate_db"] is None or config.is_baseline or config.mode == "plain":
         return []
     return [replace(config, mode=mode) for mode in ("none", "plain")]
 
 
+def _read_at_home(config: Config) -> bool:
+    """Whether recognisers read the run's own validation pictures; else (transfer's data sets) its gate measures P alone."""
+    return config.dataset == PRESETS[config.preset]["dataset"]
+
+
 def with_gates(asked: list[Run]) -> list[Run]:
     """The runs, and what their gates need and has not been read."""
-    needed = [config for run in asked for config in gate_runs(run.config)]
+    needed = [config for run in asked if _read_at_home(run.config) for config in gate_runs(run.config)]
     return merge([*asked, *(Run(one, ("val",)) for one in needed if not predictions_file(one, "val").is_file())])
 
 
 def gate_problem(config: Config) -> str:
     """Why a run's gate stays closed; empty where it opens."""
-    compared = gate_runs(config)
-    files = [predictions_file(one, "val") for one in compared]
-    if missing := [one.run_id for one, path in zip(compared, files, strict=True) if not path.is_file()]:
+    compared, home = gate_runs(config), _read_at_home(config)
+    there = [predictions_file(one, "val").is_file() if home else one.is_baseline or is_trained(one) for one in compared]
+    if missing := [one.run_id for one, found in zip(compared, there, strict=True) if not found]:
         return f"its gate compares {' and '.join(missing)} on validation, which has not been read; run that first"
     if compared:
         gate = PRESETS[config.preset]["gate_db"]
-        before, after = (psnr(load_predictions(path).arrays["mse"]).mean() for path in files)
+        before, after = map(_psnr_of_predictions if home else psnr_on_validation, compared)
         if not after >= before + gate:
             return (
                 f"{compared[1].run_id}: {after:.2f} dB on validation does not beat no processing ({before:.2f} dB) by {gate} "
                 "dB; train longer before any RA run"
             )
     return ""
+
+
+def _psnr_of_predictions(config: Config) -> float:
+    return psnr(load_predictions(predictions_file(config, "val")).arrays["mse"]).mean()
+
+
+@cache
+@torch.inference_mode()
+def psnr_on_validation(config: Config) -> float:
+    """The mean PSNR in dB of a run's validation pictures as its P gives them, rounded to 8 bits; nobody reads them."""
+    torch.set_num_threads(config.threads)
+    processor = None if config.is_baseline else load_models(config)[0]
+    errors = []
+    for batch in evaluation_batches(load_pictures(config, "val"), config):
+        lq, gt = (pictures.to(config.torch_device()) for pictures in (batch.lq, batch.gt))
+        errors.append(mse_per_image(round_to_8_bits(apply_processor(processor, lq, gt, config)), gt).cpu())
+    return float(psnr(torch.cat(errors).numpy()).mean())
 
 
 # --- the whole study
