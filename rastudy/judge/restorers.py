@@ -42,7 +42,7 @@ def _skimage(name: str) -> Any:
 
 
 def unsharp(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
-    return _skimage("unsharp")(picture, channel_axis=-1)
+    return _skimage("unsharp")(picture, channel_axis=2)  # with -1 scikit-image 0.26 fills one of the channels
 
 
 def median(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
