@@ -23,6 +23,7 @@ SHOWN = {
 }  # fmt: skip
 GAIN = ("gain", "gain_low", "gain_high")
 UNSEEN = "mean_unseen"
+NAMES_APART = 0.075  # of a panel's height
 
 
 def restorer_name(name: str) -> str:
@@ -82,20 +83,28 @@ def as_text(found: pd.DataFrame) -> str:
 def panel(ax: Axes, found: pd.DataFrame) -> None:
     """Decibels against recognition: a point per restorer, the mean unseen recogniser's gain (else the first's)."""
     reader = UNSEEN if (found["reader"] == UNSEEN).any() else found["reader"].iloc[0]
-    rows = found[found["reader"] == reader].sort_values("psnr")
-    for k, (_, row) in enumerate(rows.iterrows()):
-        mode = row["restorer"].partition(":")[0]
-        look: Any = {"color": "#7a5195", "marker": "d"}
-        if mode in MODES:
-            look = {"color": MODES[mode].colour, "marker": MODES[mode].marker}
-        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **look)
-        shift = (4, 4) if k % 2 else (4, -9)  # neighbours' names stand on two sides
-        place = row["psnr"], row["gain"]
-        ax.annotate(restorer_name(row["restorer"]), place, shift, textcoords="offset points", fontsize=style.SMALL)
+    rows = found[found["reader"] == reader].sort_values("gain")
+    for _, row in rows.iterrows():
+        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **_look(row["restorer"]))
     ax.axhline(0, color="0.6", lw=0.8)
-    ax.margins(x=0.18)
+    ax.margins(0.06)
     ax.set_xlabel("PSNR (dB)")
     ax.set_ylabel(f"gain of {reader_name(reader)} (pp)")
+    low, high = ax.get_ylim()
+    heights: list[float] = []
+    for gain in rows["gain"]:  # a name beside the panel at its point's height, or just above the one below
+        heights.append(max((gain - low) / (high - low), *(height + NAMES_APART for height in heights[-1:]), 0))
+    room = 1.0
+    for (_, row), height in reversed(list(zip(rows.iterrows(), heights, strict=True))):
+        place, room = (1.03, min(height, room)), min(height, room) - NAMES_APART
+        line = {"arrowstyle": "-", "color": _look(row["restorer"])["color"], "lw": 0.4, "relpos": (0, 0.5)}
+        ax.annotate(restorer_name(row["restorer"]), (row["psnr"], row["gain"]), place, textcoords="axes fraction", va="center",
+                    fontsize=style.SMALL, arrowprops=line)  # fmt: skip
+
+
+def _look(restorer: str) -> dict[str, Any]:
+    mode = MODES.get(restorer.partition(":")[0])
+    return {"color": mode.colour, "marker": mode.marker} if mode else {"color": "#7a5195", "marker": "d"}
 
 
 def draw(found: pd.DataFrame, path: Path) -> None:
