@@ -119,6 +119,7 @@ def test_findings_follow_from_the_csvs():
         assert all(low(words.gain("cifar10", condition, role=role)) > 1 for role in roles)
         assert value(words.gain("cifar10", "dn")) < value(words.gain("cifar10", condition))
         assert low(words.moved("cifar10", "datasets", "cifar10_odd", condition)) > 1
+    assert high(words.judged("cifar10", "jpeg", "plain")) < -1 and low(words.judged("cifar10", "jpeg", "ra")) > 1
     for condition in ("sr x4", "dn", "jpeg"):  # 2, 3
         assert all(low(words.gain("digits", condition, role=role)) > 0 for role in roles)
         assert low(words.moved("digits", "black_box", "rapidocr", condition)) < 0

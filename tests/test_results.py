@@ -184,4 +184,7 @@ def test_every_record_is_of_a_run_that_there_is(preset):
         with contextlib.suppress(StudyError):  # a direction that the study does not have
             asked += [run.config for run in runs(preset, name)]
     there = {run.run_id for config in asked for run in config.chain}
+    for path in (ROOT / "results" / preset / "transfer").glob("*.npz"):
+        read = {run for variant in load_predictions(path).about.values() for run in variant}
+        assert read <= {run.config.run_id for run in runs(preset, path.stem)}, path.name
     assert not sorted(set(read_records(ROOT / "results" / preset / "records.json")) - there)

@@ -13,6 +13,7 @@ from rastudy.config import NOT_APPLICABLE
 from rastudy.errors import StudyError
 from rastudy.presets import PRESETS
 from rastudy.registry import mode_name
+from rastudy.report import judgement
 from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
 from rastudy.report.results_page import corrected_tests, measured_boundaries
 from rastudy.transfer.tables import load_table as load_transfer
@@ -103,6 +104,13 @@ def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") 
     return said(_only(where(load_table(preset, "matched"), **wanted), f"{condition}, {role}: matched decibels"))
 
 
+def judged(preset: str, task: str, restorer: str) -> str:
+    """The mean unseen model's gain over no processing by a restorer that ``rastudy judge`` judged."""
+    (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
+    row = _only(where(found, restorer=restorer, reader=judgement.UNSEEN), f"{preset}, {task}, {restorer}: judged")
+    return said(row, judgement.GAIN)
+
+
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells nothing (``targets``)."""
     rows = [row for preset in presets for row in measured_boundaries(preset)]
@@ -131,5 +139,5 @@ def rounding(presets: Sequence[str]) -> str:
 
 HELPERS: dict[str, Any] = {
     function.__name__: function
-    for function in (gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times)
+    for function in (gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times, judged)
 }

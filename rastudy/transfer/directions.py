@@ -105,7 +105,8 @@ def _other_pictures(study: Study) -> list[Variant]:
 
 def _detection(study: Study) -> list[Variant]:
     detectors = registry.recognisers("detector")
-    taught = study.narrowed(datasets=("scenes",), sources=detectors, budgets=(2,), splits=())
+    # in x4 no plain P of scenes passes its gate: bicubic upsampling gives 28.7 dB on validation, P 25.7 to 27.2 at two rates
+    taught = study.narrowed(datasets=("scenes",), sources=detectors, budgets=(2,), splits=(), tasks=("dn", "jpeg"))
     return [
         Variant("classification_to_detectors", study.once, "scenes", detectors),
         Variant("detection_at_home", taught, "scenes", detectors),

@@ -105,8 +105,10 @@ def _shared(variant: Variant) -> tuple:
 
 def _reads(run: Config, variant: Variant) -> bool:
     """Whether a variant reads a run: every run of its data set, but clean pictures for one degradation only."""
-    again = run.mode == "clean" and (run.task, run.strength) != degradations(run.preset)[0]
-    return run.dataset in (variant.axes or {}).get("datasets", (PRESETS[run.preset]["dataset"],)) and not again
+    axes = variant.axes or {}
+    first = next(key for key in degradations(run.preset) if not axes.get("tasks") or key[0] in axes["tasks"])
+    again = run.mode == "clean" and (run.task, run.strength) != first
+    return run.dataset in axes.get("datasets", (PRESETS[run.preset]["dataset"],)) and not again
 
 
 def _read_together(
