@@ -132,6 +132,11 @@ def test_findings_follow_from_the_csvs():
     assert all(low(one) > 1 for one in kin) and high(words.read_by("imagenette", "sr x4", "squeezenet")) < 0
     assert high(words.boxed("mobilenet_v1_0.75_192_quant")) < min(low(one) for one in kin)
     assert high(words.read_by("imagenette", "sr x4", "efficientnet_lite0", "squeezenet")) < low(kin[0])
+    for name, other in (("squeezenet", ""), ("efficientnet_lite0", "squeezenet")):
+        own = words.read_by("imagenette", "dn", name, name)
+        assert 0 < value(words.read_by("imagenette", "dn", name, other)) and high(
+            words.read_by("imagenette", "dn", name, other)
+        ) < low(own)
     assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
