@@ -21,6 +21,7 @@ SHOWN = {
     "none": "no processing", "lanczos": "Lanczos", "unsharp": "unsharp masking", "median": "median", "nl_means": "NL means",
     "tv": "total variation", "wavelet": "wavelets", "bm3d": "BM3D",
 }  # fmt: skip
+OF_OTHERS = {"realesrgan_x4plus": "Real-ESRGAN x4plus", "realesr_animevideo_x4": "Real-ESRGAN animevideo"}  # folders
 GAIN = ("gain", "gain_low", "gain_high")
 UNSEEN = "mean_unseen"
 NAMES_APART = 0.075  # of a panel's height
@@ -31,7 +32,7 @@ def restorer_name(name: str) -> str:
     mode, _, sources = name.partition(":")
     if mode in MODES and mode not in SHOWN:
         return mode_name(mode) + (f" ({' + '.join(map(display_name, sources.split(',')))})" if sources else "")
-    return SHOWN.get(name, name)
+    return (SHOWN | OF_OTHERS).get(name, name)
 
 
 def reader_name(name: str) -> str:
