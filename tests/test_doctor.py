@@ -51,6 +51,13 @@ def test_a_missing_extra_is_no_obstacle(monkeypatch):
     assert finding.level == "absent" and "snakemake is missing" in finding.what and "'.[cluster]'" in finding.step
 
 
+def test_before_the_first_run(study_root, monkeypatch):
+    """In a fresh clone the root of studies is not there yet: it can be written where the nearest folder above it can."""
+    monkeypatch.setenv("RASTUDY_ROOT", str(study_root / "runs" / "study"))
+    found = [finding.what for finding in doctor.machine()]
+    assert any("GB free at" in what for what in found) and not any("cannot be written" in what for what in found)
+
+
 def test_too_little_room(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
     monkeypatch.setattr(doctor, "_free_memory", lambda: 0.5)

@@ -103,13 +103,18 @@ def machine() -> Iterator[Finding]:
         free, total = torch.cuda.mem_get_info()
         what = f"GPU {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
     yield checked(gpu, what, "if the machine has one, install the torch that fits its driver (https://pytorch.org)")
-    memory, room = _free_memory(), shutil.disk_usage(root()).free / 1e9
+    memory, room = _free_memory(), shutil.disk_usage(_there(root())).free / 1e9
     what = f"{os.cpu_count()} cores, {memory:.0f} GB of memory free"
     yield checked(memory >= MEMORY, what, f"make study needs {MEMORY} GB; rastudy sweep --jobs 1 half of it")
     yield checked(room >= DISK, f"{room:.0f} GB free at {root()}", f"make room: a study needs {DISK} GB", "wrong")
     for folder in (root() / name for name in ("results", "figures", "runs")):
-        if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+        if not os.access(_there(folder), os.W_OK):
             yield Finding("wrong", f"{folder} cannot be written", "RASTUDY_ROOT=DIR writes elsewhere")
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists: a study's root is made by its first run."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 
 
 def _free_memory() -> float:
