@@ -461,6 +461,8 @@ def test_the_record_follows_from_what_was_measured(path):
     assert list(again["restorer"]) == list(found["restorer"]) and list(again["reader"]) == list(found["reader"])
     assert len(judged.groups) == judged.config.test_images
     gains = found[found["reader"] == UNSEEN].set_index("restorer")["gain"]
+    psnr = found[found["reader"] == UNSEEN].set_index("restorer")["psnr"]
+    assert gains.idxmax() in ("ra", "ra_unsupervised", "perceptual") and psnr.idxmax() == "plain"  # what RESULTS.md says
     said = judgement.best_of(found)
     assert said.startswith(judgement.place_of(found)) and f"{judgement.restorer_name(gains.idxmax())} (" in said
     assert f"{gains.max():+.1f} [" in said
