@@ -95,6 +95,7 @@ def test_gains_are_paired_and_leave_out_who_was_met(digits_root, tmp_path):
     assert found[found["restorer"] == "none"]["verdict"].eq("reference").all()
 
 
+@pytest.mark.slow
 def test_processes_and_the_cache_change_nothing(study_root):
     """Two processes give one's arrays; what recognisers have said of a picture is not asked again."""
     request = Request(("none", "median"), "digits", "dn", count=60)
