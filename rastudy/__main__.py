@@ -84,7 +84,7 @@ JOBS = option("--jobs", says="one-thread processes side by side", least=1, defau
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
 SKIP = flag("--skip-unreadable", says="pictures that cannot be read and are left out are no failure: the status is 0")
 MODES = ", ".join(registry.MODES)
-OWN = "module:function@FILE, torchscript:FILE, spandrel:FILE"
+OWN = registry.OWN_PROCESSORS
 
 
 def train_options() -> list[Option]:

@@ -74,9 +74,7 @@ class Config:
     flip: bool = setting(False, "horizontal flips in training: true or false")
     skip_unreadable: bool = setting(False, "skip unreadable pictures: true or false", operational=True)
     # networks
-    processor: str = setting(
-        "srresnet", f"P: {', '.join(PROCESSORS)}; or your own: module:function@FILE, torchscript:FILE, spandrel:FILE"
-    )
+    processor: str = setting("srresnet", f"P: {', '.join(PROCESSORS)}; or your own: {registry.OWN_PROCESSORS}")
     channels: int = setting(16, "P's width", low=1)
     blocks: int = setting(2, "P's residual or dense blocks", low=1)
     transformer: str = setting(
@@ -129,7 +127,7 @@ class Config:
         one_of("mode", self.mode, MODES)
         one_of("task", self.task, TASKS)
         TASKS[self.task].check(self.strength)
-        if ":" not in self.processor:  # else a network of the user's
+        if not registry.is_own(self.processor):  # else a network of the user's
             one_of("processor", self.processor, (*PROCESSORS, NOT_APPLICABLE))
         one_of("transformer", self.transformer, TRANSFORMERS)
         for name, allowed in (("labels", LABELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):

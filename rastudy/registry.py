@@ -14,6 +14,7 @@ from typing import Any
 
 from rastudy.errors import StudyError, one_of
 
+OWN_PROCESSORS = "module:function@FILE, torchscript:FILE or spandrel:FILE"  # a P of the user's
 HALVES = ("first", "second")  # of a data set's classes
 PARITIES = ("even", "odd")  # of the places of CIFAR-10's training pictures: two disjoint halves of them
 
@@ -291,6 +292,11 @@ def name_of(spec: str) -> str:
     if spec.startswith("torchscript:"):
         return PurePath(spec.removeprefix("torchscript:")).stem
     return spec.partition("@")[0]
+
+
+def is_own(processor: str) -> bool:
+    """Whether a P is named by where its network comes from: one of ``OWN_PROCESSORS``."""
+    return ":" in processor
 
 
 def check_specs(specs: Iterable[str]) -> None:

@@ -38,12 +38,11 @@ from rastudy.evaluation.predictions import (
 )
 from rastudy.grid import Run
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
-from rastudy.models.own_processors import is_own
 from rastudy.models.processors import apply_processor, build_processor, build_transformer
 from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, write_csv, write_json
 from rastudy.presets import PRESETS, tasks_of
-from rastudy.registry import is_variant
+from rastudy.registry import is_own, is_variant
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import READ_BY, code_versions, is_trained, provenance, run_folder
 from rastudy.training.train import check_classes, train

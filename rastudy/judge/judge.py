@@ -33,9 +33,8 @@ from rastudy.judge import answers
 from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
-from rastudy.models.own_processors import is_own
 from rastudy.paths import expand, write_atomic, write_csv
-from rastudy.registry import name_of
+from rastudy.registry import is_own, name_of
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
 from rastudy.report.html import page as page_of
@@ -108,11 +107,12 @@ class _Bench:
         torch.set_num_threads(1)
         self.pictures = request.pictures()
         self.config = self.pictures.config
-        self.readers: list[tuple[str, nn.Module]] = []
-        self.stores = []
+        self.readers: list[nn.Module] = []
+        self.versions: dict[str, str] = {}  # of the recognisers, by name
         for name, version, load in opened_readers(request, self.config):
-            self.readers.append((name, load(self.pictures.classes, False).to(self.config.torch_device())))
-            self.stores.append(answers.load(answers.store(name, version)))
+            self.readers.append(load(self.pictures.classes, False).to(self.config.torch_device()))
+            self.versions[name] = version
+        self.stores = [answers.load(answers.store(*one)) for one in self.versions.items()]
         self.restorers = [opened(name, self.pictures) for name in request.restorers]
 
     def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], list[answers.Known]]:
@@ -151,7 +151,7 @@ class _Bench:
         both = [torch.stack([to_tensor(one) for one in some]) for some in (pictures, originals)]
         read = np.stack([as_read(picture, self.config) for picture in pictures])
         hits = []
-        for (_, reader), store, new in zip(self.readers, self.stores, fresh, strict=True):
+        for reader, store, new in zip(self.readers, self.stores, fresh, strict=True):
             said, first = answers.ask(reader, read, store)
             store.update(first)
             new.update(first)
@@ -206,14 +206,12 @@ def judge(request: Request, jobs: int = 1) -> Judged:
         StudyError: what the pictures, restorers and recognisers raise; two restorers of one name.
     """
     bench = _Bench(request)  # what is wrong is said before any process starts
-    names = [label_name(expand(name)) if isinstance(one, Restored) else one.name
-             for name, one in zip(request.restorers, bench.restorers, strict=True)]  # fmt: skip
+    names, versions = [one.name for one in bench.restorers], bench.versions
     if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
         raise StudyError(f"two restorers would both be called {twice!r}; rename a folder or leave one out")
     places = list(range(len(bench.pictures)))
     size = min(CHUNK, -(-len(places) // (4 * jobs)))  # several for each process, for the bar and an even end
     chunks = [places[k : k + size] for k in range(0, len(places), size)]
-    versions = {name: version for name, version, _ in opened_readers(request, bench.config)}
     fresh: list[answers.Known] = [{} for _ in versions]
     parts = []
     try:

@@ -5,7 +5,6 @@ restore, and what they are, which is checked when the result is judged.
 """
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -25,16 +24,19 @@ from tqdm import tqdm
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, to_tensor, to_uint8
-from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_whole, shorter_side
+from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_whole
 from rastudy.data.imagenet import photo_labels, wnids
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
+from rastudy.models.weight_files import sha256
 from rastudy.paths import write_atomic, write_json
 from rastudy.presets import PRESETS, tasks_of
+from rastudy.restore.restore import middle_square
 
 MANIFEST, ORIGINAL, DEGRADED = "manifest.json", "original", "degraded"
 VERSION = 1  # of the manifest
 SHOWN = 5  # names in a message
+DIGITS = 16  # hexadecimal, of a file's SHA-256 in the manifest
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,13 @@ def _reading(place: Path, files: dict[str, str], digests: Sequence[str] = ()) ->
     paths = [place / file for file in files.values()]
 
     def read(k: int) -> np.ndarray:
-        if digests and paths[k].is_file() and digest(paths[k]) != digests[k]:
+        if digests and paths[k].is_file() and sha256(paths[k])[:DIGITS] != digests[k]:
             raise StudyError(
                 f"{paths[k]}: not the file that rastudy degrade wrote; run it again, and restore into other folders"
             )
         return read_whole(paths[k])
 
     return read
-
-
-def digest(path: Path) -> str:
-    """A file's SHA-256, first 16 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def class_files(folder: Path) -> dict[str, str]:
@@ -184,6 +181,7 @@ class Restored:
             )
         if extra := sorted(set(files) - set(wanted)):
             warnings.warn(f"{folder}: {len(extra)} pictures have no original and are left out: {_some(extra)}", stacklevel=2)
+        self.name = label_name(folder)
         self.paths = [folder / files[name] for name in wanted]
 
     def read(self, k: int, original: np.ndarray) -> np.ndarray:
@@ -250,7 +248,7 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
         places = [out / part / f"{name}.png" for part in (ORIGINAL, DEGRADED)]
         for picture, path in zip(pair, places, strict=True):
             write_atomic(path, partial(Image.fromarray(picture).save, format="PNG"))
-        digests[name] = [digest(path) for path in places]
+        digests[name] = [sha256(path)[:DIGITS] for path in places]
     about = {"version": VERSION, "preset": preset, "task": task, "strength": config.strength, "files": digests}
     write_json(out / MANIFEST, about | {"image_size": config.image_size, "resize": config.resize})
     return out
@@ -258,11 +256,9 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
 
 def as_read(picture: np.ndarray, config: Config) -> np.ndarray:
     """A picture as the preset's recognisers read it: of another size than theirs, the middle square of the resized one."""
-    side = config.image_size
-    if picture.shape[:2] == (side, side):
+    if picture.shape[:2] == (config.image_size, config.image_size):
         return picture
-    resized = shorter_side(Image.fromarray(picture), config.resize if config.of_photographs else side)
-    return np.ascontiguousarray(centre_crop(np.asarray(resized), side))
+    return np.ascontiguousarray(middle_square(Image.fromarray(picture), config))
 
 
 def degrade_command(args: argparse.Namespace) -> None:

@@ -15,9 +15,8 @@ from PIL import Image
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError
-from rastudy.models.own_processors import is_own
 from rastudy.paths import expand
-from rastudy.registry import MODES, TASKS, name_of
+from rastudy.registry import MODES, TASKS, is_own, name_of
 from rastudy.restore.restore import load, load_run
 
 Filter = Callable[[np.ndarray, float | None], np.ndarray]  # (H, W, 3) in [0, 1] and the noise's sigma, if known, to the same
@@ -33,16 +32,19 @@ class Restorer:
 
 
 def _skimage(name: str) -> Any:
+    """scikit-image; StudyError where it is not installed."""
     try:
-        import skimage.restoration as module
-        from skimage.filters import unsharp_mask
+        import skimage.filters
+        import skimage.restoration
     except ImportError as error:
         raise StudyError(f"restorer {name!r} needs scikit-image; pip install -e '.[judge]'") from error
-    return unsharp_mask if name == "unsharp" else module
+    return skimage
 
 
 def unsharp(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
-    return _skimage("unsharp")(picture, channel_axis=2)  # with -1 scikit-image 0.26 fills one of the channels
+    return _skimage("unsharp").filters.unsharp_mask(
+        picture, channel_axis=2
+    )  # with -1 scikit-image 0.26 fills one of the channels
 
 
 def median(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
@@ -54,18 +56,20 @@ def median(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
 
 def nl_means(picture: np.ndarray, sigma: float | None) -> np.ndarray:
     """Non-local means, with the strength that scikit-image's guide gives for its fast mode."""
-    module = _skimage("nl_means")
+    module = _skimage("nl_means").restoration
     sigma = _estimate(picture) if sigma is None else sigma
     return module.denoise_nl_means(picture, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, channel_axis=-1)
 
 
 def total_variation(picture: np.ndarray, _sigma: float | None) -> np.ndarray:
-    return _skimage("tv").denoise_tv_chambolle(picture, channel_axis=-1)
+    return _skimage("tv").restoration.denoise_tv_chambolle(picture, channel_axis=-1)
 
 
 def wavelet(picture: np.ndarray, sigma: float | None) -> np.ndarray:
     """BayesShrink in luma and chroma."""
-    return _skimage("wavelet").denoise_wavelet(picture, sigma=sigma, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True)
+    return _skimage("wavelet").restoration.denoise_wavelet(
+        picture, sigma=sigma, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True
+    )
 
 
 def bm3d(picture: np.ndarray, sigma: float | None) -> np.ndarray:
@@ -79,7 +83,7 @@ def bm3d(picture: np.ndarray, sigma: float | None) -> np.ndarray:
 
 def _estimate(picture: np.ndarray) -> float:
     """The sigma of a picture's noise, from its wavelets: of JPEG's blocks, of what upsampling leaves."""
-    return float(_skimage("nl_means").estimate_sigma(picture, channel_axis=-1, average_sigmas=True))
+    return float(_skimage("nl_means").restoration.estimate_sigma(picture, channel_axis=-1, average_sigmas=True))
 
 
 FILTERS: dict[str, Filter] = {

@@ -19,15 +19,10 @@ from rastudy.errors import StudyError
 from rastudy.models.pretrained import build_network, read_torchscript
 from rastudy.models.weight_files import load_state, load_state_file
 from rastudy.paths import expand
+from rastudy.registry import OWN_PROCESSORS
 
-FORMS = "module:function@FILE, torchscript:FILE or spandrel:FILE"
 PROBE = 64  # pixels: the side of the picture that shows what a P does
 BEYOND = 0.5  # how far values outside [0, 1] may lie: restorers overshoot at edges, other ranges go farther
-
-
-def is_own(name: str) -> bool:
-    """Whether a P is named by where its network comes from."""
-    return ":" in name
 
 
 def own_file(spec: str) -> Path:
@@ -35,9 +30,9 @@ def own_file(spec: str) -> Path:
     kind, _, rest = spec.partition(":")
     file = rest if kind in ("torchscript", "spandrel") else spec.partition("@")[2]
     if not file:
-        raise StudyError(f"processor {spec!r} names no file of weights; write {FORMS}")
+        raise StudyError(f"processor {spec!r} names no file of weights; write {OWN_PROCESSORS}")
     if not expand(file).is_file():
-        raise StudyError(f"processor {spec!r}: no such file of weights ({expand(file)}); write {FORMS}")
+        raise StudyError(f"processor {spec!r}: no such file of weights ({expand(file)}); write {OWN_PROCESSORS}")
     return expand(file)
 
 
@@ -93,7 +88,7 @@ class OwnProcessor(nn.Module):
 
 
 def load_own_processor(spec: str, factor: int) -> OwnProcessor:
-    """The P that a name of one of ``FORMS`` means, in eval mode.
+    """The P that a name of one of ``OWN_PROCESSORS`` means, in eval mode.
 
     Raises:
         StudyError: another form, no such file, weights that do not fit, or a network that is no P of this factor.

@@ -15,7 +15,8 @@ from rastudy.config import PROCESSORS, Config
 from rastudy.data.degradations import no_processing
 from rastudy.data.distributed import GlobalBatchNorm2d
 from rastudy.errors import StudyError, one_of
-from rastudy.models.own_processors import is_own, load_own_processor
+from rastudy.models.own_processors import load_own_processor
+from rastudy.registry import is_own
 
 
 def _to_unit(x: torch.Tensor) -> torch.Tensor:

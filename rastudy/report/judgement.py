@@ -62,7 +62,6 @@ def told(found: pd.DataFrame) -> str:
     n, groups = int(row["n_images"]), int(row["n_groups"])
     of = f" of {groups:,} source digits" if groups != n else ""
     reference = restorer_name(row["reference"])
-    reference = restorer_name(row["reference"])
     return (
         f"{n:,} pictures{of}, {short_name(row['task'], row['strength'])}, preset {row['preset']}; percentage points of top-1 "
         f"over {reference} on the same pictures, with 95 % intervals over pictures; dB per pp: the decibels that a point for "
@@ -119,7 +118,7 @@ def draw(found: pd.DataFrame, path: Path) -> None:
 
 
 def judgements(presets: Sequence[str]) -> list[pd.DataFrame]:
-    """The committed judgements of studies: ``results/<preset>/judged_<task><strength>.csv``."""
+    """The committed judgements of studies: ``results/<preset>/judged_<task>.csv``."""
     folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in presets]
     return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob("judged_*.csv"))]
 

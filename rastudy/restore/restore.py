@@ -349,6 +349,12 @@ def available_readers(config: Config, specs: Sequence[str] = ()) -> list[Classif
     return readers
 
 
+def middle_square(picture: Image.Image, config: Config) -> np.ndarray:
+    """A picture prepared as the preset's are: its shorter side resized, the middle (image_size, image_size, 3)."""
+    resized = shorter_side(picture, config.resize if config.of_photographs else config.image_size)
+    return centre_crop(np.asarray(resized), config.image_size)
+
+
 @torch.inference_mode()
 def verdicts(
     picture: Image.Image, config: Config, readers: Sequence[Classifier], transformer: nn.Module | None = None
@@ -362,8 +368,7 @@ def verdicts(
     length = 4 * min(rgb.size)  # of a longer strip the middle
     left, top = (max(0, (side - length) // 2) for side in rgb.size)
     rgb = rgb.crop((left, top, rgb.width - left, rgb.height - top))
-    rgb = shorter_side(rgb, config.resize if config.of_photographs else config.image_size)
-    seen = to_tensor(centre_crop(np.asarray(rgb), config.image_size))[None].to(config.torch_device())
+    seen = to_tensor(middle_square(rgb, config))[None].to(config.torch_device())
     seen = round_to_8_bits(seen) if transformer is None else transformer(seen)
     names, found = names_of_classes(config.dataset), []
     for reader in readers:

@@ -21,7 +21,7 @@ from rastudy.config import Config
 from rastudy.data.loaders import data_version
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import weights_versions
-from rastudy.models.own_processors import is_own, own_file
+from rastudy.models.own_processors import own_file
 from rastudy.models.weight_files import sha256
 from rastudy.paths import (
     PACKAGE,
@@ -36,6 +36,7 @@ from rastudy.paths import (
     write_csv,
     write_json,
 )  # fmt: skip
+from rastudy.registry import is_own
 from rastudy.training.steps import Models
 from rastudy.training.weights import weights_file, weights_files
 
