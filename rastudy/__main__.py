@@ -44,7 +44,17 @@ def option(*names: str, says: str, least: float | None = None, **settings: Any) 
     if default not in (None, "", []) and "default" not in says:
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         says += f" (default: {shown})"
+    if settings.get("nargs") in ("*", "+"):
+        settings["action"] = Several
     return names, settings | {"help": says.replace("%", "%%")}
+
+
+class Several(argparse.Action):
+    """Takes several words; an option that is given again adds to what it took before."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, self.default)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 def number(kind: Callable[[str], Any], least: float, word: str) -> float:
@@ -73,8 +83,12 @@ def flag(*names: str, says: str) -> Option:
     return option(*names, says=says, action="store_true")
 
 
+OF_PHOTOGRAPHS = ""  # a default preset that depends on the task
+
+
 def preset(default: str | list[str] = "digits", says: str = "the study", **settings: Any) -> Option:
-    says += f": {', '.join(PRESETS)}" + " (default: all that have results)" * (not default)
+    unsaid = "imagenet_lite, of blind imagenette" if default == OF_PHOTOGRAPHS else "all that have results"
+    says += f": {', '.join(PRESETS)}" + f" (default: {unsaid})" * (not default)
     return option("--preset", says=says, default=default, **settings)
 
 
@@ -103,7 +117,7 @@ def evaluate_options() -> list[Option]:
         option("--processor", says=f"P's safetensors file, as training wrote it, or your own P: {OWN}", required=True),
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=place),
         TASK,
-        preset("imagenet_lite", "of a P of your own: whose settings and recognisers"),
+        preset(OF_PHOTOGRAPHS, "of a P of your own: whose settings and recognisers"),
         option("--strength", says="of a P of your own: factor, sigma or quality (default: the preset's)", type=float,
                default=-1.0),
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
@@ -167,14 +181,14 @@ def restore_options() -> list[Option]:
     return [
         option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=place),
         option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
-        option("--task", says="sr (enlarge), dn (remove noise) or jpeg (remove compression artefacts) (default: --degrade's)",
-               default=""),
+        option("--task", says="sr (enlarge), dn (remove noise), jpeg (remove compression artefacts) or blind (whatever it went "
+               "through) (default: --degrade's)", default=""),
         option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
         option("--degrade", says="INPUT are clean pictures: degrade them first as this task's protocol does (default: no)",
                default="", metavar="TASK"),
         option("--compare", says="restore by each of these modes, and set the results side by side in one more file "
                "(default: by --mode alone)", nargs="+", default=[], metavar="MODE"),
-        preset("imagenet_lite", "whose P"),
+        preset(OF_PHOTOGRAPHS, "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
         option("--processor", says=f"P's safetensors file, or your own P: {OWN} (default: the preset's P)", default=""),
@@ -189,7 +203,7 @@ def degrade_options() -> list[Option]:
         option("folder", says="originals in class folders", type=place),
         TASK,
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
-        preset("imagenet_lite", "whose protocol and recognisers"),
+        preset(OF_PHOTOGRAPHS, "whose protocol and recognisers"),
         option("-o", "--out", says="a new folder, for original/, degraded/ and manifest.json", type=place, required=True),
     ]
 
@@ -201,7 +215,8 @@ def judge_options() -> list[Option]:
                nargs="+"),
         option("--pictures", says="what rastudy degrade prepared, or originals in class folders (default: the preset's own "
                "test pictures)", type=place),
-        option("--preset", says="whose recognisers, P's and test pictures (default: imagenet_lite for --pictures, else digits)",
+        option("--preset", says="whose recognisers, P's and test pictures (default: imagenet_lite for --pictures, of blind "
+               "imagenette; else digits)",
                default=""),
         option("--task", says="of the preset's own test pictures: sr, dn or jpeg (default: the manifest's)", default=""),
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rastudy import registry, use_native
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import PRESETS, settings_of, tasks_of
-from rastudy.registry import ALIASES, MODES, TASKS
+from rastudy.registry import ALIASES, CHANNELS, MODES, TASKS
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,9 @@ LABELS = ("correct", "shuffled", "constant")  # labels in R's loss; the controls
 SCHEDULES, PRECISIONS = ("onecycle", "through", "step"), ("fp32", "bf16")
 PROCESSORS, TRANSFORMERS = ("srresnet", "srdensenet", "resnet_generator"), ("resnet_generator", "residual")
 NOT_APPLICABLE = "-"
+UPLOADS = ", ".join(f"{one.name}:{one.drawn[0]:g}-{one.drawn[1]:g}" if one.value else one.name for one in CHANNELS.values())
 # fields that came later: with these values they are not in a run's id
-NEW = {"labels": "correct", "classes": "", "cycle": 0, "transformer": "resnet_generator", "transformer_lr": 0.0}
+NEW = {"labels": "correct", "classes": "", "cycle": 0, "transformer": "resnet_generator", "transformer_lr": 0.0, "upload": ""}
 
 
 def setting(default: Any, says: str, low: float | None = None, operational: bool = False, photographs: bool = False) -> Any:
@@ -56,6 +57,7 @@ class Config:
     ra_weight: float = setting(dataclasses.MISSING, "weight of R's loss, the paper's lambda", low=0)
     seed: int = setting(0, "seed of initial weights, shuffling and noise", low=0)
     labels: str = setting("correct", f"labels in R's loss: {', '.join(LABELS)} (the latter two are controls)")
+    upload: str = setting("", f"what may happen to P's picture before R reads it, one drawn for each step: {UPLOADS}")
     # data
     dataset: str = setting("digits", f"{', '.join(registry.DATASETS)}; digits_first and the like: half of the classes")
     data_dir: str = setting("", "folder of the pictures", operational=True)
@@ -120,6 +122,7 @@ class Config:
             object.__setattr__(self, "processor", NOT_APPLICABLE)
         if not mode.reads_labels or not self.sources:
             object.__setattr__(self, "labels", "correct")
+        object.__setattr__(self, "upload", _canonical(registry.channels_of(self.upload)) if self.sources else "")
 
     def _check_values(self) -> None:
         """Raise StudyError for a value out of range."""
@@ -221,6 +224,7 @@ class Config:
             parts += [f"{len(self.sources)}sources" if len(self.sources) > 1 else self.source_arch] if self.sources else []
             parts += [f"w{self.ra_weight:g}"] if self.sources else []
             parts += [f"{self.labels}-labels"] if self.labels != "correct" else []
+            parts += ["upload"] if self.upload else []
             parts += [f"s{self.seed}", f"e{self.pretrain_epochs}+{self.epochs}" if self.pretrain_epochs else f"e{self.epochs}"]
         slug = re.sub(r"[^\w.,+-]", "_", "-".join(parts))  # it names files; a recogniser may be named by its path
         science = json.dumps(self.science(), sort_keys=True)
@@ -270,7 +274,16 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -
     own = settings_of(preset, task, _cast("strength", given.get("strength", -1.0), float))
     settings = {k: v for k, v in (PRESETS[preset] | own).items() if k in names}
     settings["ra_weight"] = own["ra_weights"].get(mode, 0.0)
-    return Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
+    config = Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
+    if given.get("upload") and not config.sources:
+        raise StudyError(f"upload={given['upload']!r} needs a recogniser in the loss, and mode={mode!r} has none; leave it out")
+    return config
+
+
+def _canonical(channels: Mapping[str, tuple[float, float]]) -> str:
+    """The setting ``upload`` of these channels, ranges left out where they are the channel's own."""
+    own = {name: one.drawn for name, one in CHANNELS.items()}
+    return ",".join(name if ends == own[name] else f"{name}:{ends[0]:g}-{ends[1]:g}" for name, ends in channels.items())
 
 
 def reader_of(name: str) -> Callable[[str], object]:

@@ -50,23 +50,25 @@ class Run:
 
 
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
-            labels=("",), budgets=(1,), datasets=("",), one_cycle=False, strengths=(), splits=None,
+            labels=("",), uploads=("",), budgets=(1,), datasets=("",), one_cycle=False, strengths=(), splits=None,
             **overrides) -> list[Run]:  # fmt: skip
     """Runs of a product of axes; an empty or negative value means the preset's.
 
     ``tasks`` take every strength that the preset has of them, or ``strengths``. ``budgets`` multiply the epochs.
+    ``uploads``: what R's loss reads P's picture through, of modes with R.
     ``datasets``: others than the preset's own, with their sizes as it lists them there.
     ``one_cycle`` trains for as many epochs without a pretraining: the control for the schedule.
     """
     document, runs = PRESETS[preset], []
-    axes = (degradations(preset), modes or document["modes"], seeds, sources, weights, processors, labels, budgets,
-            datasets)  # fmt: skip
-    for (task, strength), mode, seed, source, weight, name, told, budget, dataset in itertools.product(*axes):
-        if (tasks and task not in tasks) or (strengths and strength not in strengths):
+    axes = (degradations(preset), modes or document["modes"], seeds, sources, weights, processors, labels, uploads,
+            budgets, datasets)  # fmt: skip
+    for (task, strength), mode, seed, source, weight, name, told, upload, budget, dataset in itertools.product(*axes):
+        settings = settings_of(preset, task, strength)
+        trained = (*registry.modes("baseline"), *settings.get("modes", MODES))
+        if (tasks and task not in tasks) or (strengths and strength not in strengths) or mode not in trained:
             continue
         values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
-        values |= {"labels": told} | document.get("processors", {}).get(name, {})
-        settings = settings_of(preset, task, strength)
+        values |= {"labels": told, "upload": upload} | document.get("processors", {}).get(name, {})
         before, after = (budget * settings.get(key, 0) for key in ("pretrain_epochs", "epochs"))
         values |= {"pretrain_epochs": before, "epochs": after}
         if one_cycle:

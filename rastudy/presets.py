@@ -4,12 +4,14 @@ from rastudy.registry import main_recognisers, modes
 
 MODES = modes("paper")
 FAMILIES = main_recognisers()
+UPLOAD = "png,jpeg,resize"  # in the loss of upload-aware RA
 SMALL_FIVE = ",".join(FAMILIES)
 
 # A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
 # the default) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
 # ``grid.product``).
 # ``shown``: the name of the study's data in tables, of presets with committed results.
+# A degradation's ``modes``: those that are trained for it; all of the preset's unless it says so.
 # ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
 PRESETS: dict[str, dict] = {}
 
@@ -75,6 +77,7 @@ PRESETS["digits"] = {
         {"modes": ("ra",), "weights": (1e-4, 3e-4, 1e-3, 3e-3), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (3e-3, 0.01, 0.03, 0.1), "splits": ("val",)},
         *({"modes": ("ra_transformer",), "transformer_lr": rate, "splits": ("val",)} for rate in (3e-5, 1e-4, 3e-4)),
+        {"modes": ("ra",), "tasks": ("sr", "jpeg"), "seeds": (0, 2, 3), "uploads": (UPLOAD,), "splits": ("test",)},
         {"modes": ("ra",), "sources": FAMILIES},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
         {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
@@ -90,6 +93,7 @@ PRESETS["digits"] = {
 _TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # with retrained copies, whose boundaries differ, too
 _ONCE = {"strengths": (2.0, 0.1, 10.0)}  # each task once
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
+_SENT = {"tasks": ("sr", "jpeg"), "strengths": (4.0, 10.0)}
 
 
 def _adapted(degradation: str) -> str:
@@ -119,10 +123,12 @@ PRESETS["cifar10"] = {
         ("sr", 2.0): _cifar10(_adapted("sr2"), 1e-3, 0.03, 1e-2),
         ("dn", 0.1): _cifar10(_adapted("dn0.1"), 1e-3, 0.1, 1e-2, 0.01),
         ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2, 0.03),
+        ("blind", 0.0): _cifar10(_TRAININGS, 3e-3, 0.1, 1e-2) | {"modes": ("plain", "ra")},
     },
     "full": (
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
-        {"modes": ("plain",), "one_cycle": True},
+        {"modes": ("ra",), **_SENT, "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
+        {"modes": ("plain",), "tasks": ("sr", "dn", "jpeg"), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
         {"modes": ("perceptual",), **_ONCE},
         {"modes": ("perceptual",), **_ONCE, "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
@@ -225,7 +231,8 @@ PRESETS["imagenette"] = {
     "floats": False,  # four R's read 2,949 photographs once, not twice
     "degradations": {
         (task, strength): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
-    },
+    }
+    | {("blind", 0.0): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER, "modes": ("plain", "ra")}},
     "full": (
         {"modes": ("ra",), "sources": _PAIR},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
@@ -273,3 +280,8 @@ def settings_of(preset: str, task: str, strength: float = -1.0) -> dict:
     own = degradations(preset, task)
     key = (task, strength) if (task, strength) in own else own[0]
     return PRESETS[preset]["degradations"][key] | {"strength": key[1] if strength < 0 else strength}
+
+
+def of_photographs(task: str) -> str:
+    """The preset whose P's are for pictures of one's own: the first of photographs that has the task."""
+    return next((name for name in ("imagenet_lite", "imagenette") if task in tasks_of(name)), "imagenet_lite")

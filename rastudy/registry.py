@@ -85,6 +85,22 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """What an upload does to P's picture before R reads it in the loss (setting ``upload``); differentiable.
+
+    ``send``: pictures (N, 3, H, W) in [0, 1] and a value to the same shape and range. ``value``: what that is, drawn from
+    ``drawn`` unless the setting names a range within ``limits``; a channel without one takes none.
+    """
+
+    name: str
+    shown: str
+    send: str
+    value: str = ""
+    drawn: tuple[float, float] = (0.0, 0.0)
+    limits: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A set of pictures.
 
@@ -133,10 +149,12 @@ def _by_name(entries: Iterable) -> dict:
     return {entry.name: entry for entry in entries}
 
 
-_DEGRADE, _STEPS, _DATA, _NETS, _OTHERS = (
+_DEGRADE, _STEPS, _CHANNELS, _DATA, _NETS, _OTHERS = (
     f"rastudy.{module}:"
-    for module in ("data.degradations", "training.steps", "data.datasets", "models.small_nets", "models.pretrained")
-)
+    for module in (
+        "data.degradations", "training.steps", "training.channels", "data.datasets", "models.small_nets", "models.pretrained",
+    )
+)  # fmt: skip
 
 TASKS: dict[str, Task] = _by_name((
     Task("sr", "super-resolution", _DEGRADE + "downsample", "upscaling factor", "factor", "x{:g}", "x{:g}", (2, 4), 700,
@@ -145,6 +163,9 @@ TASKS: dict[str, Task] = _by_name((
          (0.05, 0.1, 0.2, 0.3, 0.4), 400, random=True),
     Task("jpeg", "JPEG deblocking", _DEGRADE + "compress", "JPEG quality", "quality", "{:g}", "quality {:g}",
          (4, 6, 8, 10, 20, 40), 400, low=1, high=95, whole=True),
+    # each picture has degradations and strengths of its own, drawn by its seed
+    Task("blind", "blind restoration", "rastudy.data.blind:degrade_blindly", "strength, which each picture draws", "", "mixed",
+         "of unknown degradations", (), 400, choices=(0,), random=True),
 ))  # fmt: skip
 
 MODES: dict[str, Mode] = _by_name((
@@ -158,6 +179,14 @@ MODES: dict[str, Mode] = _by_name((
     Mode("perceptual", "perceptual", "#cc79a7", "X", "control", _STEPS + "perceptual_step", cost=1.9),
 ))  # fmt: skip
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
+
+CHANNELS: dict[str, Channel] = _by_name(
+    (
+        Channel("png", "8 bits", _CHANNELS + "to_8_bits"),
+        Channel("jpeg", "JPEG", _CHANNELS + "compress", "quality", (50, 95), (1, 100)),
+        Channel("resize", "resized and back", _CHANNELS + "resize", "share of the side", (0.9, 1), (0.5, 1)),
+    )
+)
 
 DATASETS: dict[str, Dataset] = _by_name((
     Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
@@ -232,6 +261,33 @@ def half_of(dataset: str) -> tuple[str, str]:
 def bounds_of(half: str, n_classes: int) -> tuple[int, int]:
     """The first class of a half, and the one after its last."""
     return {"first": (0, n_classes // 2), "second": (n_classes // 2, n_classes)}[half]
+
+
+def channels_of(upload: str) -> dict[str, tuple[float, float]]:
+    """The channels that the setting ``upload`` names, in canonical order, with the range of each one's value.
+
+    ``jpeg,resize`` as the entries have it, ``jpeg:60-80`` with a range of its own.
+
+    Raises:
+        StudyError: an unknown channel, one named twice, or a range that is none or beyond the channel's limits.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for spec in (one.strip() for one in upload.split(",") if one.strip()):
+        name, _, stated = spec.partition(":")
+        one_of("upload", name, CHANNELS)
+        channel = CHANNELS[name]
+        if name in found:
+            raise StudyError(f"upload={upload!r} names {name} twice; write one range, as {name}:LOW-HIGH")
+        low, high = channel.limits
+        ends = re.fullmatch(r"([\d.]+)-([\d.]+)", stated) if channel.value else None
+        try:
+            found[name] = (float(ends[1]), float(ends[2])) if ends else channel.drawn
+        except ValueError:
+            ends = None
+        if stated and (ends is None or not low <= found[name][0] <= found[name][1] <= high):
+            step = f":LOW-HIGH with a {channel.value} from {low:g} to {high:g}" if channel.value else ""
+            raise StudyError(f"upload={spec!r} does not fit; write {name}{step}")
+    return {name: found[name] for name in CHANNELS if name in found}
 
 
 def dataset_of(name: str) -> Dataset:

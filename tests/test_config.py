@@ -21,7 +21,7 @@ OTHER = {  # another valid value of each field; numbers are doubled or raised by
     "dataset": "cifar10", "processor": "srdensenet", "schedule": "step", "precision": "bf16", "labels": "constant",
     "data_dir": "/elsewhere", "target_archs": "resnet18_small", "device": "cpu", "resize": 512, "crop": 16,
     "pretrain_crop": 16, "cache_dir": "none", "processes": 2, "classes": "cat",
-    "transformer": "resnet_generator",
+    "transformer": "resnet_generator", "upload": "jpeg",
 }  # fmt: skip
 BASE = make_config("digits", "sr", "ra", strength=4, ra_weight=0.01, seed=0)
 

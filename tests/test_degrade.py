@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from rastudy.data import blind
 from rastudy.data.degradations import degrade, no_processing, to_tensor, to_uint8
 from rastudy.errors import StudyError
 from rastudy.registry import TASKS
 
-STRENGTH = {"sr": 4, "dn": 0.1, "jpeg": 10}
+STRENGTH = {"sr": 4, "dn": 0.1, "jpeg": 10, "blind": 0}
 
 
 @pytest.mark.parametrize("quality", [5, 10, 75])
@@ -62,9 +63,32 @@ def test_no_processing(photo):
     small = Image.fromarray(to_uint8(lq))
     expected = np.asarray(small.resize((64, 64), Image.Resampling.BICUBIC))
     assert (to_uint8(no_processing(lq, "sr", 4)) == expected).all()
-    for task in ("dn", "jpeg"):
+    for task in ("dn", "jpeg", "blind"):
         lq = degrade(photo, task, STRENGTH[task])
         assert torch.equal(no_processing(lq, task, STRENGTH[task]), lq)
+
+
+def test_blind_draws_every_combination_and_what_it_draws_is_the_single_tasks(photo, monkeypatch):
+    """By the picture's seed alone; one degradation by itself is what its own task makes of the picture at that strength."""
+    assert len(set(blind.COMBINATIONS)) == 7 and not any(not any(one) for one in blind.COMBINATIONS)
+    small = photo[:32, :32]
+    seen = {tuple(degrade(small, "blind", 0, seed).flatten().tolist()) for seed in range(60)}
+    assert len(seen) > 50  # some are resampled to one size
+    single = {"sr": ("FACTORS", 4.0), "dn": ("SIGMAS", 0.1), "jpeg": ("QUALITIES", 10.0)}
+    for k, (task, (name, strength)) in enumerate(single.items()):
+        monkeypatch.setattr(blind, "COMBINATIONS", [tuple(k == place for place in range(3))])
+        monkeypatch.setattr(blind, name, (strength, strength))
+        alone = no_processing(degrade(photo, task, strength, 5), task, strength)
+        assert (to_uint8(degrade(photo, "blind", 0, 5)) == to_uint8(alone)).all(), task
+
+
+def test_a_mixture_has_the_order_of_a_pictures_way(photo, monkeypatch):
+    """Resampled first, compressed last: JPEG's blocks are not blurred."""
+    monkeypatch.setattr(blind, "COMBINATIONS", [(True, True, True)])
+    for name, ends in (("FACTORS", (2.0, 2.0)), ("SIGMAS", (0.1, 0.1)), ("QUALITIES", (10.0, 10.0))):
+        monkeypatch.setattr(blind, name, ends)
+    by_hand = degrade(to_uint8(degrade(blind.resample(photo, 2), "dn", 0.1, 3)), "jpeg", 10)
+    assert torch.equal(degrade(photo, "blind", 0, 3), by_hand)
 
 
 @pytest.mark.parametrize("task", STRENGTH)
@@ -103,7 +127,7 @@ def test_uint8_rounds_to_nearest_and_clamps():
 @pytest.mark.parametrize(
     ("task", "strength"),
     [("sr", 3), ("sr", 2.5), ("sr", 8), ("sr", 1), ("dn", -0.1), ("dn", 1.5), ("dn", float("nan")), ("jpeg", 0),
-     ("jpeg", 96), ("jpeg", 10.5), ("jpeg", float("nan"))],
+     ("blind", 0.1), ("blind", 10), ("jpeg", 96), ("jpeg", 10.5), ("jpeg", float("nan"))],
 )  # fmt: skip
 def test_strengths_that_a_task_does_not_know(task, strength):
     with pytest.raises(StudyError, match=f"strength={strength}.*{task}.*use "):

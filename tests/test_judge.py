@@ -449,17 +449,21 @@ def test_torchscript_and_spandrel(own, monkeypatch):
 # --- the record's
 
 
-JUDGED = sorted((Path(__file__).parents[1] / "results").glob("*/judged_*.csv"))
+RESULTS = Path(__file__).parents[1] / "results"
+JUDGED, BLIND = (sorted(RESULTS.glob(f"*/{kind}_*.npz")) for kind in ("judged", "blind"))
 
 
-@pytest.mark.parametrize("path", JUDGED, ids=lambda path: f"{path.parent.name} {path.stem}")
+@pytest.mark.parametrize("path", [*JUDGED, *BLIND], ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_the_record_follows_from_what_was_measured(path):
-    """Each committed judgement is what its arrays give, of no fewer pictures than the preset's test split."""
-    found, judged = pd.read_csv(path), kept(path.with_suffix(".npz"))
+    """Each committed judgement is what its arrays give; sentences about it are held to it."""
+    found, judged = pd.read_csv(path.with_suffix(".csv")), kept(path)
     again = table(judged, found["reference"].iloc[0])
     numbers = list(again.select_dtypes("float").columns)
     np.testing.assert_allclose(again[numbers], found[numbers], atol=2e-3)
     assert list(again["restorer"]) == list(found["restorer"]) and list(again["reader"]) == list(found["reader"])
+    if path in BLIND:
+        assert found["reference"].eq("ra").all() and {"none", "plain"} <= set(found["restorer"])
+        return
     assert len(judged.groups) == judged.config.test_images
     gains = found[found["reader"] == UNSEEN].set_index("restorer")["gain"]
     psnr = found[found["reader"] == UNSEEN].set_index("restorer")["psnr"]

@@ -102,6 +102,8 @@ def _other_settings(settings: dict) -> str:
     sizes = document.get("processors", {}).get(settings.get("processor"), {})
     preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science()
     named = {name: settings.get(name) for name in preset if name not in (*CELL, "seed")}
+    preset |= {"upload": ""}
+    named |= {"upload": settings.get("upload", "")}
     return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 
@@ -139,9 +141,10 @@ def of_own_data(cells: dict[tuple, Cell]) -> dict[tuple, Cell]:
 
 
 def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Cell]]:
-    """A cell's baselines by name: ``plain`` trained by the same schedule, and two controls.
+    """A cell's baselines by name: ``plain`` trained by the same schedule, and controls.
 
     ``plain_one_cycle``: as many epochs in one cycle without a pretraining. ``plain_twice``: twice as many epochs.
+    ``without_upload``: of a run with ``upload``, the same without.
     """
     settings = cell.settings
     if registry.is_baseline(settings["mode"]):
@@ -150,9 +153,11 @@ def baselines_of(cell: Cell, cells: dict[tuple, Cell]) -> Iterator[tuple[str, Ce
     schedules: dict[str, dict] = {"plain": {}, "plain_twice": {"pretrain_epochs": 2 * before, "epochs": 2 * after}}
     if before:
         schedules["plain_one_cycle"] = {"pretrain_epochs": 0, "epochs": before + after, "lr": settings["pretrain_lr"]}
-    plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct"}
-    for name, schedule in schedules.items():
-        key = cell_key(plain | schedule)
+    plain = settings | {"mode": "plain", "source_arch": NOT_APPLICABLE, "ra_weight": 0.0, "labels": "correct", "upload": ""}
+    others = {name: plain | schedule for name, schedule in schedules.items()}
+    others |= {"without_upload": settings | {"upload": ""}} if settings.get("upload") else {}
+    for name, other in others.items():
+        key = cell_key(other)
         if key in cells and key != cell.key:
             yield name, cells[key]
 

@@ -41,7 +41,7 @@ from rastudy.models.classifiers import Classifier, load_classifier, weights_vers
 from rastudy.models.processors import apply_processor, build_processor, build_transformer
 from rastudy.models.weight_files import sha256
 from rastudy.paths import expand, read_json, write_csv, write_json
-from rastudy.presets import PRESETS, tasks_of
+from rastudy.presets import PRESETS, of_photographs, tasks_of
 from rastudy.registry import is_own, is_variant
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import READ_BY, code_versions, is_trained, provenance, run_folder
@@ -245,7 +245,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 def evaluate_files(
     named: Path | str, transformer_file: Path | None, task: str, data: str = "", target_archs: str = "",
-    device: str = "auto", classes: str = "", failed: list[str] | None = None, preset: str = "imagenet_lite",
+    device: str = "auto", classes: str = "", failed: list[str] | None = None, preset: str = "",
     strength: float = -1.0,
 ) -> list[dict]:  # fmt: skip
     """Evaluate P (:func:`named_processor`) and T from weight files on a folder of class folders; returns tidy rows.
@@ -295,7 +295,8 @@ def named_processor(
         StudyError: no such P, or one of another task.
     """
     if is_own(str(name)):
-        config = make_config(preset, task, "plain", strength=strength, processor=str(name), device=device, **others)
+        given: dict[str, Any] = {"processor": str(name), "device": device, **others}
+        config = make_config(preset or of_photographs(task), task, "plain", strength=strength, **given)
         return config, build_processor(config.processor, config.factor, 0, 0).to(config.torch_device())
     file = expand(name)
     config = config_of(file, device, **others)

@@ -34,6 +34,7 @@ from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
 from rastudy.paths import expand, write_atomic, write_csv
+from rastudy.presets import of_photographs
 from rastudy.registry import is_own, name_of
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
@@ -301,7 +302,7 @@ def judge_command(args: argparse.Namespace) -> int:
     folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
     reference = args.reference or ("none" if prepared else folders[0] if folders else args.restorer[0])
     restorers = dict.fromkeys([*([reference] if reference not in folders else []), *args.restorer])
-    preset = args.preset or ("imagenet_lite" if args.pictures else "digits")
+    preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
                       tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
     judged = judge(request, args.jobs)

@@ -30,7 +30,7 @@ from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.models.weight_files import sha256
 from rastudy.paths import write_atomic, write_json
-from rastudy.presets import PRESETS, tasks_of
+from rastudy.presets import PRESETS, of_photographs, tasks_of
 from rastudy.restore.restore import middle_square
 
 MANIFEST, ORIGINAL, DEGRADED = "manifest.json", "original", "degraded"
@@ -234,7 +234,7 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
     Raises:
         StudyError: what :func:`class_files` and :func:`labels_of` raise; a picture that is too small; other files in ``out``.
     """
-    config = make_config(preset, task, "none", strength=strength)
+    config = make_config(preset or of_photographs(task), task, "none", strength=strength)
     files = class_files(folder)
     labels_of(folder, files, config.dataset)
     if is_folder(out) and any(out.iterdir()) and not (out / MANIFEST).is_file():
@@ -243,13 +243,15 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
     for k, (name, file) in enumerate(tqdm(files.items(), unit="pictures", disable=None)):
         original = as_read(read_whole(folder / file), config)
         if min(original.shape[:2]) < config.image_size:
-            raise StudyError(f"{folder / file}: is smaller than {config.image_size} pixels, which recognisers of {preset} read")
+            raise StudyError(
+                f"{folder / file}: is smaller than {config.image_size} pixels, which recognisers of {config.preset} read"
+            )
         pair = original, to_uint8(degrade(original, task, config.strength, k))
         places = [out / part / f"{name}.png" for part in (ORIGINAL, DEGRADED)]
         for picture, path in zip(pair, places, strict=True):
             write_atomic(path, partial(Image.fromarray(picture).save, format="PNG"))
         digests[name] = [sha256(path)[:DIGITS] for path in places]
-    about = {"version": VERSION, "preset": preset, "task": task, "strength": config.strength, "files": digests}
+    about = {"version": VERSION, "preset": config.preset, "task": task, "strength": config.strength, "files": digests}
     write_json(out / MANIFEST, about | {"image_size": config.image_size, "resize": config.resize})
     return out
 

@@ -102,7 +102,8 @@ def open_restorer(name: str, config: Config) -> Restorer:
 
     Args:
         name: ``none``, one of ``RESAMPLING`` or ``FILTERS``; a mode of training, of the preset's P of seed 0 (``ra:SOURCE``:
-            with that R, or several, in its loss); P's weight file; or one of :mod:`rastudy.models.own_processors`' names.
+            with that R, or several, in its loss; ``blind:ra``: that learned another task); P's weight file; or one of
+            :mod:`rastudy.models.own_processors`' names.
         config: preset, task and strength.
 
     Raises:
@@ -116,19 +117,24 @@ def open_restorer(name: str, config: Config) -> Restorer:
             raise StudyError(f"restorer {name!r} enlarges pictures, and {task} does not; name it with task sr")
         return Restorer(name, (), lambda lq: np.stack([_lanczos(to_uint8(one), config.factor) for one in lq]))
     if name in FILTERS:
-        sigma = strength if TASKS[task].random else None
+        sigma = strength if TASKS[task].axis == "sigma" else None
         return Restorer(name, (), functools.partial(_filtered, FILTERS[name], task, strength, sigma))
-    mode, _, source = name.partition(":")
-    called = name
+    first, _, rest = name.partition(":")
+    learned, called = (first, rest) if first in TASKS else (task, name)
+    mode, _, source = called.partition(":")
     if mode in MODES and mode not in ("none", "clean"):
-        models = load_run(make_config(config.preset, task, mode, strength=strength, source_arch=source, device=config.device))
+        called, of_task = name, strength if learned == task else -1.0
+        models = load_run(make_config(config.preset, learned, mode, strength=of_task, source_arch=source, device=config.device))
+        if models.config.factor not in (1, config.factor):
+            raise StudyError(f"restorer {name!r} enlarges pictures, and {task} does not; name it with task {learned}")
     elif is_own(name) or expand(name).is_file():
         models = load(config.preset, task, strength=strength, named=name, device=config.device)
         called = name_of(name) if is_own(name) else expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
     else:
         raise StudyError(f"restorer {name!r} is unknown: no folder and no file of this name; use {known()}, or P's own name")
     sources = tuple(map(name_of, models.config.sources))
-    return Restorer(called, sources, functools.partial(_restored, models.processor, models.transformer, config))
+    enlarged = config.factor != 1 and models.config.factor == 1
+    return Restorer(called, sources, functools.partial(_restored, models.processor, models.transformer, config, enlarged))
 
 
 def _lanczos(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -147,9 +153,13 @@ def _pictures(tensors: Any) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _restored(processor: Any, transformer: Any, config: Config, lq: torch.Tensor) -> np.ndarray:
-    """P's pictures in 8 bits; T's, where the run has one, rounded, too: what is judged is a file."""
+def _restored(processor: Any, transformer: Any, config: Config, enlarged: bool, lq: torch.Tensor) -> np.ndarray:
+    """P's pictures in 8 bits; T's, where the run has one, rounded, too: what is judged is a file.
+
+    ``enlarged``: P keeps the size and gets the bicubically enlarged picture.
+    """
     device = config.torch_device()
+    lq = torch.stack([no_processing(one, config.task, config.strength) for one in lq]) if enlarged else lq
     picture = round_to_8_bits(processor(lq.to(device).contiguous(memory_format=torch.channels_last)))
     picture = picture if transformer is None else transformer(picture)
     return _pictures(picture.cpu())

@@ -37,6 +37,8 @@ CAPTIONS = {
                  "against the recognition weight; the chosen weight is ringed."),
     "judgement": ("Decibels against recognition", "Points with 95 % intervals, a panel per set of pictures and degradation: "
                   "restorers by PSNR and by the gain of the mean unseen recogniser over no processing."),
+    "blind": ("Blind P's against specialists", "Points with 95 % intervals, a panel per set of pictures: top-1 of the mean "
+              "unseen recogniser minus what it reads after RA's specialist, by degradation; open: blind P's."),
     "curves": ("Training", "Image loss against the pictures seen, a line per mode, a panel per degradation."),
     "restored": ("Restored pictures, not chosen",
                  "Rows are the first test pictures, columns the modes; under each picture the verdicts of the source "
@@ -57,6 +59,8 @@ CAPTIONS = {
     "transfer_summary": ("RA's gain in every direction that was tried",
                          "Coloured tables, one per study: rows are directions, columns degradations; each cell is RA's mean "
                          "gain over plain in percentage points and a mark of its verdict."),
+    "transfer_upload_aware": ("RA's gain after an upload, without and with uploads in its loss",
+                              "Points with 95 % intervals by upload, a panel per degradation and kind of reader."),
     "transfer": ("Transfer", "Gains over plain with 95 % intervals, a panel per degradation; open: at home."),
     "turned": ("How many verdicts RA turns", "Bars by recogniser, a panel per degradation: test pictures turned from right to "
                "wrong to the left, from wrong to right to the right."),

@@ -20,7 +20,7 @@ from rastudy.models.weight_files import sha256
 from rastudy.paths import CHECKOUT, PACKAGE, is_record, results_folder, root, short, to_read, write_atomic
 from rastudy.presets import PRESETS
 from rastudy.registry import dataset_of
-from rastudy.report import judgement, words
+from rastudy.report import judgement, travel, words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
 from rastudy.report.hero import write_hero
@@ -192,6 +192,7 @@ def refresh() -> None:
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
     write_hero()
     save(judgement.plot_judgements(present_studies()), ".", "judgement")
+    save(travel.plot_blind(present_studies()), ".", "blind")
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():

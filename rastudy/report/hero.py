@@ -24,7 +24,7 @@ from rastudy.errors import NothingToShow
 from rastudy.evaluation.evaluate import load_pictures
 from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.paths import to_read
-from rastudy.presets import degradations
+from rastudy.presets import degradations, tasks_of
 from rastudy.registry import TASKS, display_name, task_name, unlike_recognisers
 from rastudy.report import style
 from rastudy.report.claims import present_studies, study_name
@@ -68,7 +68,7 @@ def plot_hero() -> Figure:
     figure = plt.figure(figsize=(WIDTH, 4.6), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.05))
     left, right = parts
-    keys, rows = [degradations(SHOWN, task)[0] for task in TASKS], gains()
+    keys, rows = [degradations(SHOWN, task)[0] for task in tasks_of(SHOWN)], gains()
     for key, line in zip(keys, left.subplots(len(keys), 4), strict=True):
         _show_pictures(line, *key, titles=key == keys[0])
     for (task, _), ax in zip(keys, right.subplots(len(keys), 1), strict=True):

@@ -13,7 +13,7 @@ from rastudy.analysis.style import says_what_is_missing
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
-from rastudy.registry import MODES, display_name, mode_name, short_name
+from rastudy.registry import MODES, TASKS, display_name, mode_name, short_name
 from rastudy.report.claims import interval
 from rastudy.report.style import intervals
 
@@ -28,7 +28,10 @@ NAMES_APART = 0.075  # of a panel's height
 
 
 def restorer_name(name: str) -> str:
-    """The name to show: of a mode the study's, with its sources where they are not the preset's."""
+    """The name to show: of a mode the study's, with its sources where they are not the preset's; ``blind RA``."""
+    first, _, rest = name.partition(":")
+    if first in TASKS:
+        return f"{first} {restorer_name(rest)}"
     mode, _, sources = name.partition(":")
     if mode in MODES and mode not in SHOWN:
         return mode_name(mode) + (f" ({' + '.join(map(display_name, sources.split(',')))})" if sources else "")
@@ -85,7 +88,7 @@ def panel(ax: Axes, found: pd.DataFrame) -> None:
     reader = UNSEEN if (found["reader"] == UNSEEN).any() else found["reader"].iloc[0]
     rows = found[found["reader"] == reader].sort_values("gain")
     for _, row in rows.iterrows():
-        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **_look(row["restorer"]))
+        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **look_of(row["restorer"]))
     ax.axhline(0, color="0.6", lw=0.8)
     ax.margins(0.06)
     ax.set_xlabel("PSNR (dB)")
@@ -97,14 +100,17 @@ def panel(ax: Axes, found: pd.DataFrame) -> None:
     room = 1.0
     for (_, row), height in reversed(list(zip(rows.iterrows(), heights, strict=True))):
         place, room = (1.03, min(height, room)), min(height, room) - NAMES_APART
-        line = {"arrowstyle": "-", "color": _look(row["restorer"])["color"], "lw": 0.4, "relpos": (0, 0.5)}
+        line = {"arrowstyle": "-", "color": look_of(row["restorer"])["color"], "lw": 0.4, "relpos": (0, 0.5)}
         ax.annotate(restorer_name(row["restorer"]), (row["psnr"], row["gain"]), place, textcoords="axes fraction", va="center",
                     fontsize=style.SMALL, arrowprops=line)  # fmt: skip
 
 
-def _look(restorer: str) -> dict[str, Any]:
-    mode = MODES.get(restorer.partition(":")[0])
-    return {"color": mode.colour, "marker": mode.marker} if mode else {"color": "#7a5195", "marker": "d"}
+def look_of(restorer: str) -> dict[str, Any]:
+    """Colour and marker: of a mode the study's, open where P learned another task than the one judged."""
+    first, _, rest = restorer.partition(":")
+    mode = MODES.get(rest if first in TASKS else first)
+    look = {"color": mode.colour, "marker": mode.marker} if mode else {"color": "#7a5195", "marker": "d"}
+    return look | ({"mfc": "white"} if first in TASKS else {})
 
 
 def draw(found: pd.DataFrame, path: Path) -> None:

@@ -22,7 +22,7 @@ from rastudy.boundaries.tables import load_table as load_boundaries
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name
-from rastudy.report import judgement
+from rastudy.report import judgement, travel
 from rastudy.report.claims import (
     CONDITIONS,
     OF_PAPER,
@@ -194,6 +194,18 @@ def judged_table(preset: str) -> Iterator[Row]:
                 f"{row['ssim']:.3f}",
             ]
             yield [*shown, interval(row, judgement.GAIN), cost]
+
+
+@table("data", "task", "read by", "upload", "RA", "RA, uploads in its loss", "difference", "over", missing="")
+def upload_aware_table(preset: str) -> Iterator[Row]:
+    """RA's gain over plain after each upload, without and with uploads in its loss."""
+    yield from travel.aware_rows(preset)
+
+
+@table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", missing="")
+def blind_table(preset: str) -> Iterator[Row]:
+    """No processing, plain and the blind P's beside RA's specialist."""
+    yield from travel.blind_rows(preset)
 
 
 # --- transfer
@@ -406,7 +418,9 @@ def main_table_of(preset: str) -> Iterator[Row]:
         psnr = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
         kept = main_rows("kept", preset, condition, mode="ra")
         own = interval(kept.iloc[0], WITHIN[:3], 2, "") if len(kept) else ""
-        paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
+        paper = (
+            where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER.get(task) == condition else {}
+        )
         share, loss = f"{top1['plain'] / top1['clean']:.0%}", f"{psnr['ra'] - psnr['plain']:+.2f}"
         published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
         named = [study_name(preset), short_name(task, strength), share]
@@ -423,7 +437,7 @@ def turned_counts(preset: str) -> Iterator[Row]:
 
 MAKERS: dict[str, Maker] = {
     "claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
-    "judged": judged_table,
+    "judged": judged_table, "upload-aware": upload_aware_table, "blind": blind_table,
     "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table, "matched": matched_table,
     "transfer": transfer_table, "boundaries": boundaries_table, "photographs": photographs_table, "benchmark": benchmark_table,
     "main": main_table_of, "replication": replication_table, "turned": turned_counts,

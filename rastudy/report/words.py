@@ -13,7 +13,7 @@ from rastudy.config import NOT_APPLICABLE
 from rastudy.errors import StudyError
 from rastudy.presets import PRESETS
 from rastudy.registry import mode_name
-from rastudy.report import judgement
+from rastudy.report import judgement, travel
 from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
 from rastudy.report.results_page import corrected_tests, measured_boundaries
 from rastudy.transfer.tables import load_table as load_transfer
@@ -111,6 +111,20 @@ def judged(preset: str, task: str, restorer: str) -> str:
     return said(row, judgement.GAIN)
 
 
+def sent(preset: str, condition: str, way: str, readers: str, what: str) -> str:
+    """RA's gain after an upload, ``without`` uploads in its loss or ``with`` them, or the ``difference``."""
+    task, strength = degradation_of(preset, condition)
+    wanted = {"task": task, "strength": strength, "way": way, "readers": readers, "gain": what}
+    return said(_only(where(travel.aware_table(preset), **wanted), f"{preset}, {condition}, {way}, {readers}, {what}"))
+
+
+def beside(preset: str, task: str, restorer: str) -> str:
+    """What the mean unseen model reads better after a restorer than after RA's specialist."""
+    (found,) = (one for one in travel.blind_judgements(preset) if one["task"].iloc[0] == task)
+    row = _only(where(found, restorer=restorer), f"{preset}, {task}, {restorer}: beside")
+    return said(row, judgement.GAIN)
+
+
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells nothing (``targets``)."""
     rows = [row for preset in presets for row in measured_boundaries(preset)]
@@ -139,5 +153,20 @@ def rounding(presets: Sequence[str]) -> str:
 
 HELPERS: dict[str, Any] = {
     function.__name__: function
-    for function in (gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times, judged)
+    for function in (
+        gain,
+        read_by,
+        boxed,
+        pictures,
+        cost,
+        kept,
+        moved,
+        control,
+        matched,
+        trainings,
+        times,
+        judged,
+        sent,
+        beside,
+    )
 }

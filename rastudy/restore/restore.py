@@ -43,7 +43,7 @@ from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
 from rastudy.paths import to_read
-from rastudy.presets import PRESETS, degradations
+from rastudy.presets import PRESETS, degradations, of_photographs
 from rastudy.registry import MODES as RUNS
 from rastudy.registry import TASKS, display_name, mode_name
 from rastudy.restore import image_io
@@ -63,12 +63,12 @@ class Models(NamedTuple):
 
 
 def load(
-    preset: str = "imagenet_lite", task: str = "jpeg", mode: str = "ra", strength: float = -1.0, named: str = "",
+    preset: str = "", task: str = "jpeg", mode: str = "ra", strength: float = -1.0, named: str = "",
     device: str = "auto",
 ) -> Models:  # fmt: skip
     """Load a preset's P of seed 0, committed or trained here; or the P that is named, with the T beside its file.
 
-    The default preset's P's learned from photographs of 224 pixels, the others' from pictures of 32.
+    The default preset (:func:`rastudy.presets.of_photographs`) learned from photographs of 224 pixels, others from 32.
 
     Args:
         named: see :func:`rastudy.evaluation.evaluate.named_processor`.
@@ -76,6 +76,7 @@ def load(
     Raises:
         StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
+    preset = preset or of_photographs(task)
     if not named:
         return load_run(make_config(preset, task, mode, strength=strength, device=device))
     config, processor = named_processor(named, task, preset, strength, device)

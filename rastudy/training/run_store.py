@@ -43,11 +43,12 @@ from rastudy.training.weights import weights_file, weights_files
 MARKERS = ("config", "trained", "val", "test")  # JSON files of a run folder
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 _BOTH = (
-    "data.datasets", "data.degradations", "data.digits", "data.distributed", "data.image_files", "data.loaders", "data.scenes",
+    "data.blind", "data.datasets", "data.degradations", "data.digits", "data.distributed", "data.image_files", "data.loaders",
+    "data.scenes",
     "models.classifiers", "models.detectors", "models.processors", "models.small_nets",
 )  # fmt: skip
 # modules that numbers come from
-TRAINED_BY = (*_BOTH, "training.losses", "training.steps", "training.train")
+TRAINED_BY = (*_BOTH, "training.channels", "training.losses", "training.steps", "training.train")
 READ_BY = (*_BOTH, "evaluation.evaluate", "evaluation.metrics")
 
 

@@ -12,6 +12,7 @@ from rastudy.config import Config
 from rastudy.data.loaders import Batch
 from rastudy.models.classifiers import Classifier
 from rastudy.models.detectors import Detector
+from rastudy.training.channels import Send, unchanged
 from rastudy.training.losses import (
     clean_features,
     image_loss,
@@ -31,6 +32,7 @@ class Models:
     transformer: nn.Module | None
     sources: Sequence[Classifier | Detector]
     optimisers: Sequence[torch.optim.Optimizer] = field(default_factory=list)
+    send: Send = unchanged  # what P's picture goes through before R reads it
     share: float = 1.0  # of the batch that this process has: losses are means over its part, and their gradients are summed
 
     def autocast(self) -> torch.autocast:
@@ -50,7 +52,8 @@ def ra_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """P learns the image loss and R's cross-entropy; bitwise plain at weight 0."""
     with models.autocast():
         restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), recognition_loss(models.sources, restored, batch.label)
+        loss, sent = image_loss(restored, batch.gt), models.send(restored)
+        recognition = recognition_loss(models.sources, sent, batch.label)
     (models.share * (loss + models.config.ra_weight * recognition)).backward()
     return loss, recognition
 
@@ -70,7 +73,7 @@ def _imitation_step(models: Models, batch: Batch, of_clean: Callable, distance: 
     targets = of_clean(models.sources, batch.gt)
     with models.autocast():
         restored = models.processor(batch.lq)
-        loss, recognition = image_loss(restored, batch.gt), distance(models.sources, restored, targets)
+        loss, recognition = image_loss(restored, batch.gt), distance(models.sources, models.send(restored), targets)
     (models.share * (loss + models.config.ra_weight * recognition)).backward()
     return loss, recognition
 
@@ -92,7 +95,8 @@ def ra_transformer_step(models: Models, batch: Batch) -> tuple[torch.Tensor, tor
         loss = image_loss(restored, batch.gt)
     (models.share * loss).backward()
     with models.autocast():
-        recognition = recognition_loss(models.sources, models.transformer(restored.detach()), batch.label)
+        sent = models.send(restored.detach())
+        recognition = recognition_loss(models.sources, models.transformer(sent), batch.label)
     (models.share * models.config.ra_weight * recognition).backward()
     return loss, recognition
 

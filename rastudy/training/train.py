@@ -17,6 +17,7 @@ from rastudy.data.loaders import Batch, CropLoader, Loader, load_pictures, loade
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import Classifier
 from rastudy.models.detectors import load_source
+from rastudy.training import channels
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import (
     CURVE_COLUMNS,
@@ -87,6 +88,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
         log = log if distributed.rank() == 0 else lambda _line: None
         pictures = load_pictures(config, "train")
         check_classes([load_source(name, config) for name in config.sources], pictures, config)
+        channels.check(config)
         build_models(config)[0].train()  # raises, before a file is written, where P does not fit the task or has no gradient
         for run in config.chain:
             _train(run, pictures, log)
@@ -161,7 +163,7 @@ def train_one_epoch(models: Models, loader: Loader | CropLoader, epoch: int) -> 
             for group in optimiser.param_groups:
                 group["lr"] = rate
         whole = min(config.batch_size, len(loader.label) - k * config.batch_size)  # of which this process may have a part
-        models.share = len(batch.index) / whole
+        models.share, models.send = len(batch.index) / whole, channels.draw(config, step)
         try:
             with distributed.apart(whole < distributed.world()):
                 losses = torch.stack([loss.detach().double().cpu() for loss in step_of(config.mode)(models, batch)])

@@ -39,6 +39,7 @@ from rastudy.evaluation.predictions import read_table
 from rastudy.paths import nothing_here, results_folder, root, short, to_read, write_csv
 from rastudy.presets import PRESETS
 from rastudy.registry import kind_of
+from rastudy.transfer import aware
 from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
 from rastudy.transfer.kept import kept_file, load_kept
 
@@ -260,6 +261,8 @@ def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
         correct(row for row in rows if (row["reader"] == "mean") == means)
     rows = [row | {"verdict": verdict(row)} for row in rows]
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
+    if direction == "upload":
+        aware.write_table(preset)
     return table_file(preset, direction)
 
 

@@ -1,0 +1,110 @@
+"""Pictures that travel: what uploads in R's loss keep of the gain, and what a blind P gains and loses against a specialist."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rastudy.analysis import style
+from rastudy.analysis.comparisons import ESTIMATE
+from rastudy.analysis.style import rows_of, says_what_is_missing
+from rastudy.errors import NothingToShow
+from rastudy.paths import results_folder, to_read
+from rastudy.registry import TASKS, short_name, task_name
+from rastudy.report import judgement
+from rastudy.report.claims import interval, study_name, trainings, where
+from rastudy.report.style import SOURCE, UNSEEN, degradations_in, intervals
+from rastudy.transfer import aware
+from rastudy.transfer.upload import UPLOADS
+
+WAYS = {"png": "none", "jpeg95": "JPEG 95", "jpeg90": "JPEG 90", "jpeg75": "JPEG 75", "jpeg50": "JPEG 50", "resized": "resized"}
+READERS = {"source": SOURCE, "unseen": UNSEEN, "unlike": {"color": "#009e73", "marker": "P"}}
+BLIND = ("none", "plain", "blind:plain", "blind:ra")  # what is compared with RA's specialist
+
+
+def aware_table(preset: str) -> pd.DataFrame:
+    """``upload_aware.csv`` of a study; empty where nothing was trained with uploads in its loss."""
+    return aware.load_table(preset) if to_read(aware.table_file(preset)).is_file() else pd.DataFrame(columns=aware.COLUMNS)
+
+
+def aware_rows(preset: str) -> Iterator[list[str]]:
+    """A row per degradation, upload and readers: the gain without and with uploads in the loss, and the difference."""
+    found = aware_table(preset)
+    for key, part in found.groupby(["task", "strength", "readers", "way"], sort=False):
+        task, strength, readers, way = key
+        by = part.set_index("gain")
+        cells = [interval(by.loc[name]) for name in aware.GAINS]
+        yield [study_name(preset), short_name(task, strength), readers, WAYS[way], *cells, trainings(by.iloc[0])]
+
+
+def blind_judgements(preset: str) -> list[pd.DataFrame]:
+    """The mean unseen model's rows of ``blind_<task>.csv``: no processing, plain and the blind P's against RA's specialist."""
+    folder = to_read(results_folder(preset) / "runs.csv").parent
+    judged = [pd.read_csv(path) for path in folder.glob("blind_*.csv")]
+    judged.sort(key=lambda one: list(TASKS).index(one["task"].iloc[0]))
+    return [_of_blind(one) for one in judged]
+
+
+def _of_blind(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count, without the reference; the P's of mixtures are the blind ones there, too."""
+    rows = found[(found["reader"] == judgement.UNSEEN) & (found["restorer"] != found["reference"])]
+    if rows["task"].iloc[0] == "blind":
+        named = {name: f"blind:{name}" for name in ("plain", "ra")}
+        rows = rows.assign(restorer=rows["restorer"].replace(named), reference=rows["reference"].replace(named))
+    return rows
+
+
+def blind_rows(preset: str) -> Iterator[list[str]]:
+    """A row per degradation and restorer: decibels, and what the mean unseen model gains over RA's specialist."""
+    for found in blind_judgements(preset):
+        for _, row in found.iterrows():
+            names = [judgement.restorer_name(row[name]) for name in ("restorer", "reference")]
+            yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, judgement.GAIN)]
+
+
+@says_what_is_missing
+def plot_upload_aware(preset: str) -> Figure:
+    """RA's gain over plain after each upload, without uploads in its loss and with them; a column per degradation."""
+    found = aware_table(preset)
+    if found.empty:
+        raise NothingToShow(f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload.")
+    keys, readers = degradations_in(found, preset), [name for name in READERS if name in set(found["readers"])]
+    figure, axes = style.panels(len(keys), len(readers), 2.6 * len(keys), sharey="row")
+    for line, key in zip(axes, keys, strict=True):
+        for ax, who in zip(line, readers, strict=True):
+            rows = rows_of(found[found["readers"] == who], key)
+            for shift, (gain, label, fill) in enumerate((("without", "RA", "none"), ("with", "RA, uploads in its loss", None))):
+                part = where(rows, gain=gain).set_index("way").reindex(list(UPLOADS)).reset_index()
+                part = part.assign(**{name: part[f"trainings_{name}"].fillna(part[name]) for name in ("low", "high")})
+                x = np.arange(len(part)) + 0.24 * shift - 0.12
+                intervals(ax, x, part, ESTIMATE, ms=5, label=label, mfc=fill or READERS[who]["color"], **READERS[who])
+            ax.axhline(0, color="black", lw=1)
+            ax.set_xticks(range(len(UPLOADS)), list(WAYS.values()), rotation=30, ha="right")
+            ax.set_title(f"{task_name(*key)}: {who}")
+        line[0].set_ylabel("gain over plain (pp)")
+    seeds = sorted(set(found["n_seeds"]))
+    note = (f"n = {found['n_images'].max():,}; {' or '.join(map(str, seeds))} trainings; 95 % intervals, over trainings where "
+            "there are three. Open: RA; filled: RA with uploads in its loss.")  # fmt: skip
+    return style.finish(figure, note)
+
+
+@says_what_is_missing
+def plot_blind(presets: Sequence[str]) -> Figure:
+    """What the mean unseen model gains over RA's specialist by no processing, plain and the blind P's; a panel per study."""
+    found = {preset: judged for preset in presets if (judged := blind_judgements(preset))}
+    if not found:
+        raise NothingToShow("No blind P has been judged yet: rastudy judge none plain ra blind:plain blind:ra --reference ra.")
+    figure, axes = style.panels(1, len(found), 3.4)
+    for ax, (preset, judged) in zip(axes[0], found.items(), strict=True):
+        for k, name in enumerate(BLIND):
+            rows = [(place, one[one["restorer"] == name]) for place, one in enumerate(judged)]
+            x = [place + 0.18 * (k - 1.5) for place, row in rows for _ in range(len(row))]
+            shown = pd.concat([row for _, row in rows])
+            intervals(ax, x, shown, judgement.GAIN, ms=6, label=judgement.restorer_name(name), **judgement.look_of(name))
+        ax.axhline(0, color="black", lw=1)
+        ax.set_xticks(range(len(judged)), [short_name(one["task"].iloc[0], one["strength"].iloc[0]) for one in judged])
+        ax.set_title(f"{study_name(preset)}; n = {int(judged[0]['n_images'].iloc[0]):,}")
+    axes[0, 0].set_ylabel("mean unseen model (pp)")
+    note = "Top-1 minus that of RA's specialist (of mixtures: blind RA), 95 % intervals over pictures; one training of each P."
+    return style.finish(figure, note, axes[0, 0])
