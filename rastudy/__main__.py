@@ -145,7 +145,7 @@ def sweep_options() -> list[Option]:
         option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
                metavar="NAME=VALUE"),
         option("--direction", says="run these transfer studies instead: categories, datasets, other_pictures, detection, "
-               "families, black_box, upload, multi_source (default: none)", nargs="*", default=[]),
+               "families, black_box, upload, upload_aware, multi_source (default: none)", nargs="*", default=[]),
         option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr"),
         flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
@@ -211,14 +211,14 @@ def degrade_options() -> list[Option]:
 def judge_options() -> list[Option]:
     return [
         option("restorer", says="folders of restored pictures, and restorers by name: none, a filter (lanczos, unsharp, "
-               f"median, nl_means, tv, wavelet, bm3d), a mode (plain, ra, ra:SOURCE, ...), P's file, or your own P: {OWN}",
-               nargs="+"),
+               "median, nl_means, tv, wavelet, bm3d), a mode (plain, ra, ra:SOURCE, blind:ra, ...), P's file, or your own P: "
+               f"{OWN}", nargs="+"),
         option("--pictures", says="what rastudy degrade prepared, or originals in class folders (default: the preset's own "
                "test pictures)", type=place),
         option("--preset", says="whose recognisers, P's and test pictures (default: imagenet_lite for --pictures, of blind "
                "imagenette; else digits)",
                default=""),
-        option("--task", says="of the preset's own test pictures: sr, dn or jpeg (default: the manifest's)", default=""),
+        option("--task", says="of the preset's own test pictures: sr, dn, jpeg or blind (default: the manifest's)", default=""),
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
         DATA,
         option("--count", says="only the first of the preset's test pictures; 0: all", least=0, default=0),

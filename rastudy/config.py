@@ -27,7 +27,7 @@ LABELS = ("correct", "shuffled", "constant")  # labels in R's loss; the controls
 SCHEDULES, PRECISIONS = ("onecycle", "through", "step"), ("fp32", "bf16")
 PROCESSORS, TRANSFORMERS = ("srresnet", "srdensenet", "resnet_generator"), ("resnet_generator", "residual")
 NOT_APPLICABLE = "-"
-UPLOADS = ", ".join(f"{one.name}:{one.drawn[0]:g}-{one.drawn[1]:g}" if one.value else one.name for one in CHANNELS.values())
+_CHANNELS = ", ".join(f"{one.name}:{one.drawn[0]:g}-{one.drawn[1]:g}" if one.value else one.name for one in CHANNELS.values())
 # fields that came later: with these values they are not in a run's id
 NEW = {"labels": "correct", "classes": "", "cycle": 0, "transformer": "resnet_generator", "transformer_lr": 0.0, "upload": ""}
 
@@ -52,12 +52,14 @@ class Config:
     preset: str
     task: str
     mode: str
-    strength: float = setting(dataclasses.MISSING, "factor of sr (2 or 4), sigma of dn (0 to 1), quality of jpeg (1 to 95)")
+    strength: float = setting(
+        dataclasses.MISSING, "factor of sr (2 or 4), sigma of dn (0 to 1), quality of jpeg (1 to 95); blind has none"
+    )
     source_arch: str = setting(dataclasses.MISSING, "R in the loss; several, separated by commas, are weighted equally")
     ra_weight: float = setting(dataclasses.MISSING, "weight of R's loss, the paper's lambda", low=0)
     seed: int = setting(0, "seed of initial weights, shuffling and noise", low=0)
     labels: str = setting("correct", f"labels in R's loss: {', '.join(LABELS)} (the latter two are controls)")
-    upload: str = setting("", f"what may happen to P's picture before R reads it, one drawn for each step: {UPLOADS}")
+    upload: str = setting("", f"what may happen to P's picture before R reads it, one drawn for each step: {_CHANNELS}")
     # data
     dataset: str = setting("digits", f"{', '.join(registry.DATASETS)}; digits_first and the like: half of the classes")
     data_dir: str = setting("", "folder of the pictures", operational=True)
@@ -167,7 +169,7 @@ class Config:
 
     @property
     def factor(self) -> int:
-        """Upscaling factor of P: 1 for dn and jpeg."""
+        """Upscaling factor of P: 1 where P keeps the size."""
         return int(self.strength) if TASKS[self.task].upscales else 1
 
     @property

@@ -60,23 +60,23 @@ def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights
     ``one_cycle`` trains for as many epochs without a pretraining: the control for the schedule.
     """
     document, runs = PRESETS[preset], []
-    axes = (degradations(preset), modes or document["modes"], seeds, sources, weights, processors, labels, uploads,
-            budgets, datasets)  # fmt: skip
-    for (task, strength), mode, seed, source, weight, name, told, upload, budget, dataset in itertools.product(*axes):
-        settings = settings_of(preset, task, strength)
-        trained = (*registry.modes("baseline"), *settings.get("modes", MODES))
-        if (tasks and task not in tasks) or (strengths and strength not in strengths) or mode not in trained:
-            continue
+    keys = [key for task in tasks for key in degradations(preset, task)] if tasks else degradations(preset)
+    keys = [key for key in keys if not strengths or key[1] in strengths]
+    trained = [(key, mode) for key in keys for mode in modes or settings_of(preset, *key).get("modes", document["modes"])]
+    axes = (trained, seeds, sources, weights, processors, labels, uploads, budgets, datasets)
+    for ((task, strength), mode), seed, source, weight, name, told, upload, budget, dataset in itertools.product(*axes):
         values = {"strength": strength, "seed": seed, "source_arch": source, "ra_weight": weight, "processor": name}
         values |= {"labels": told, "upload": upload} | document.get("processors", {}).get(name, {})
+        settings = settings_of(preset, task, strength)
         before, after = (budget * settings.get(key, 0) for key in ("pretrain_epochs", "epochs"))
         values |= {"pretrain_epochs": before, "epochs": after}
         if one_cycle:
             values |= {"pretrain_epochs": 0, "epochs": before + after, "lr": document["pretrain_lr"]}
         if dataset:
             values |= {"dataset": dataset} | document["datasets"][dataset]
+        without = {"upload": ""} if mode in MODES and not MODES[mode].has_source else {}
         read_on = document.get("splits", SPLITS) if splits is None else splits
-        runs.append(Run(make_config(preset, task, mode, **(values | overrides)), read_on))
+        runs.append(Run(make_config(preset, task, mode, **(values | overrides | without)), read_on))
     return runs
 
 
@@ -150,10 +150,11 @@ def _asked(args: argparse.Namespace) -> list[Run]:
     overrides, named = {"data_dir": args.data, "device": args.device} | settings_from(args.set), _named(args)
     if args.full or not named:
         return narrow(grid(args.preset, args.full, **overrides), named)
-    axes = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",), "weights": args.ra_weight or (-1.0,),
-            "processors": args.processor or ("",)}  # fmt: skip
-    modes = named.get("mode") or [*registry.modes("baseline"), *PRESETS[args.preset]["modes"]]
-    return merge(product(args.preset, args.task or (), modes, **axes, **overrides))
+    axes: dict[str, Any] = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",)}
+    axes |= {"weights": args.ra_weight or (-1.0,), "processors": args.processor or ("",)}
+    tasks, modes = args.task or (), named.get("mode") or ()
+    baselines = [] if modes else product(args.preset, tasks, registry.modes("baseline"), **axes, **overrides)
+    return merge(baselines + product(args.preset, tasks, modes, **axes, **overrides))
 
 
 def settings_from(pairs: list[str]) -> dict[str, object]:

@@ -5,13 +5,14 @@ from rastudy.registry import main_recognisers, modes
 MODES = modes("paper")
 FAMILIES = main_recognisers()
 UPLOAD = "png,jpeg,resize"  # in the loss of upload-aware RA
+_BLIND = (*modes("baseline"), "plain", "ra")  # what is trained and read for the task blind
 SMALL_FIVE = ",".join(FAMILIES)
 
 # A preset: values of Config's fields, those that depend on the degradation (task and strength; a task's first strength is
 # the default) with the recognition weights by mode, and what ``full`` adds to the grid (axes of
 # ``grid.product``).
 # ``shown``: the name of the study's data in tables, of presets with committed results.
-# A degradation's ``modes``: those that are trained for it; all of the preset's unless it says so.
+# A degradation with ``modes`` of its own stands aside: it is trained where its task is named, and in the full grid.
 # ``gate_db``: what plain P must gain over no processing on validation before any RA run, or None.
 PRESETS: dict[str, dict] = {}
 
@@ -77,7 +78,7 @@ PRESETS["digits"] = {
         {"modes": ("ra",), "weights": (1e-4, 3e-4, 1e-3, 3e-3), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (3e-3, 0.01, 0.03, 0.1), "splits": ("val",)},
         *({"modes": ("ra_transformer",), "transformer_lr": rate, "splits": ("val",)} for rate in (3e-5, 1e-4, 3e-4)),
-        {"modes": ("ra",), "tasks": ("sr", "jpeg"), "seeds": (0, 2, 3), "uploads": (UPLOAD,), "splits": ("test",)},
+        {"modes": ("ra",), "tasks": ("sr", "jpeg"), "seeds": (0, 2, 3), "uploads": (UPLOAD,)},
         {"modes": ("ra",), "sources": FAMILIES},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
         {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
@@ -123,12 +124,14 @@ PRESETS["cifar10"] = {
         ("sr", 2.0): _cifar10(_adapted("sr2"), 1e-3, 0.03, 1e-2),
         ("dn", 0.1): _cifar10(_adapted("dn0.1"), 1e-3, 0.1, 1e-2, 0.01),
         ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2, 0.03),
-        ("blind", 0.0): _cifar10(_TRAININGS, 3e-3, 0.1, 1e-2) | {"modes": ("plain", "ra")},
+        ("blind", 0.0): _cifar10(_TRAININGS, 3e-3, 0.1, 1e-2) | {"modes": _BLIND},
     },
     "full": (
+        {"tasks": ("blind",), "modes": _BLIND},
+        {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
         {"modes": ("ra",), **_SENT, "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
-        {"modes": ("plain",), "tasks": ("sr", "dn", "jpeg"), "one_cycle": True},
+        {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
         {"modes": ("perceptual",), **_ONCE},
         {"modes": ("perceptual",), **_ONCE, "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
@@ -232,8 +235,9 @@ PRESETS["imagenette"] = {
     "degradations": {
         (task, strength): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
     }
-    | {("blind", 0.0): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER, "modes": ("plain", "ra")}},
+    | {("blind", 0.0): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER, "modes": _BLIND}},
     "full": (
+        {"tasks": ("blind",), "modes": _BLIND},
         {"modes": ("ra",), "sources": _PAIR},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
         {"modes": ("ra",), "tasks": ("sr",), "seeds": (1, 2), "sources": _PAIR[1:]},
@@ -266,13 +270,14 @@ PRESETS["smoke"] = {
 
 
 def degradations(preset: str, task: str = "") -> list[tuple[str, float]]:
-    """The preset's degradations (task, strength), of one task or of all."""
-    return [key for key in PRESETS[preset]["degradations"] if task in ("", key[0])]
+    """The preset's degradations (task, strength): of one task, or of those that have all of its modes."""
+    found = PRESETS[preset]["degradations"].items()
+    return [key for key, settings in found if (key[0] == task if task else "modes" not in settings)]
 
 
 def tasks_of(preset: str) -> list[str]:
     """The preset's tasks, each once."""
-    return list(dict.fromkeys(task for task, _ in degradations(preset)))
+    return list(dict.fromkeys(task for task, _ in PRESETS[preset]["degradations"]))
 
 
 def settings_of(preset: str, task: str, strength: float = -1.0) -> dict:

@@ -51,7 +51,14 @@ class Task:
     random: bool = False
 
     @property
+    def drawn(self) -> bool:
+        """Whether each picture draws a strength of its own, and the task has none."""
+        return self.choices == (0,)
+
+    @property
     def allowed(self) -> str:
+        if self.drawn:
+            return "0, or leave it out"
         if self.choices:
             return " or ".join(f"{x:g}" for x in self.choices)
         return f"from {self.low:g} to {self.high:g}" + ", a whole number" * self.whole
@@ -93,7 +100,6 @@ class Channel:
     """
 
     name: str
-    shown: str
     send: str
     value: str = ""
     drawn: tuple[float, float] = (0.0, 0.0)
@@ -164,8 +170,8 @@ TASKS: dict[str, Task] = _by_name((
     Task("jpeg", "JPEG deblocking", _DEGRADE + "compress", "JPEG quality", "quality", "{:g}", "quality {:g}",
          (4, 6, 8, 10, 20, 40), 400, low=1, high=95, whole=True),
     # each picture has degradations and strengths of its own, drawn by its seed
-    Task("blind", "blind restoration", "rastudy.data.blind:degrade_blindly", "strength, which each picture draws", "", "mixed",
-         "of unknown degradations", (), 400, choices=(0,), random=True),
+    Task("blind", "blind restoration", "rastudy.data.blind:degrade_blindly", "strength (each picture draws its own)", "",
+         "mixed", "of unknown degradations", (), 400, choices=(0,), random=True),
 ))  # fmt: skip
 
 MODES: dict[str, Mode] = _by_name((
@@ -182,9 +188,9 @@ ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 
 CHANNELS: dict[str, Channel] = _by_name(
     (
-        Channel("png", "8 bits", _CHANNELS + "to_8_bits"),
-        Channel("jpeg", "JPEG", _CHANNELS + "compress", "quality", (50, 95), (1, 100)),
-        Channel("resize", "resized and back", _CHANNELS + "resize", "share of the side", (0.9, 1), (0.5, 1)),
+        Channel("png", _CHANNELS + "to_8_bits"),
+        Channel("jpeg", _CHANNELS + "compress", "quality", (50, 95), (1, 100)),
+        Channel("resize", _CHANNELS + "resize", "share of the side", (0.9, 1), (0.5, 1)),
     )
 )
 
@@ -272,6 +278,8 @@ def channels_of(upload: str) -> dict[str, tuple[float, float]]:
         StudyError: an unknown channel, one named twice, or a range that is none or beyond the channel's limits.
     """
     found: dict[str, tuple[float, float]] = {}
+    if upload and not upload.replace(",", "").strip():
+        raise StudyError(f"upload={upload!r} names no channel; use some of {', '.join(CHANNELS)}")
     for spec in (one.strip() for one in upload.split(",") if one.strip()):
         name, _, stated = spec.partition(":")
         one_of("upload", name, CHANNELS)

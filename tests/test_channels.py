@@ -18,6 +18,8 @@ from rastudy.training import channels
 from rastudy.training.steps import Models
 from rastudy.training.train import train
 from rastudy.training.weights import weights_file
+from rastudy.transfer import aware, directions
+from rastudy.transfer.kept import save_kept
 from rastudy.transfer.upload import UPLOADS, upload
 
 WITH_R = ("ra", "ra_unsupervised", "perceptual", "ra_transformer")
@@ -109,7 +111,8 @@ def test_nothing_else_changes(study_root):
     [("gif", "'gif' is unknown; use one of png, jpeg, resize"), ("jpg", "did you mean|'jpg' is unknown"),
      ("jpeg:0-50", "quality from 1 to 100"), ("jpeg:50-101", "quality from 1 to 100"), ("jpeg:80-50", "LOW-HIGH"),
      ("jpeg:50", "LOW-HIGH"), ("jpeg:1.2.3-50", "LOW-HIGH"), ("jpeg:a-b", "LOW-HIGH"), ("jpeg,jpeg:50-60", "names jpeg twice"),
-     ("resize:0.2-1", "share of the side from 0.5 to 1"), ("png:1-2", "write png")],
+     ("resize:0.2-1", "share of the side from 0.5 to 1"), ("png:1-2", "write png"),
+     (",", "names no channel"), (" ", "names no channel")],
 )  # fmt: skip
 def test_bad_channels(upload, says):
     with pytest.raises(StudyError, match=says):
@@ -152,7 +155,52 @@ def test_it_is_compared_with_plain_and_with_the_same_run_without():
     assert not cell.is_main and [name for name, _ in baselines_of(cells[cell_key(few().science())], cells)] == ["plain"]
 
 
-def test_the_setting_is_in_the_registry_alone():
+def test_the_registry_names_the_channels():
     """Every entry names code that exists; models are sent their pictures as they are unless a run says otherwise."""
+    drawn = {name: one.drawn for name, one in registry.CHANNELS.items() if one.value}
+    assert drawn == {"jpeg": (50, 95), "resize": (0.9, 1)}  # run ids leave these out: other ranges are named in the setting
     assert all(callable(registry.resolve(one.send)) for one in registry.CHANNELS.values())
     assert Models(few("plain"), torch.nn.Identity(), None, []).send is channels.unchanged
+
+
+def test_what_survives_an_upload(study_root):
+    """Gains over plain after the same upload, without and with uploads in the loss, and their paired difference."""
+    runs = {few("plain"): (2, 3), few(): (6, 4), few(upload=EVERY): (5, 7)}
+
+    def read(names: tuple[str, ...]) -> dict[str, Predictions]:
+        found = {}
+        for config, correct in runs.items():
+            one = said(config, 0)
+            one.about["targets"] = dict.fromkeys(names, "1")
+            top5 = [np.where(np.arange(10) < n, 0, 1) for n in correct]
+            found[config.run_id] = Predictions(one.about, one.arrays | {"top5": np.array(top5, np.uint16)[:, :, None]})
+        return found
+
+    small = read(("resnet18_small", "vgg16_bn_small"))
+    save_kept("smoke", "upload_aware", {"jpeg50": small, "jpeg50_unlike": read(("vit_small", "mixer_small"))})
+    aware.write_table("smoke")
+    found = aware.load_table("smoke")
+    assert len(found) == 9 and set(found["way"]) == {"jpeg50"} and set(found["upload"]) == {EVERY}
+    gains = {who: list(part.set_index("gain").loc[list(aware.GAINS), "value"]) for who, part in found.groupby("readers")}
+    assert gains == {"source": [40, 30, -10], "unseen": [10, 40, 30], "unlike": [25, 35, 10]}
+    assert (
+        (found["low"] <= found["value"]).all()
+        and (found["value"] <= found["high"]).all()
+        and found["trainings_low"].isna().all()
+    )
+
+
+def test_the_direction_reads_what_it_compares():
+    """Upload-aware RA, the same run without, and plain of the same seeds; every way, to the five and to other families."""
+    found = [run.config for run in directions.runs("cifar10", "upload_aware")]
+    taught = {one.run_id: one for one in found if one.upload}
+    assert {replace(one, upload="").run_id for one in taught.values()} <= {one.run_id for one in found}
+    assert {replace(one, mode="plain").run_id for one in taught.values()} == {
+        one.run_id for one in found if one.mode == "plain"
+    }
+    assert {one.name for one in directions.variants("cifar10", "upload_aware")} == {
+        f"{way}{suffix}" for way in UPLOADS for suffix in ("", "_unlike")
+    }
+    assert not any(one.upload for run in directions.runs("cifar10", "upload") for one in [run.config])
+    with pytest.raises(StudyError, match="needs a study of digits or cifar10"):
+        directions.variants("imagenette", "upload_aware")

@@ -407,9 +407,9 @@ def test_the_full_grid(preset):
     if not grids:  # the paper's weights: nothing is chosen
         assert not only_val
         return
-    swept = {(mode, key, weight) for axes in grids for mode in axes["modes"] for key in degradations(preset)
-             for weight in axes["weights"]
-             if key[0] in axes.get("tasks", (key[0],)) and key[1] in axes.get("strengths", (key[1],))}  # fmt: skip
+    asked = lambda axes: [key for task in axes.get("tasks", ("",)) for key in degradations(preset, task)]  # noqa: E731
+    swept = {(mode, key, weight) for axes in grids for mode in axes["modes"] for key in asked(axes)
+             for weight in axes["weights"] if key[1] in axes.get("strengths", (key[1],))}  # fmt: skip
     assert only_val == sum(weight != settings_of(preset, *key)["ra_weights"][mode] for mode, key, weight in swept) > 0
     cycles = [cell.config for cell in cells if cell.config.mode == "plain" and not cell.config.pretrain_epochs]
     if PRESETS[preset].get("schedule") == "through":  # plain is one cycle itself

@@ -52,7 +52,10 @@ class Cell:
     def is_main(self) -> bool:
         """Whether it belongs to the preset's main comparison (:func:`main_key`), of its modes and the baselines."""
         preset, (task, strength, mode) = self.settings["preset"], self.key[:3]
-        known = (task, strength) in degradations(preset) and mode in (*registry.modes("baseline"), *PRESETS[preset]["modes"])
+        known = (task, strength) in degradations(preset, task) and mode in (
+            *registry.modes("baseline"),
+            *PRESETS[preset]["modes"],
+        )
         return known and self.key == main_key(preset, task, strength, mode)
 
     @cached_property

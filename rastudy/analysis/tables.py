@@ -269,7 +269,7 @@ def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
         row |= {"source_top1": one.hits[0, roles["source"]].mean(), "psnr_change": change, "chosen": False}
         row["drawn"] = cell.groups.bootstrap(gains[:, :1])[:, 0]
         rows.append(row | named(SOURCE, source) | named(UNSEEN, unseen) | cell.quality())
-    for key in degradations(preset):
+    for key in PRESETS[preset]["degradations"]:
         for mode in registry.MODES:
             tried = [r for r in rows if (r["task"], r["strength"], r["mode"]) == (*key, mode)]
             allowed = [r for r in tried if r["psnr_change"] >= -MAX_PSNR_COST]
@@ -392,7 +392,7 @@ def main_table(preset: str) -> pd.DataFrame:
     shown = [short_name(*key) for key in zip(table["task"], table["strength"], strict=True)]
     wide = table.assign(column=column, task=shown).pivot(index=["task", "mode"], columns="column", values="value")
     modes = ["none", *registry.modes("paper"), "clean"]
-    tasks = [short_name(*key) for key in degradations(preset)]
+    tasks = [short_name(*key) for key in PRESETS[preset]["degradations"]]
     rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
     order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]
     wide = wide.loc[rows].reindex(columns=[*order, "PSNR", "SSIM"])

@@ -18,13 +18,13 @@ def degrade(gt: np.ndarray, task: str, strength: float, seed: int = 0) -> torch.
 
     Args:
         gt: (H, W, 3) uint8, H and W divisible by the factor for sr.
-        task: ``sr`` (bicubic down, antialiased, 8 bit), ``dn`` (Gaussian noise, clamped) or ``jpeg`` (PIL, 4:2:0).
-        strength: factor, sigma or quality.
-        seed: of dn's noise. Evaluation passes the picture's index, which gives the release's noise
+        task: ``sr`` (bicubic down, antialiased, 8 bit), ``dn`` (Gaussian noise, clamped), ``jpeg`` (PIL, 4:2:0) or ``blind``.
+        strength: factor, sigma or quality; blind has none.
+        seed: of dn's noise and blind's draws. Evaluation passes the picture's index, which gives the release's noise
             (``torch.manual_seed(index)``); training passes a fresh one per epoch and picture.
 
     Returns:
-        lq: (3, h, w) in [0, 1]: uint8 / 255 for sr and jpeg as a file would hold it, clamped floats for dn.
+        lq: (3, h, w) in [0, 1]: uint8 / 255 as a file would hold it, clamped floats for dn.
     """
     one_of("task", task, TASKS)
     return resolve(TASKS[task].degrade)(gt, strength, seed)

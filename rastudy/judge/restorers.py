@@ -16,6 +16,7 @@ from rastudy.config import Config, make_config
 from rastudy.data.degradations import no_processing, round_to_8_bits, to_uint8
 from rastudy.errors import StudyError
 from rastudy.paths import expand
+from rastudy.presets import of_photographs, tasks_of
 from rastudy.registry import MODES, TASKS, is_own, name_of
 from rastudy.restore.restore import load, load_run
 
@@ -94,7 +95,8 @@ RESAMPLING = ("lanczos",)
 
 def known() -> str:
     """The names, in words."""
-    return f"{', '.join(('none', *RESAMPLING, *FILTERS, *(name for name in MODES if name not in ('none', 'clean'))))}"
+    modes = (name for name in MODES if name not in ("none", "clean"))
+    return f"{', '.join(('none', *RESAMPLING, *FILTERS, *modes))}, TASK:MODE for a P that learned another task"
 
 
 def open_restorer(name: str, config: Config) -> Restorer:
@@ -124,10 +126,12 @@ def open_restorer(name: str, config: Config) -> Restorer:
     mode, _, source = called.partition(":")
     if mode in MODES and mode not in ("none", "clean"):
         called, of_task = name, strength if learned == task else -1.0
-        models = load_run(make_config(config.preset, learned, mode, strength=of_task, source_arch=source, device=config.device))
+        own = learned in tasks_of(config.preset) or not config.of_photographs
+        preset = config.preset if own else of_photographs(learned)
+        models = load_run(make_config(preset, learned, mode, strength=of_task, source_arch=source, device=config.device))
         if models.config.factor not in (1, config.factor):
             raise StudyError(f"restorer {name!r} enlarges pictures, and {task} does not; name it with task {learned}")
-    elif is_own(name) or expand(name).is_file():
+    elif first not in TASKS and (is_own(name) or expand(name).is_file()):
         models = load(config.preset, task, strength=strength, named=name, device=config.device)
         called = name_of(name) if is_own(name) else expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
     else:

@@ -215,7 +215,7 @@ def build_processor(name: str, factor: int, channels: int, blocks: int) -> nn.Mo
     if name == "srdensenet" and factor != 4:
         raise StudyError("processor='srdensenet' upsamples by 4; use it with task='sr', strength=4, or take srresnet")
     if name == "resnet_generator" and factor != 1:
-        raise StudyError("processor='resnet_generator' keeps the size; use it with dn or jpeg, or take srresnet")
+        raise StudyError("processor='resnet_generator' keeps the size; use it with another task than sr, or take srresnet")
     if name == "srresnet":
         return SRResNet(factor, channels, blocks)
     return SRDenseNet(channels, blocks) if name == "srdensenet" else ResnetGenerator(channels, blocks)

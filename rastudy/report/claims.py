@@ -18,7 +18,7 @@ STUDIES = {name: document["shown"] for name, document in PRESETS.items() if docu
 # the rows of the claims table: a task, and its strength where the task has only a few; None: the preset's own
 CONDITIONS: dict[str, tuple[str, float | None]] = {
     short_name(name, strength) if task.choices else name: (name, strength)
-    for name, task in TASKS.items() for strength in reversed(task.choices or (None,))
+    for name, task in TASKS.items() if not task.drawn for strength in reversed(task.choices or (None,))
 }  # fmt: skip
 OF_PAPER = {task: name for name, (task, strength) in CONDITIONS.items()
             if strength is None or (task, strength) in degradations("imagenet")}  # fmt: skip

@@ -173,7 +173,8 @@ def photographs_table(preset: str) -> Iterator[Row]:
     quality = main_cells(load_table(preset, "accuracy"), preset).query("metric == 'psnr' and split == 'test'")
     psnr = quality.set_index(["task", "mode"])["value"]
     published = paper_gains().groupby(["task", "mode"])["value"].mean()
-    for _, row in main_cells(load_table(preset, "overall"), preset).iterrows():
+    rows = main_cells(load_table(preset, "overall"), preset)
+    for _, row in rows[rows["task"].isin(OF_PAPER)].iterrows():
         task, mode = key = row["task"], row["mode"]
         gains = _source_and_unseen(main_rows("gains", preset, OF_PAPER[task], mode=mode))
         paper = f"{published[key]:+.1f}" if key in published else "not at hand"
@@ -418,9 +419,7 @@ def main_table_of(preset: str) -> Iterator[Row]:
         psnr = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
         kept = main_rows("kept", preset, condition, mode="ra")
         own = interval(kept.iloc[0], WITHIN[:3], 2, "") if len(kept) else ""
-        paper = (
-            where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER.get(task) == condition else {}
-        )
+        paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
         share, loss = f"{top1['plain'] / top1['clean']:.0%}", f"{psnr['ra'] - psnr['plain']:+.2f}"
         published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
         named = [study_name(preset), short_name(task, strength), share]

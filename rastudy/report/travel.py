@@ -31,8 +31,8 @@ def aware_table(preset: str) -> pd.DataFrame:
 def aware_rows(preset: str) -> Iterator[list[str]]:
     """A row per degradation, upload and readers: the gain without and with uploads in the loss, and the difference."""
     found = aware_table(preset)
-    for key, part in found.groupby(["task", "strength", "readers", "way"], sort=False):
-        task, strength, readers, way = key
+    for key, part in found.groupby([*aware.RUN, "readers", "way"], sort=False):
+        (_, task, strength), (readers, way) = key[:3], key[-2:]
         by = part.set_index("gain")
         cells = [interval(by.loc[name]) for name in aware.GAINS]
         yield [study_name(preset), short_name(task, strength), readers, WAYS[way], *cells, trainings(by.iloc[0])]
@@ -68,7 +68,9 @@ def plot_upload_aware(preset: str) -> Figure:
     """RA's gain over plain after each upload, without uploads in its loss and with them; a column per degradation."""
     found = aware_table(preset)
     if found.empty:
-        raise NothingToShow(f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload.")
+        raise NothingToShow(
+            f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload_aware."
+        )
     keys, readers = degradations_in(found, preset), [name for name in READERS if name in set(found["readers"])]
     figure, axes = style.panels(len(keys), len(readers), 2.6 * len(keys), sharey="row")
     for line, key in zip(axes, keys, strict=True):
@@ -94,7 +96,7 @@ def plot_blind(presets: Sequence[str]) -> Figure:
     """What the mean unseen model gains over RA's specialist by no processing, plain and the blind P's; a panel per study."""
     found = {preset: judged for preset in presets if (judged := blind_judgements(preset))}
     if not found:
-        raise NothingToShow("No blind P has been judged yet: rastudy judge none plain ra blind:plain blind:ra --reference ra.")
+        raise NothingToShow("No blind P has been judged yet: results/README.md has the command (blind_<task>.csv).")
     figure, axes = style.panels(1, len(found), 3.4)
     for ax, (preset, judged) in zip(axes[0], found.items(), strict=True):
         for k, name in enumerate(BLIND):

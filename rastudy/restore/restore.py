@@ -68,7 +68,8 @@ def load(
 ) -> Models:  # fmt: skip
     """Load a preset's P of seed 0, committed or trained here; or the P that is named, with the T beside its file.
 
-    The default preset (:func:`rastudy.presets.of_photographs`) learned from photographs of 224 pixels, others from 32.
+    The default preset (:func:`rastudy.presets.of_photographs`) learned from photographs of 224 pixels, digits and
+    cifar10 from pictures of 32.
 
     Args:
         named: see :func:`rastudy.evaluation.evaluate.named_processor`.
@@ -243,7 +244,7 @@ def compare(picture: Image.Image, models: Mapping[str, Models], degraded: bool =
     Args:
         degraded: the picture is clean, and is degraded as in the study first (of sr the right and lower edges go where they do
             not divide by the factor); else it is taken as it is, and there is no original.
-        seed: of the noise of dn.
+        seed: of dn's noise, of blind's draws.
 
     Returns:
         ``degraded`` (else ``input``; of sr the bicubic upsampling), a picture per mode, and ``original``.

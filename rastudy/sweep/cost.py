@@ -19,6 +19,7 @@ from rastudy.data.photo_cache import FilePhotos, expected_bytes
 from rastudy.models.classifiers import Classifier, without_weights
 from rastudy.models.detectors import Detector, load_source
 from rastudy.paths import expand
+from rastudy.training import channels
 from rastudy.training.steps import Models, step_of
 from rastudy.training.weights import build_models
 
@@ -81,6 +82,7 @@ def step(config: Config) -> Cost:
     torch.set_num_threads(config.threads)
     processor, transformer = build_models(config)
     models = Models(config, processor, transformer, [_classifier(name, config) for name in config.sources])
+    models.send = channels.draw(config, 0)
     batch = _batch(config, config.crop or config.image_size, config.batch_size)
     kept: dict[int, int] = {}
 

@@ -16,7 +16,7 @@ from rastudy.transfer.kept import load_kept
 from rastudy.transfer.upload import UPLOADS
 
 OVER = ("trainings_low", "trainings_high")
-RUN = ("preset", "task", "strength", "mode", "ra_weight", "upload")
+RUN = ("preset", "task", "strength", "mode", "source_arch", "ra_weight", "upload")
 COLUMNS = (*RUN, "way", "readers", "gain", *ESTIMATE, *OVER, "p", *COUNTS)
 GAINS = ("without", "with", "difference")
 
@@ -31,7 +31,7 @@ def rows(preset: str) -> Iterator[dict]:
     ``readers``: the source R, the mean of the unseen ones, or of the unlike ones. ``gain``: over plain of the run ``without``
     an upload in its loss and of that ``with`` one, and the latter minus the former.
     """
-    kept = load_kept(preset, "upload")
+    kept = load_kept(preset, "upload_aware")
     for way in UPLOADS:
         for variant in (way, f"{way}_unlike"):
             cells = comparisons.cells_of(kept.get(variant, {}).values())
@@ -71,4 +71,4 @@ def write_table(preset: str) -> None:
 
 def load_table(preset: str) -> pd.DataFrame:
     """The table; StudyError where it is missing or has other columns."""
-    return read_table(to_read(table_file(preset)), COLUMNS, f"rastudy sweep --preset {preset} --direction upload")
+    return read_table(to_read(table_file(preset)), COLUMNS, f"rastudy sweep --preset {preset} --direction upload_aware")

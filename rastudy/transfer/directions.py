@@ -14,7 +14,7 @@ from rastudy.data.digits import OTHER_DATA
 from rastudy.errors import StudyError, one_of
 from rastudy.grid import Run, grid, merge, product
 from rastudy.paths import WEIGHTS
-from rastudy.presets import PRESETS, settings_of, tasks_of
+from rastudy.presets import PRESETS, degradations
 from rastudy.transfer.upload import UPLOADS
 
 SMALL = ("digits", "cifar10")  # data sets with small recognisers
@@ -28,11 +28,11 @@ HELD_OUT = ("densenet121_small", "vgg16_bn_small")  # never among SOURCES
 class Variant:
     """One way in which a direction is tried.
 
-    ``axes``: of the runs whose P's are read (:func:`rastudy.grid.product`); None: of the full grid; a variant with a ``way``
-    reads, beside them, those with an upload in their loss (:func:`upload_aware`). ``dataset``: whose test
+    ``axes``: of the runs whose P's are read (:func:`rastudy.grid.product`); None: of the full grid. ``dataset``: whose test
     pictures they restore; empty: nothing is read, the predictions at home are enough. ``readers``: recognisers, by the names
     that :func:`rastudy.transfer.read.reader_of` takes. ``way``: one of ``UPLOADS`` on the way to them, or empty.
-    ``pictures``: the preset whose test pictures they are, where they are another's.
+    ``pictures``: the preset whose test pictures they are, where they are another's. ``aware``: the runs are those of
+    :func:`upload_aware` instead.
     """
 
     name: str
@@ -41,20 +41,24 @@ class Variant:
     readers: tuple[str, ...]
     way: str = ""
     pictures: str = ""
+    aware: bool = False
 
     def runs(self, preset: str, data_dir: str = "") -> list[Run]:
         """The runs whose P's are read."""
-        if self.axes is None:
-            return [run for run in grid(preset, full=True, data_dir=data_dir) if "test" in run.splits]
-        found = product(preset, **({"splits": ("test",), "data_dir": data_dir} | self.axes))
-        return merge(found + upload_aware(preset, data_dir)) if self.way else found
+        if self.aware:
+            return upload_aware(preset, data_dir)
+        if self.axes is None:  # but for tasks that stand aside, which other pictures' presets do not have
+            whole, keys = grid(preset, full=True, data_dir=data_dir), degradations(preset)
+            return [run for run in whole if "test" in run.splits and (run.config.task, run.config.strength) in keys]
+        return product(preset, **({"splits": ("test",), "data_dir": data_dir} | self.axes))
 
 
 def upload_aware(preset: str, data_dir: str = "") -> list[Run]:
-    """The full grid's runs with an upload in their loss, each with the same run without, and with plain."""
+    """The full grid's runs with uploads in their loss, each with plain and with the same run without, and the baselines."""
     taught = [run.config for run in grid(preset, full=True, data_dir=data_dir) if run.config.upload]
-    beside = [config for one in taught for config in (replace(one, mode="plain"), replace(one, upload=""), one)]
-    return merge(Run(config, ("test",)) for config in beside)
+    modes = (*registry.modes("baseline"), "plain")
+    beside = [replace(one, mode=mode) for mode in modes for one in taught] + [replace(one, upload="") for one in taught]
+    return merge(Run(config, ("test",)) for config in beside + taught)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,13 @@ def box_name(box: str) -> str:
     return PurePath(rest).stem if kind == "litert" else kind
 
 
-def _uploads(study: Study) -> list[Variant]:
-    """Every way to the study's readers; and from upload-aware RA, where there is some, to those of other families."""
-    unlike = registry.unlike_recognisers("small") if upload_aware(study.preset) else ()
-    baselines = study.once | {"modes": registry.modes("baseline")}
-    return [Variant(way, study.once, study.dataset, study.readers, way) for way in UPLOADS] + [
-        Variant(f"{way}_unlike", baselines, study.dataset, unlike, way) for way in UPLOADS if unlike
-    ]
+def _upload_aware(study: Study) -> list[Variant]:
+    """Every way to the study's readers, and to networks of other families."""
+    who = {"": study.readers, "_unlike": registry.unlike_recognisers("small")}
+    ways = {
+        f"{way}{suffix}": (readers, way) for suffix, readers in who.items() for way in UPLOADS if upload_aware(study.preset)
+    }
+    return [Variant(name, None, study.dataset, readers, way, aware=True) for name, (readers, way) in ways.items()]
 
 
 def _multi_source(study: Study) -> list[Variant]:
@@ -166,7 +170,9 @@ DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("black_box", "Does P help a recogniser that is known by its answers alone?",
               _black_boxes),
     Direction("upload", "Does the gain survive uploading: file formats, compression, resizing?",
-              _uploads),
+              lambda study: [Variant(way, study.once, study.dataset, study.readers, way) for way in UPLOADS]),
+    Direction("upload_aware", "Does the gain survive uploading where R's loss has seen uploads?",
+              _upload_aware, SMALL),
     Direction("multi_source", "Do several recognisers in the loss teach P more than one does?", _multi_source, SMALL),
 )}  # fmt: skip
 
@@ -182,14 +188,16 @@ def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Va
     found, home = direction_of(direction), PRESETS[preset]["dataset"]
     if found.only and home not in found.only:
         raise StudyError(f"direction={direction!r} needs a study of {' or '.join(found.only)}, not {preset}{found.hint}")
-    tasks = tuple(task for task in tasks_of(preset) if "modes" not in settings_of(preset, task))  # that have all modes
-    axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": registry.modes("baseline", "paper"), "tasks": tasks}
+    axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": registry.modes("baseline", "paper")}
     readers = tuple(PRESETS[preset]["target_archs"].split(",")) if home not in SMALL else registry.main_recognisers()
     unlike = registry.unlike_recognisers(*(("small", "shallow") if home in SMALL else ("torchvision",)))
     boxes, elsewhere = tuple(black_box.split(",")), PRESETS[preset].get("elsewhere", "")
     tried = found.variants(Study(preset, home, axes, readers, unlike, boxes, elsewhere))
     if not tried:
-        raise StudyError(f"preset {preset} has no {direction}: it names no other pictures (elsewhere)")
+        lacks = {"upload_aware": "its full grid has no run with uploads in its loss (uploads)"}
+        raise StudyError(
+            f"preset {preset} has no {direction}: {lacks.get(direction, 'it names no other pictures (elsewhere)')}"
+        )
     return tried
 
 

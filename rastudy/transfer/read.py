@@ -91,8 +91,7 @@ def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str 
         StudyError: the run's weights are missing.
     """
     report = Report()
-    mine = [variant for variant in variants(run.preset, direction, black_box) if variant.dataset]
-    mine = [variant for variant in mine if _reads(run, variant, direction, black_box)]
+    mine = [variant for variant in variants(run.preset, direction, black_box) if variant.dataset and _reads(run, variant)]
     for shared in dict.fromkeys(_shared(variant) for variant in mine):
         together = [variant for variant in mine if _shared(variant) == shared]
         _read_together(run, held, direction, together, counting, report)
@@ -104,19 +103,12 @@ def _shared(variant: Variant) -> tuple:
     return variant.dataset, variant.pictures, variant.readers
 
 
-def _reads(run: Config, variant: Variant, direction: str, black_box: str) -> bool:
-    """Whether a variant reads a run: those that it names, but clean pictures for one degradation only."""
+def _reads(run: Config, variant: Variant) -> bool:
+    """Whether a variant reads a run: every run of its data set, but clean pictures for one degradation only."""
     axes = variant.axes or {}
     first = next(key for key in degradations(run.preset) if not axes.get("tasks") or key[0] in axes["tasks"])
     again = run.mode == "clean" and (run.task, run.strength) != first
-    return run.run_id in _read_by(run.preset, variant.name, direction, black_box) and not again
-
-
-@lru_cache
-def _read_by(preset: str, variant: str, direction: str, black_box: str) -> set[str]:
-    """The ids of the runs that a variant reads."""
-    named = next(one for one in variants(preset, direction, black_box) if one.name == variant)
-    return {run.config.run_id for run in named.runs(preset)}
+    return run.dataset in axes.get("datasets", (PRESETS[run.preset]["dataset"],)) and not again
 
 
 def _read_together(

@@ -104,7 +104,8 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
         wanted = {run.config.run_id for run in variant.runs(preset)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
         for name, cell, plain in paired_cells(cells):
-            if name != "plain":
+            beside = variant.aware and not cell.settings.get("upload")  # RA without uploads in its loss: aware.py compares them
+            if name != "plain" or beside:
                 continue
             if variant.dataset == "scenes":
                 rows = list(_detection_rows(cell, plain, _clean_of(cells), _at_home(cell, home)))
@@ -261,7 +262,7 @@ def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
         correct(row for row in rows if (row["reader"] == "mean") == means)
     rows = [row | {"verdict": verdict(row)} for row in rows]
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
-    if direction == "upload":
+    if direction == "upload_aware":
         aware.write_table(preset)
     return table_file(preset, direction)
 
@@ -277,7 +278,9 @@ def make_summary() -> None:
             rows += map(rounded, architecture_rows(preset))
         for name in DIRECTIONS:
             if to_read(table_file(preset, name)).is_file():
-                found = load_table(preset, name).query("reader == 'mean' and mode == 'ra' and variant != 'png'")
+                found = load_table(preset, name).query(
+                    "reader == 'mean' and mode == 'ra' and not variant.str.startswith('png')"
+                )
                 found = found[(found["direction"] != "multi_source") | found["source_arch"].str.contains(",")]
                 rows += found.to_dict("records")
     if rows:
