@@ -78,7 +78,6 @@ PRESETS["digits"] = {
         {"modes": ("ra",), "weights": (1e-4, 3e-4, 1e-3, 3e-3), "splits": ("val",)},
         {"modes": ("ra_unsupervised",), "weights": (3e-3, 0.01, 0.03, 0.1), "splits": ("val",)},
         *({"modes": ("ra_transformer",), "transformer_lr": rate, "splits": ("val",)} for rate in (3e-5, 1e-4, 3e-4)),
-        {"modes": ("ra",), "tasks": ("sr", "jpeg"), "seeds": (0, 2, 3), "uploads": (UPLOAD,)},
         {"modes": ("ra",), "sources": FAMILIES},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
         {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
@@ -94,7 +93,6 @@ PRESETS["digits"] = {
 _TRAININGS = f"{SMALL_FIVE},resnet18_small_seed1,densenet121_small_seed1"  # with retrained copies, whose boundaries differ, too
 _ONCE = {"strengths": (2.0, 0.1, 10.0)}  # each task once
 _X2 = {"tasks": ("sr",), "strengths": (2.0,)}
-_SENT = {"tasks": ("sr", "jpeg"), "strengths": (4.0, 10.0)}
 
 
 def _adapted(degradation: str) -> str:
@@ -124,13 +122,13 @@ PRESETS["cifar10"] = {
         ("sr", 2.0): _cifar10(_adapted("sr2"), 1e-3, 0.03, 1e-2),
         ("dn", 0.1): _cifar10(_adapted("dn0.1"), 1e-3, 0.1, 1e-2, 0.01),
         ("jpeg", 10.0): _cifar10(_adapted("jpeg10"), 3e-3, 0.1, 1e-2, 0.03),
-        ("blind", 0.0): _cifar10(_TRAININGS, 3e-3, 0.1, 1e-2) | {"modes": _BLIND},
+        ("blind", 0.0): _cifar10(_TRAININGS, 1e-3, 0.1, 1e-2) | {"modes": _BLIND},
     },
     "full": (
         {"tasks": ("blind",), "modes": _BLIND},
         {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
-        {"modes": ("ra",), **_SENT, "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
+        {"modes": ("ra",), "tasks": ("sr",), "strengths": (4.0,), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
         {"modes": ("perceptual",), **_ONCE},

@@ -462,7 +462,7 @@ def test_the_record_follows_from_what_was_measured(path):
     np.testing.assert_allclose(again[numbers], found[numbers], atol=2e-3)
     assert list(again["restorer"]) == list(found["restorer"]) and list(again["reader"]) == list(found["reader"])
     if path in BLIND:
-        assert found["reference"].eq("ra").all() and {"none", "plain"} <= set(found["restorer"])
+        assert found["reference"].eq("ra").all() and "none" in set(found["restorer"])
         return
     assert len(judged.groups) == judged.config.test_images
     gains = found[found["reader"] == UNSEEN].set_index("restorer")["gain"]

@@ -836,7 +836,7 @@ def test_presets_use_the_chosen_weights(committed, preset, mode):
 @pytest.mark.parametrize("preset", ["cifar10", "digits"])  # ImageNet's weights are the paper's: nothing is chosen
 def test_the_grid_comes_before_the_test_pictures(preset):
     """No main RA run is read on the test pictures of a degradation whose weight grid is not there."""
-    for task, strength in degradations(preset):
+    for task, strength in PRESETS[preset]["degradations"]:
         for mode in ("ra", "ra_unsupervised"):
             main = make_config(preset, task, mode, strength=strength)
             if predictions_file(main, "test").is_file():

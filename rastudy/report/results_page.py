@@ -203,7 +203,7 @@ def upload_aware_table(preset: str) -> Iterator[Row]:
     yield from travel.aware_rows(preset)
 
 
-@table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", missing="")
+@table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", "pictures", missing="")
 def blind_table(preset: str) -> Iterator[Row]:
     """No processing, plain and the blind P's beside RA's specialist."""
     yield from travel.blind_rows(preset)

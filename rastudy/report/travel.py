@@ -60,7 +60,8 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
     for found in blind_judgements(preset):
         for _, row in found.iterrows():
             names = [judgement.restorer_name(row[name]) for name in ("restorer", "reference")]
-            yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, judgement.GAIN)]
+            n = f"{int(row['n_images']):,}"
+            yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, judgement.GAIN), n]
 
 
 @says_what_is_missing

@@ -37,7 +37,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
 from rastudy.paths import nothing_here, results_folder, root, short, to_read, write_csv
-from rastudy.presets import PRESETS
+from rastudy.presets import PRESETS, degradations
 from rastudy.registry import kind_of
 from rastudy.transfer import aware
 from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
@@ -233,6 +233,8 @@ def architecture_rows(preset: str) -> Iterator[dict]:
                          for rows in (gains.query("role == 'source'"), kept.query("mode == 'ra'")))  # fmt: skip
     for unseen in gains.query("role == 'mean_unseen'").to_dict("records"):
         key = unseen["task"], unseen["strength"]
+        if key not in degradations(preset):  # a task that stands aside
+            continue
         same = (read["task"] == key[0]) & (read["strength"] == key[1]) & (read["target_arch"] != unseen["source_arch"])
         level = read[same].groupby("mode")["value"].mean()
         row = {name: unseen[name] for name in ("preset", *CELL, *ESTIMATE, *OVER, "p", "p_holm", *COUNTS)}
