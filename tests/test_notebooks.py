@@ -74,7 +74,9 @@ def test_parameters_are_known(name):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "configure"
     ]  # fmt: skip
     assert len(calls) == 1 and ast.unparse(calls[0].args[0]) == "globals()"
-    extra = {keyword.arg: {"str": str, "int": int, "float": float, "bool": bool}[keyword.value.id] for keyword in calls[0].keywords}
+    extra = {
+        keyword.arg: {"str": str, "int": int, "float": float, "bool": bool}[keyword.value.id] for keyword in calls[0].keywords
+    }
     config, own = configure(namespace, **extra)
     assert own.keys() == extra.keys()
     assert config.preset == "digits"  # which needs no data
