@@ -287,11 +287,8 @@ def channels_of(upload: str) -> dict[str, tuple[float, float]]:
         if name in found:
             raise StudyError(f"upload={upload!r} names {name} twice; write one range, as {name}:LOW-HIGH")
         low, high = channel.limits
-        ends = re.fullmatch(r"([\d.]+)-([\d.]+)", stated) if channel.value else None
-        try:
-            found[name] = (float(ends[1]), float(ends[2])) if ends else channel.drawn
-        except ValueError:
-            ends = None
+        ends = re.fullmatch(r"(\d+\.?\d*)-(\d+\.?\d*)", stated) if channel.value else None
+        found[name] = (float(ends[1]), float(ends[2])) if ends else channel.drawn
         if stated and (ends is None or not low <= found[name][0] <= found[name][1] <= high):
             step = f":LOW-HIGH with a {channel.value} from {low:g} to {high:g}" if channel.value else ""
             raise StudyError(f"upload={spec!r} does not fit; write {name}{step}")

@@ -142,7 +142,9 @@ def test_findings_follow_from_the_csvs():
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
     assert low(with_t[0]) > high(with_t[1]) and low(words.gain("cifar10", "dn", "ra_transformer")) < 0
     assert high(words.moved("digits", "black_box", "rapidocr", "jpeg", "ra_transformer")) < 0
-    without, more = ([words.sent("cifar10", "sr x4", way, "unseen", what) for way in ("png", "jpeg50", "resized")]  # 7
+    sent = [words.moved("cifar10", "upload", way, "sr x4") for way in ("png", "jpeg75", "jpeg50")]  # 7
+    assert high(sent[2]) < low(sent[1]) and high(sent[1]) < low(sent[0])
+    without, more = ([words.sent("cifar10", "sr x4", way, "unseen", what) for way in ("png", "jpeg50", "resized")]
                      for what in ("without", "difference"))  # fmt: skip
     assert all(high(one) < low(without[0]) for one in without[1:]) and all(low(one) > 0 for one in more[1:])
     assert value(more[0]) < 0

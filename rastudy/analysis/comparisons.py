@@ -52,11 +52,8 @@ class Cell:
     def is_main(self) -> bool:
         """Whether it belongs to the preset's main comparison (:func:`main_key`), of its modes and the baselines."""
         preset, (task, strength, mode) = self.settings["preset"], self.key[:3]
-        known = (task, strength) in degradations(preset, task) and mode in (
-            *registry.modes("baseline"),
-            *PRESETS[preset]["modes"],
-        )
-        return known and self.key == main_key(preset, task, strength, mode)
+        known = mode in (*registry.modes("baseline"), *PRESETS[preset]["modes"])
+        return known and (task, strength) in degradations(preset, task) and self.key == main_key(preset, task, strength, mode)
 
     @cached_property
     def in_weight_grid(self) -> bool:
@@ -103,10 +100,8 @@ def cell_key(settings: dict) -> tuple:
 def _other_settings(settings: dict) -> str:
     document, (task, mode) = PRESETS[settings["preset"]], (settings["task"], settings["mode"])
     sizes = document.get("processors", {}).get(settings.get("processor"), {})
-    preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science()
-    named = {name: settings.get(name) for name in preset if name not in (*CELL, "seed")}
-    preset |= {"upload": ""}
-    named |= {"upload": settings.get("upload", "")}
+    preset = make_config(settings["preset"], task, mode, strength=settings["strength"], **sizes).science() | {"upload": ""}
+    named = {name: ({"upload": ""} | settings).get(name) for name in preset if name not in (*CELL, "seed")}
     return " ".join(f"{name}={value}" for name, value in named.items() if value != preset[name]) or NOT_APPLICABLE
 
 

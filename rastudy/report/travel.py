@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rastudy.analysis import style
 from rastudy.analysis.comparisons import ESTIMATE
 from rastudy.analysis.style import rows_of, says_what_is_missing
+from rastudy.analysis.tables import headline
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.registry import TASKS, short_name, task_name
@@ -67,7 +68,7 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
 @says_what_is_missing
 def plot_upload_aware(preset: str) -> Figure:
     """RA's gain over plain after each upload, without uploads in its loss and with them; a column per degradation."""
-    found = aware_table(preset)
+    found = headline(aware_table(preset))
     if found.empty:
         raise NothingToShow(
             f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload_aware."
@@ -79,7 +80,6 @@ def plot_upload_aware(preset: str) -> Figure:
             rows = rows_of(found[found["readers"] == who], key)
             for shift, (gain, label, fill) in enumerate((("without", "RA", "none"), ("with", "RA, uploads in its loss", None))):
                 part = where(rows, gain=gain).set_index("way").reindex(list(UPLOADS)).reset_index()
-                part = part.assign(**{name: part[f"trainings_{name}"].fillna(part[name]) for name in ("low", "high")})
                 x = np.arange(len(part)) + 0.24 * shift - 0.12
                 intervals(ax, x, part, ESTIMATE, ms=5, label=label, mfc=fill or READERS[who]["color"], **READERS[who])
             ax.axhline(0, color="black", lw=1)

@@ -154,19 +154,6 @@ def rounding(presets: Sequence[str]) -> str:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        gain,
-        read_by,
-        boxed,
-        pictures,
-        cost,
-        kept,
-        moved,
-        control,
-        matched,
-        trainings,
-        times,
-        judged,
-        sent,
-        beside,
+        gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times, judged, sent, beside,
     )
-}
+}  # fmt: skip

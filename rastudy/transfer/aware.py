@@ -9,13 +9,13 @@ import pandas as pd
 from rastudy.analysis import comparisons
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import COUNTS, ESTIMATE, Cell, named
-from rastudy.analysis.tables import rounded
+from rastudy.analysis.tables import TRAININGS, rounded
 from rastudy.evaluation.predictions import read_table
 from rastudy.paths import results_folder, to_read, write_csv
 from rastudy.transfer.kept import load_kept
 from rastudy.transfer.upload import UPLOADS
 
-OVER = ("trainings_low", "trainings_high")
+OVER = TRAININGS[:2]
 RUN = ("preset", "task", "strength", "mode", "source_arch", "ra_weight", "upload")
 COLUMNS = (*RUN, "way", "readers", "gain", *ESTIMATE, *OVER, "p", *COUNTS)
 GAINS = ("without", "with", "difference")

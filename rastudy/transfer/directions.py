@@ -92,6 +92,7 @@ class Direction:
     variants: Callable[[Study], list[Variant]]
     only: tuple[str, ...] = ()
     hint: str = ""  # for the other studies
+    needs: str = "other pictures (elsewhere)"  # that a preset names, where it has the direction
 
 
 def _categories(study: Study) -> list[Variant]:
@@ -143,11 +144,11 @@ def box_name(box: str) -> str:
 
 def _upload_aware(study: Study) -> list[Variant]:
     """Every way to the study's readers, and to networks of other families."""
+    if not upload_aware(study.preset):
+        return []
     who = {"": study.readers, "_unlike": registry.unlike_recognisers("small")}
-    ways = {
-        f"{way}{suffix}": (readers, way) for suffix, readers in who.items() for way in UPLOADS if upload_aware(study.preset)
-    }
-    return [Variant(name, None, study.dataset, readers, way, aware=True) for name, (readers, way) in ways.items()]
+    return [Variant(way + suffix, None, study.dataset, readers, way, aware=True)
+            for suffix, readers in who.items() for way in UPLOADS]  # fmt: skip
 
 
 def _multi_source(study: Study) -> list[Variant]:
@@ -172,7 +173,7 @@ DIRECTIONS: dict[str, Direction] = {direction.name: direction for direction in (
     Direction("upload", "Does the gain survive uploading: file formats, compression, resizing?",
               lambda study: [Variant(way, study.once, study.dataset, study.readers, way) for way in UPLOADS]),
     Direction("upload_aware", "Does the gain survive uploading where R's loss has seen uploads?",
-              _upload_aware, SMALL),
+              _upload_aware, SMALL, needs="run with uploads in its loss (uploads)"),
     Direction("multi_source", "Do several recognisers in the loss teach P more than one does?", _multi_source, SMALL),
 )}  # fmt: skip
 
@@ -194,10 +195,7 @@ def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Va
     boxes, elsewhere = tuple(black_box.split(",")), PRESETS[preset].get("elsewhere", "")
     tried = found.variants(Study(preset, home, axes, readers, unlike, boxes, elsewhere))
     if not tried:
-        lacks = {"upload_aware": "its full grid has no run with uploads in its loss (uploads)"}
-        raise StudyError(
-            f"preset {preset} has no {direction}: {lacks.get(direction, 'it names no other pictures (elsewhere)')}"
-        )
+        raise StudyError(f"preset {preset} has no {direction}: it names no {found.needs}")
     return tried
 
 
