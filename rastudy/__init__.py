@@ -16,7 +16,7 @@ def is_native() -> bool:
 
 
 def use_native() -> None:
-    """Let this process, before its first sum, and those that it starts use the CPU's own instructions: bf16 needs them."""
+    """Let this process, before its first sum, and those it starts use the CPU's own instructions: bf16 is fast with them."""
     os.environ["RASTUDY_ARITHMETIC"] = "native"
     for name in (name for name, value in PORTABLE.items() if os.environ.get(name) == value):
         del os.environ[name]

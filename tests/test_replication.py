@@ -101,7 +101,7 @@ command_line.main(sys.argv[1:])
     (("restore", "a", "-o", "b", "--task", "sr"), False), (("recognisers", "--preset", "digits"), False), (("doctor",), False),
 ])  # fmt: skip
 def test_which_commands_use_portable_sums(words, portable):
-    """Those of presets that ask for them; training in bf16 would be twenty times slower."""
+    """Those of presets that ask for them; training in bf16 would be half as fast."""
     found = environment(*words)
     assert {name: found.get(name) for name in PORTABLE} == (PORTABLE if portable else dict.fromkeys(PORTABLE))
 

@@ -6,20 +6,23 @@ import multiprocessing
 import os
 import shutil
 import zipfile
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from rastudy import registry
 from rastudy.config import Config, make_config
 from rastudy.data.loaders import Loader, load_pictures
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import load_classifier
-from rastudy.training import steps
+from rastudy.training import precision, steps
 from rastudy.training import train as training
 from rastudy.training.losses import recognition_loss
+from rastudy.training.precision import Rounded
 from rastudy.training.run_store import CURVE_COLUMNS, is_trained, merge_records, read_curves, run_folder
 from rastudy.training.steps import Models, learning_rate, step_of
 from rastudy.training.train import make_models, relabel, train, train_one_epoch
@@ -547,6 +550,39 @@ def test_bf16_autocast(study_root, mode):
     assert half[0]["image_loss"] == pytest.approx(full[0]["image_loss"], rel=0.02)
     state = load_file(weights_file(small(mode, precision="bf16")))
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("layer, shape", [
+    (nn.Conv2d(16, 8, 3, padding=1), (2, 16, 9, 9)), (nn.Conv2d(8, 8, 3, groups=8, bias=False), (2, 8, 9, 9)),
+    (nn.ConvTranspose2d(8, 4, 4, stride=2), (2, 8, 9, 9)), (nn.Linear(32, 5), (3, 32)),
+])  # fmt: skip
+def test_bf16_without_the_hardware(layer, shape):
+    """Output and gradients are products of rounded factors, rounded once: as in double precision, up to bf16's last bit."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16), Rounded():
+        y = layer(x)
+    exact = deepcopy(layer).bfloat16().double()
+    x64 = x.detach().bfloat16().double().requires_grad_()
+    y64 = exact(x64)
+    seed = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted = torch.autograd.grad(y64, [x64, *exact.parameters()], seed.double())
+    found = torch.autograd.grad(y, [x, *layer.parameters()], seed)
+    assert y.dtype == torch.bfloat16
+    for one, other in zip([y, *found], [y64, *wanted], strict=True):
+        assert torch.equal(one, one.bfloat16().to(one.dtype))
+        torch.testing.assert_close(one.double(), other, rtol=2**-7, atol=1e-6 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_asks_the_cpu(monkeypatch, native):
+    """Native where the library has bf16; float32 sums elsewhere; neither without autocast."""
+    monkeypatch.setattr(precision, "has_bf16", lambda: native)
+    used = []
+    monkeypatch.setattr(precision, "_rounded", lambda value: used.append(value) or value)
+    for enabled in (False, True):
+        with precision.autocast("cpu", enabled):
+            nn.Linear(4, 4)(torch.ones(2, 4))
+        assert bool(used) == (enabled and not native)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

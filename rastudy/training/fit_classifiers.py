@@ -31,6 +31,7 @@ from rastudy.models.weight_files import load_state_file, sha256, write_pinned
 from rastudy.paths import WEIGHTS
 from rastudy.registry import HALVES, PARITIES
 from rastudy.training.fit_detectors import fit_detectors
+from rastudy.training.precision import autocast
 from rastudy.training.train import train as train_run
 from rastudy.training.weights import load_models
 
@@ -129,7 +130,7 @@ def train_recogniser(
         net.train()
         for index in torch.randperm(len(train), generator=generator).split(BATCH_SIZE):
             x = _batch(pictures[index], recipe["augment"], generator)
-            with torch.autocast("cpu", torch.bfloat16, enabled=arch not in OF_TOKENS):
+            with autocast("cpu", arch not in OF_TOKENS):
                 logits = net(x)
             loss = F.cross_entropy(logits.float(), labels[index])
             optimiser.zero_grad()

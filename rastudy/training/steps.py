@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ from rastudy.training.losses import (
     soft_targets,
     unsupervised_loss,
 )
+from rastudy.training.precision import autocast
 
 
 @dataclass
@@ -35,9 +37,8 @@ class Models:
     send: Send = unchanged  # what P's picture goes through before R reads it
     share: float = 1.0  # of the batch that this process has: losses are means over its part, and their gradients are summed
 
-    def autocast(self) -> torch.autocast:
-        device = next(self.processor.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+    def autocast(self) -> AbstractContextManager[None]:
+        return autocast(next(self.processor.parameters()).device.type, self.config.precision == "bf16")
 
 
 def plain_step(models: Models, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
