@@ -20,7 +20,7 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.judge import answers
-from rastudy.judge.judge import UNSEEN, Request, falls_short, judge, kept, table
+from rastudy.judge.judge import UNSEEN, Request, falls_short, judge, keep, kept, table
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
@@ -93,6 +93,40 @@ def test_gains_are_paired_and_leave_out_who_was_met(digits_root, tmp_path):
     assert row["db_per_point"] == pytest.approx(-psnr / row["gain"], rel=1e-2)
     assert set(found[found["is_source"]]["reader"]) == {"resnet18_small"}
     assert found[found["restorer"] == "none"]["verdict"].eq("reference").all()
+
+
+def test_a_restorer_joins_a_kept_judgement(study_root, tmp_path):
+    """It costs only its own reading; table and arrays are those of all judged at once, the kept reference included."""
+    words = ("--task", "dn", "--count", 40)
+    assert run("unsharp", *words, "-o", tmp_path / "first") == 0
+    assert run("median", *words, "--beside", tmp_path / "first.npz", "-o", tmp_path / "both") == 0
+    assert run("unsharp", "median", *words, "-o", tmp_path / "once") == 0
+    assert list(kept(tmp_path / "both.npz").arrays) == ["none", "unsharp", "median"]
+    assert (tmp_path / "both.csv").read_bytes() == (tmp_path / "once.csv").read_bytes()
+
+
+BESIDE = {
+    "twice": (["unsharp"], "would both be called 'unsharp'"),
+    "task": (["median", "--task", "jpeg"], r"another protocol \(digits dn 0.2\)"),
+    "count": (["median", "--count", "10"], r"another number of pictures \(12\)"),
+    "readers": (["median", "--readers", "vgg16_bn_small"], r"another set of recognisers \(resnet18_small, resnet50_small"),
+    "pictures": (["median", "--beside", "other.npz"], "another set of pictures"),
+    "absent": (["median", "--beside", "absent.npz"], "absent.npz: no kept judgement; rastudy judge writes one as OUT.npz"),
+    "table": (["median", "--beside", "first.csv"], "first.csv: no kept judgement"),
+}
+
+
+def test_what_cannot_stand_beside(study_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--task", "dn", "--count", "12", "--beside", "first.npz", "-o", "out")
+    assert run("unsharp", *words[:4], "-o", "first") == 0
+    judged = kept(Path("first.npz"))
+    keep(judged._replace(originals=judged.originals[::-1]), Path("other.npz"))
+    for (name, *rest), says in BESIDE.values():
+        capsys.readouterr()
+        assert run(name, *words, *rest) == 2
+        assert re.search(says, capsys.readouterr().err)
+        assert not Path("out.csv").exists()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -83,13 +84,15 @@ class Request:
 class Judged(NamedTuple):
     """What was measured: recognisers by name and version, restorers by name with those in their losses, arrays.
 
-    Arrays by restorer: ``hits`` (R, N) bool, ``mse`` and ``ssim`` (N,) of its pictures.
+    ``originals`` (N,) uint32: the originals' checksums. Arrays by restorer: ``hits`` (R, N) bool, ``mse`` and ``ssim`` (N,) of
+    its pictures.
     """
 
     config: Config
     readers: dict[str, str]
     sources: dict[str, tuple[str, ...]]
     groups: np.ndarray
+    originals: np.ndarray
     arrays: dict[str, dict[str, np.ndarray]]
 
     @property
@@ -116,11 +119,13 @@ class _Bench:
         self.stores = [answers.load(answers.store(*one)) for one in self.versions.items()]
         self.restorers = [opened(name, self.pictures) for name in request.restorers]
 
-    def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], list[answers.Known]]:
-        """Arrays by restorer, and what the recognisers said for the first time."""
+    def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], np.ndarray, list[answers.Known]]:
+        """Arrays by restorer, the originals' checksums, and what the recognisers said for the first time."""
         found: list[list[dict[str, np.ndarray]]] = [[] for _ in self.restorers]
         fresh: list[answers.Known] = [{} for _ in self.readers]
+        sums: list[int] = []
         for batch, originals in self._batches(places):
+            sums += [crc32(original) for original in originals]
             lq = None if self.pictures.degraded is None else [self.pictures.degraded(k) for k in batch]
             for restorer, parts in zip(self.restorers, found, strict=True):
                 if isinstance(restorer, Restorer):
@@ -130,7 +135,7 @@ class _Bench:
                     pictures = np.stack([restorer.read(k, original) for k, original in pairs])
                 parts.append(self._measure(pictures, originals, batch, fresh))
         joined = [{name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]} for parts in found]
-        return joined, fresh
+        return joined, np.array(sums, np.uint32), fresh
 
     def _batches(self, places: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         """Pictures of one size together, at most ``PIXELS``: their places and the originals (N, H, W, 3)."""
@@ -200,25 +205,36 @@ def _judge(places: list[int]) -> tuple:
 # --- the whole
 
 
-def judge(request: Request, jobs: int = 1) -> Judged:
+def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judged:
     """Judge every restorer on every picture; ``jobs`` one-thread processes side by side. A bar on stderr shows the time left.
 
+    Args:
+        beside: a kept judgement that the restorers join.
+
     Raises:
-        StudyError: what the pictures, restorers and recognisers raise; two restorers of one name.
+        StudyError: what the pictures, restorers and recognisers raise; two restorers of one name; ``beside`` is of other
+            pictures, another degradation or other recognisers.
     """
     bench = _Bench(request)  # what is wrong is said before any process starts
     names, versions = [one.name for one in bench.restorers], bench.versions
-    if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
+    called = [*(beside.arrays if beside else ()), *names]
+    if twice := next((name for k, name in enumerate(called) if name in called[:k]), ""):
         raise StudyError(f"two restorers would both be called {twice!r}; rename a folder or leave one out")
     places = list(range(len(bench.pictures)))
+    if beside:
+        own, found = beside.config, bench.config
+        _alike(own.science() == found.science(), "protocol", f"{own.preset} {own.task} {own.strength:g}")
+        _alike(len(beside.groups) == len(places), "number of pictures", str(len(beside.groups)))
+        _alike(beside.readers == versions, "set of recognisers", ", ".join(beside.readers))
     size = min(CHUNK, -(-len(places) // (4 * jobs)))  # several for each process, for the bar and an even end
     chunks = [places[k : k + size] for k in range(0, len(places), size)]
     fresh: list[answers.Known] = [{} for _ in versions]
-    parts = []
+    parts, sums = [], []
     try:
         with tqdm(total=len(places), unit="pictures", disable=None) as bar:
-            for chunk, (found, new) in zip(chunks, _in_processes(request, bench, chunks, jobs), strict=True):
+            for chunk, (found, checksums, new) in zip(chunks, _in_processes(request, bench, chunks, jobs), strict=True):
                 parts.append(found)
+                sums.append(checksums)
                 for mine, theirs in zip(fresh, new, strict=True):
                     mine.update(theirs)
                 bar.update(len(chunk))
@@ -230,7 +246,16 @@ def judge(request: Request, jobs: int = 1) -> Judged:
               for k, name in enumerate(names)}  # fmt: skip
     sources = {name: one.sources if isinstance(one, Restorer) else tuple(map(name_of, request.sources))
            for name, one in zip(names, bench.restorers, strict=True)}  # fmt: skip
-    return Judged(bench.config, versions, sources, bench.pictures.groups, arrays)
+    originals = np.concatenate(sums)
+    if beside:
+        _alike(np.array_equal(beside.originals, originals), "set of pictures", "by their contents")
+        sources, arrays = beside.sources | sources, beside.arrays | arrays
+    return Judged(bench.config, versions, sources, bench.pictures.groups, originals, arrays)
+
+
+def _alike(same: bool, what: str, told: str) -> None:
+    if not same:
+        raise StudyError(f"--beside: the kept judgement has another {what} ({told}); judge with the same, or without it")
 
 
 def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs: int) -> Iterator[tuple]:
@@ -300,12 +325,14 @@ def falls_short(found: pd.DataFrame, least: float) -> list[str]:
 def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
     folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
+    beside = kept(args.beside) if args.beside else None
     reference = args.reference or ("none" if prepared else folders[0] if folders else args.restorer[0])
-    restorers = dict.fromkeys([*([reference] if reference not in folders else []), *args.restorer])
+    known = [*folders, *(beside.arrays if beside else ())]
+    restorers = dict.fromkeys([*([reference] if reference not in known else []), *args.restorer])
     preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
                       tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
-    judged = judge(request, args.jobs)
+    judged = judge(request, args.jobs, beside)
     found = table(judged, reference)
     stem = args.out.with_suffix("") if args.out.suffix in KINDS else args.out
     arrays, rows, figure, page = (stem.with_name(stem.name + kind) for kind in KINDS)
@@ -337,18 +364,20 @@ def keep(judged: Judged, path: Path) -> None:
     kinds = {"hits": bool, "mse": np.float32, "ssim": np.float32}
     arrays = {f"{name}.{key}": a.astype(kinds[key]) for name, found in judged.arrays.items() for key, a in found.items()}
     about = {"config": judged.config.science(), "readers": judged.readers, "sources": judged.sources}
-    save_predictions(path, arrays | {"group": judged.groups}, about)
+    save_predictions(path, arrays | {"group": judged.groups, "original": judged.originals}, about)
 
 
 def kept(path: Path) -> Judged:
-    """What :func:`keep` wrote."""
-    about, arrays = load_predictions(path)
+    """What :func:`keep` wrote; StudyError for any other file."""
+    about, arrays = load_predictions(path) if path.suffix == ".npz" and path.is_file() else ({}, {})
+    if not {"readers", "sources"} <= about.keys():
+        raise StudyError(f"{path}: no kept judgement; rastudy judge writes one as OUT.npz")
     by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["sources"]}
-    groups = arrays.pop("group")
+    groups, originals = arrays.pop("group"), arrays.pop("original")
     for key, values in arrays.items():
         name, _, what = key.rpartition(".")
         by_name[name][what] = values
     sources = {name: tuple(found) for name, found in about["sources"].items()}
     said = about["config"]
     config = make_config(said["preset"], said["task"], "none", strength=said["strength"])
-    return Judged(config, about["readers"], sources, groups, by_name)
+    return Judged(config, about["readers"], sources, groups, originals, by_name)
