@@ -78,8 +78,7 @@ def load(
         StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
     preset = preset or of_photographs(task)
-    if not named:
-        return load_run(make_config(preset, task, mode, strength=strength, device=device))
+    named = named or str(file_of(make_config(preset, task, mode, strength=strength, device=device)))
     config, processor = named_processor(named, task, preset, strength, device)
     beside = Path(named.replace(".processor.", ".transformer."))
     if not RUNS[config.mode].has_transformer or str(beside) == named:
@@ -88,14 +87,14 @@ def load(
     return Models(config, processor, load_weights(beside, transformer).eval())
 
 
-def load_run(config: Config) -> Models:
-    """A run's P and T, trained here or committed; StudyError where there are none."""
+def file_of(config: Config) -> Path:
+    """The weight file of a run's P, trained here or committed; StudyError where there is none."""
     if config.is_baseline:
         raise StudyError(f"mode={config.mode!r} has no P; use one of {', '.join(PRESETS[config.preset]['modes'])}")
     file = weights_file(config)
     file = file if file.is_file() else to_read(file)
     if file.is_file():
-        return load(config.preset, config.task, named=str(file), device=config.device)
+        return file
     preset, task, mode = config.preset, config.task, config.mode
     runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
     there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
