@@ -1,6 +1,7 @@
 """What an upload does in R's loss: against PIL's own files, with true gradients, and in every mode that has an R."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from rastudy.analysis.comparisons import Cell, baselines_of, cell_key, cells_of
 from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import Predictions
+from rastudy.models.precision import Rounded
 from rastudy.training import channels
 from rastudy.training.steps import Models
 from rastudy.training.train import train
@@ -62,6 +64,17 @@ def test_gradients_are_those_of_finite_differences(pictures, send, value, monkey
         step = 1e-7
         ahead, behind = ((send(x.detach() + sign * step * way, value) * weight).sum() for sign in (1, -1))
         assert ((ahead - behind) / (2 * step)).item() == pytest.approx((slope * way).sum().item(), rel=1e-3, abs=1e-4)
+
+
+def test_a_channel_keeps_float32_in_bf16_training(pictures):
+    """Under autocast, of the hardware or ours, an upload and its gradient are the same: kornia turns autocast off."""
+    found = []
+    for precision in (nullcontext(), Rounded()):
+        x = pictures.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16), precision:
+            sent = channels.compress(x, 75.0)
+        found.append((sent, *torch.autograd.grad(sent.square().sum(), x)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_rounding_passes_the_gradient():

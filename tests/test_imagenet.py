@@ -194,19 +194,23 @@ def test_out_of_memory_is_explained(data, small_preset, monkeypatch):
         train(make_config("imagenet", "sr", "ra", data_dir=str(data)), lambda _: None)
 
 
-def test_micro_batches_give_the_same(data, small_preset, tmp_path, monkeypatch):
-    """R reads a few pictures at a time: the same losses up to rounding."""
+@pytest.mark.parametrize(("precision", "native"), [("fp32", True), ("bf16", True), ("bf16", False)])
+def test_micro_batches_give_the_same(data, small_preset, tmp_path, monkeypatch, precision, native):
+    """R reads a few pictures at a time: the same losses up to rounding, with bf16 of the hardware or without."""
+    monkeypatch.setattr("rastudy.models.precision.has_bf16", lambda: native)
     curves, largest, reads, read = [], [], [], Classifier._read
     monkeypatch.setattr(Classifier, "_read", lambda self, x: reads.append(len(x)) or read(self, x))
     for micro_batch in (0, 3):
         monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path / str(micro_batch)))
-        config = make_config("imagenet", "jpeg", "ra", data_dir=str(data), image_size=64, micro_batch=micro_batch)
+        config = make_config(
+            "imagenet", "jpeg", "ra", data_dir=str(data), image_size=64, micro_batch=micro_batch, precision=precision
+        )
         reads.clear()
         curves.append(train(config, lambda _: None))
         largest.append(max(reads))
     assert largest == [4, 3]
     for one, other in zip(*curves, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        assert one == pytest.approx(other, rel=1e-4 if precision == "fp32" else 2e-2)
 
 
 @pytest.mark.full

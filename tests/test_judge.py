@@ -105,13 +105,29 @@ def test_a_restorer_joins_a_kept_judgement(study_root, tmp_path):
     assert (tmp_path / "both.csv").read_bytes() == (tmp_path / "once.csv").read_bytes()
 
 
+def test_a_kept_reference_stays(originals, study_root, tmp_path, monkeypatch, capsys):
+    """Of folders without a manifest, too; and what is demanded is demanded of those judged now."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        shutil.copytree(originals, name)
+    for file in Path("b").rglob("*.png"):
+        Image.new("RGB", (32, 32)).save(file)
+    assert run("a", "b", "--pictures", originals, "--preset", "digits", "-o", "first") == 0
+    words = ("c", "--pictures", originals, "--preset", "digits", "--beside", "first.npz", "-o", "both", "--at-least", "-1")
+    assert run(*words) == 0  # c is a's copy; b is black
+    assert pd.read_csv("both.csv")["reference"].eq("a").all() and "below" not in capsys.readouterr().err
+
+
 BESIDE = {
     "twice": (["unsharp"], "would both be called 'unsharp'"),
     "task": (["median", "--task", "jpeg"], r"another protocol \(digits dn 0.2\)"),
     "count": (["median", "--count", "10"], r"another number of pictures \(12\)"),
     "readers": (["median", "--readers", "vgg16_bn_small"], r"another set of recognisers \(resnet18_small, resnet50_small"),
     "pictures": (["median", "--beside", "other.npz"], "another set of pictures"),
-    "absent": (["median", "--beside", "absent.npz"], "absent.npz: no kept judgement; rastudy judge writes one as OUT.npz"),
+    "absent": (
+        ["median", "--beside", "absent.npz"],
+        "absent.npz: no kept judgement of this version; rastudy judge writes one",
+    ),
     "table": (["median", "--beside", "first.csv"], "first.csv: no kept judgement"),
 }
 
@@ -176,7 +192,7 @@ def test_at_least(study_root, tmp_path, capsys):
     assert re.search(r"below 50 points .*: median: [+-]\d", capsys.readouterr().err)
     assert run(*words, "--at-least", "-100") == 0
     with pytest.raises(StudyError, match="beside the reference"):
-        falls_short(table(judge(Request(("none",), "digits", "jpeg", count=30)), "none"), 1)
+        falls_short(table(judge(Request(("none",), "digits", "jpeg", count=30)), "none"), 1, {"none"})
 
 
 # --- restorers

@@ -18,11 +18,12 @@ from rastudy import registry
 from rastudy.config import Config, make_config
 from rastudy.data.loaders import Loader, load_pictures
 from rastudy.errors import StudyError
+from rastudy.models import precision
 from rastudy.models.classifiers import load_classifier
-from rastudy.training import precision, steps
+from rastudy.models.precision import Rounded
+from rastudy.training import steps
 from rastudy.training import train as training
 from rastudy.training.losses import recognition_loss
-from rastudy.training.precision import Rounded
 from rastudy.training.run_store import CURVE_COLUMNS, is_trained, merge_records, read_curves, run_folder
 from rastudy.training.steps import Models, learning_rate, step_of
 from rastudy.training.train import make_models, relabel, train, train_one_epoch

@@ -9,7 +9,7 @@ Memory does not grow with the number of pictures.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html import escape
@@ -229,12 +229,17 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
     size = min(CHUNK, -(-len(places) // (4 * jobs)))  # several for each process, for the bar and an even end
     chunks = [places[k : k + size] for k in range(0, len(places), size)]
     fresh: list[answers.Known] = [{} for _ in versions]
-    parts, sums = [], []
+    parts: list[list[dict[str, np.ndarray]]] = []
+    sums: list[int] = []
     try:
         with tqdm(total=len(places), unit="pictures", disable=None) as bar:
             for chunk, (found, checksums, new) in zip(chunks, _in_processes(request, bench, chunks, jobs), strict=True):
+                if beside:
+                    start = len(sums)
+                    _alike(np.array_equal(beside.originals[start : start + len(checksums)], checksums), "set of pictures",
+                           "by their contents")  # fmt: skip
                 parts.append(found)
-                sums.append(checksums)
+                sums.extend(checksums)
                 for mine, theirs in zip(fresh, new, strict=True):
                     mine.update(theirs)
                 bar.update(len(chunk))
@@ -246,11 +251,9 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
               for k, name in enumerate(names)}  # fmt: skip
     sources = {name: one.sources if isinstance(one, Restorer) else tuple(map(name_of, request.sources))
            for name, one in zip(names, bench.restorers, strict=True)}  # fmt: skip
-    originals = np.concatenate(sums)
     if beside:
-        _alike(np.array_equal(beside.originals, originals), "set of pictures", "by their contents")
         sources, arrays = beside.sources | sources, beside.arrays | arrays
-    return Judged(bench.config, versions, sources, bench.pictures.groups, originals, arrays)
+    return Judged(bench.config, versions, sources, bench.pictures.groups, np.array(sums, np.uint32), arrays)
 
 
 def _alike(same: bool, what: str, told: str) -> None:
@@ -313,9 +316,9 @@ def _by_reader(judged: Judged, name: str) -> np.ndarray:
     return np.column_stack([hits, hits[:, unseen].mean(1)]) if unseen else hits
 
 
-def falls_short(found: pd.DataFrame, least: float) -> list[str]:
-    """The restorers whose gain for the mean unseen recogniser is not, by its whole interval, at least ``least`` points."""
-    rows = found[(found["reader"] == UNSEEN) & (found["restorer"] != found["reference"])]
+def falls_short(found: pd.DataFrame, least: float, asked: Iterable[str]) -> list[str]:
+    """Those of ``asked`` whose gain for the mean unseen recogniser is not, by its whole interval, at least ``least`` points."""
+    rows = found[(found["reader"] == UNSEEN) & (found["restorer"] != found["reference"]) & found["restorer"].isin(set(asked))]
     if rows.empty:
         raise StudyError("--at-least needs a restorer beside the reference, and a recogniser that no restorer had in its loss")
     return [f"{row['restorer']}: {row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
@@ -326,7 +329,9 @@ def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
     folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
     beside = kept(args.beside) if args.beside else None
-    reference = args.reference or ("none" if prepared else folders[0] if folders else args.restorer[0])
+    reference = args.reference or (
+        next(iter(beside.arrays)) if beside else "none" if prepared else folders[0] if folders else args.restorer[0]
+    )
     known = [*folders, *(beside.arrays if beside else ())]
     restorers = dict.fromkeys([*([reference] if reference not in known else []), *args.restorer])
     preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
@@ -343,7 +348,7 @@ def judge_command(args: argparse.Namespace) -> int:
     print(as_text(found))
     if args.at_least is None:
         return 0
-    short = falls_short(found, args.at_least)
+    short = falls_short(found, args.at_least, set(judged.arrays) - set(beside.arrays if beside else ()))
     for line in short:
         print(f"below {args.at_least:g} points for unseen recognisers: {line}", file=sys.stderr)
     return int(bool(short))
@@ -370,8 +375,8 @@ def keep(judged: Judged, path: Path) -> None:
 def kept(path: Path) -> Judged:
     """What :func:`keep` wrote; StudyError for any other file."""
     about, arrays = load_predictions(path) if path.suffix == ".npz" and path.is_file() else ({}, {})
-    if not {"readers", "sources"} <= about.keys():
-        raise StudyError(f"{path}: no kept judgement; rastudy judge writes one as OUT.npz")
+    if not ({"readers", "sources"} <= about.keys() and {"group", "original"} <= arrays.keys()):
+        raise StudyError(f"{path}: no kept judgement of this version; rastudy judge writes one as OUT.npz")
     by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["sources"]}
     groups, originals = arrays.pop("group"), arrays.pop("original")
     for key, values in arrays.items():

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rastudy.errors import StudyError
 from rastudy.models import pretrained
+from rastudy.models.precision import checkpoint_contexts
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, folded
 from rastudy.models.small_nets import build_small, n_classes_of
 from rastudy.models.weight_files import load_state, read_pinned, sha256
@@ -60,7 +61,7 @@ class Classifier(Frozen):
         if not (self.micro_batch and torch.is_grad_enabled()):
             return self._read(pictures)
         parts = pictures.split(self.micro_batch)  # read twice, once for the gradient: memory of one part, the same logits
-        return torch.cat([checkpoint(self._read, part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(self._read, part, use_reentrant=False, context_fn=checkpoint_contexts) for part in parts])
 
     def loss(self, pictures: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Cross-entropy with the labels (N,), the mean over the pictures."""

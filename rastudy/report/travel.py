@@ -67,7 +67,7 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
 
 @says_what_is_missing
 def plot_upload_aware(preset: str) -> Figure:
-    """RA's gain over plain after each upload, without uploads in its loss and with them; a column per degradation."""
+    """RA's gain over plain after each upload, without and with uploads in its loss: by degradation and kind of reader."""
     found = headline(aware_table(preset))
     if found.empty:
         raise NothingToShow(

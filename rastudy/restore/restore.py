@@ -25,6 +25,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.classifiers import Classifier, load_classifier
 from rastudy.models.pretrained import needs_download
-from rastudy.paths import to_read
+from rastudy.paths import expand, to_read
 from rastudy.presets import PRESETS, degradations, of_photographs
 from rastudy.registry import MODES as RUNS
 from rastudy.registry import TASKS, display_name, mode_name
@@ -80,8 +81,9 @@ def load(
     preset = preset or of_photographs(task)
     named = named or str(file_of(make_config(preset, task, mode, strength=strength, device=device)))
     config, processor = named_processor(named, task, preset, strength, device)
-    beside = Path(named.replace(".processor.", ".transformer."))
-    if not RUNS[config.mode].has_transformer or str(beside) == named:
+    file = expand(named)
+    beside = file.with_name(file.name.replace(".processor.", ".transformer."))
+    if not RUNS[config.mode].has_transformer or beside == file:
         return Models(config, processor, None)
     _, transformer = build_models(config)
     return Models(config, processor, load_weights(beside, transformer).eval())
@@ -96,11 +98,12 @@ def file_of(config: Config) -> Path:
     if file.is_file():
         return file
     preset, task, mode = config.preset, config.task, config.mode
-    runs = [make_config(preset, task, mode, strength=one) for _, one in degradations(preset, task)]
+    runs = [replace(config, strength=one) for _, one in degradations(preset, task)]
     there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
+    source = f" --source-arch {config.source_arch}" if config.source_arch != PRESETS[preset]["source_arch"] else ""
     raise StudyError(
         f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
-        f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g} makes these; "
+        f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g}{source} makes these; "
         "committed ones are in a clone of the repository, and --processor FILE takes any"
     )
 

@@ -24,6 +24,7 @@ from rastudy.data.degradations import to_uint8
 from rastudy.data.digits import OTHER_DATA
 from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
 from rastudy.errors import StudyError, one_of
+from rastudy.models.precision import autocast
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.processors import apply_processor
 from rastudy.models.small_nets import build_small
@@ -31,7 +32,6 @@ from rastudy.models.weight_files import load_state_file, sha256, write_pinned
 from rastudy.paths import WEIGHTS
 from rastudy.registry import HALVES, PARITIES
 from rastudy.training.fit_detectors import fit_detectors
-from rastudy.training.precision import autocast
 from rastudy.training.train import train as train_run
 from rastudy.training.weights import load_models
 

@@ -48,7 +48,7 @@ _BOTH = (
     "models.classifiers", "models.detectors", "models.processors", "models.small_nets",
 )  # fmt: skip
 # modules that numbers come from
-TRAINED_BY = (*_BOTH, "training.channels", "training.losses", "training.precision", "training.steps", "training.train")
+TRAINED_BY = (*_BOTH, "models.precision", "training.channels", "training.losses", "training.steps", "training.train")
 READ_BY = (*_BOTH, "evaluation.evaluate", "evaluation.metrics")
 
 

@@ -13,6 +13,7 @@ from rastudy.config import Config
 from rastudy.data.loaders import Batch
 from rastudy.models.classifiers import Classifier
 from rastudy.models.detectors import Detector
+from rastudy.models.precision import autocast
 from rastudy.training.channels import Send, unchanged
 from rastudy.training.losses import (
     clean_features,
@@ -22,7 +23,6 @@ from rastudy.training.losses import (
     soft_targets,
     unsupervised_loss,
 )
-from rastudy.training.precision import autocast
 
 
 @dataclass
