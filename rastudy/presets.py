@@ -79,6 +79,7 @@ PRESETS["digits"] = {
         {"modes": ("ra_unsupervised",), "weights": (3e-3, 0.01, 0.03, 0.1), "splits": ("val",)},
         *({"modes": ("ra_transformer",), "transformer_lr": rate, "splits": ("val",)} for rate in (3e-5, 1e-4, 3e-4)),
         {"modes": ("ra",), "sources": FAMILIES},
+        {"modes": ("ra",), "tasks": ("sr", "jpeg"), "seeds": (0, 2, 3), "uploads": (UPLOAD,)},
         {"modes": ("plain", "ra"), "tasks": ("sr",), "processors": ("srdensenet",)},
         {"modes": ("plain", "ra"), "tasks": ("dn", "jpeg"), "processors": ("resnet_generator",)},
     ),
@@ -127,8 +128,8 @@ PRESETS["cifar10"] = {
     "full": (
         {"tasks": ("blind",), "modes": _BLIND},
         {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
-        {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
-        {"modes": ("ra",), "tasks": ("sr",), "strengths": (4.0,), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
+        {"modes": ("plain", "ra"), "tasks": ("sr", "jpeg"), "seeds": (1, 2)},
+        {"modes": ("ra",), "strengths": (4.0, 10.0), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
         {"modes": ("perceptual",), **_ONCE},

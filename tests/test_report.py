@@ -150,6 +150,13 @@ def test_findings_follow_from_the_csvs():
     assert value(more[0]) < 0
     sent = [words.moved("digits", "upload", way, "jpeg") for way in ("png", "jpeg50")]
     assert value(sent[1]) > low(sent[0]) > 1
+    without = words.sent("cifar10", "jpeg", "png", "unseen", "without")
+    for way in ("jpeg50", "resized"):
+        assert high(words.sent("cifar10", "jpeg", way, "unseen", "without")) < low(without)
+        assert low(words.sent("cifar10", "jpeg", way, "unseen", "difference")) > 0
+        for condition in ("sr x4", "jpeg"):
+            assert low(words.sent("digits", condition, way, "unseen", "difference")) < 0
+            assert high(words.sent("digits", condition, way, "unseen", "difference")) > 0
     for task in ("sr", "dn", "jpeg"):
         blind, plain = (words.beside("cifar10", task, name) for name in ("blind:ra", "plain"))
         assert high(blind) < 0 and (low(blind) > high(plain)) == (task != "dn")

@@ -197,7 +197,8 @@ def judged_table(preset: str) -> Iterator[Row]:
             yield [*shown, interval(row, judgement.GAIN), cost]
 
 
-@table("data", "task", "read by", "upload", "RA", "RA, uploads in its loss", "difference", "over", missing="")
+@table("data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",
+       "difference: unlike", "over", missing="")  # fmt: skip
 def upload_aware_table(preset: str) -> Iterator[Row]:
     """RA's gain over plain after each upload, without and with uploads in its loss."""
     yield from travel.aware_rows(preset)

@@ -30,13 +30,13 @@ def aware_table(preset: str) -> pd.DataFrame:
 
 
 def aware_rows(preset: str) -> Iterator[list[str]]:
-    """A row per degradation, upload and readers: the gain without and with uploads in the loss, and the difference."""
-    found = aware_table(preset)
-    for key, part in found.groupby([*aware.RUN, "readers", "way"], sort=False):
-        (_, task, strength), (readers, way) = key[:3], key[-2:]
-        by = part.set_index("gain")
-        cells = [interval(by.loc[name]) for name in aware.GAINS]
-        yield [study_name(preset), short_name(task, strength), readers, WAYS[way], *cells, trainings(by.iloc[0])]
+    """A row per degradation and upload: unseen models' gain without and with uploads in the loss; each reader's difference."""
+    shown = [("unseen", "without"), ("unseen", "with"), *((readers, "difference") for readers in READERS)]
+    for (_, task, strength, *_), rows in aware_table(preset).groupby(list(aware.RUN), sort=False):
+        for way, part in rows.groupby("way", sort=False):
+            by = part.set_index(["readers", "gain"])
+            cells = [interval(by.loc[key]) if key in by.index else "" for key in shown]
+            yield [study_name(preset), short_name(task, strength), WAYS[str(way)], *cells, trainings(by.iloc[0])]
 
 
 def blind_judgements(preset: str) -> list[pd.DataFrame]:
