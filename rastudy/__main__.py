@@ -226,11 +226,11 @@ def judge_options() -> list[Option]:
         option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
                default=[], metavar="R"),
         option("--reference", says="what the others are compared with (default: none, no processing; without degraded "
-               "pictures the first folder)", default=""),
+               "pictures the first folder; of --beside its first)", default=""),
         option("--beside", says="a kept judgement, OUT.npz, that the restorers join: its own need no second reading "
                "(default: none)", type=place),
-        option("--at-least", says="points that every restorer must gain over the reference, by its whole interval and for the "
-               "mean recogniser that none had in its loss; else the status is 1 (default: no demand)", type=float),
+        option("--at-least", says="points that each restorer named must gain over the reference, by its whole interval, for "
+               "the mean recogniser that none had in its loss; else the status is 1 (default: no demand)", type=float),
         option("-o", "--out", says="the files OUT.csv, .png, .html and .npz", type=place, default=shared() / "judgement"),
         JOBS, DEVICE,
     ]  # fmt: skip

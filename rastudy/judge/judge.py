@@ -329,11 +329,9 @@ def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
     folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
     beside = kept(args.beside) if args.beside else None
-    reference = args.reference or (
-        next(iter(beside.arrays)) if beside else "none" if prepared else folders[0] if folders else args.restorer[0]
-    )
-    known = [*folders, *(beside.arrays if beside else ())]
-    restorers = dict.fromkeys([*([reference] if reference not in known else []), *args.restorer])
+    there = list(beside.arrays) if beside else []
+    reference = args.reference or (there[0] if there else "none" if prepared else (folders or args.restorer)[0])
+    restorers = dict.fromkeys([*([reference] if reference not in (*folders, *there) else []), *args.restorer])
     preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
                       tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
@@ -348,7 +346,7 @@ def judge_command(args: argparse.Namespace) -> int:
     print(as_text(found))
     if args.at_least is None:
         return 0
-    short = falls_short(found, args.at_least, set(judged.arrays) - set(beside.arrays if beside else ()))
+    short = falls_short(found, args.at_least, set(judged.arrays) - set(there))
     for line in short:
         print(f"below {args.at_least:g} points for unseen recognisers: {line}", file=sys.stderr)
     return int(bool(short))
