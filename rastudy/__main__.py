@@ -172,6 +172,8 @@ def boundaries_options() -> list[Option]:
         option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
         flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families"),
         option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0),
+        option("--black-box", says="readers known by their answers alone, with commas between: litert:FILE.tflite or another "
+               "of sweep's (default: none)", default=""),
         DATA, JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip

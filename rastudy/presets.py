@@ -229,6 +229,7 @@ PRESETS["imagenette"] = {
     "test_images": 2949,
     "modes": ("plain", "ra", "ra_unsupervised", "perceptual"),
     "target_archs": "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2,squeezenet",
+    "boundary_planes": (1, 7),  # of every picture, coarser: kappa's interval is over pictures
     "elsewhere": "imagenet_lite",
     "floats": False,  # four R's read 2,949 photographs once, not twice
     "degradations": {

@@ -2,23 +2,30 @@
 
 import itertools
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 
 from rastudy.analysis import statistics as stats
 from rastudy.boundaries import figures as boundary_plots
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
-from rastudy.config import make_config
+from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import Predictions, load_predictions
+from rastudy.paths import write_csv
+from rastudy.presets import PRESETS
 from rastudy.report import gallery
 from rastudy.training.weights import build_models, save_weights, weights_file
+from rastudy.transfer import tables as transfer
 
+ROOT = Path(__file__).parents[1]
 SOURCE = "resnet18_small"
 
 
@@ -110,6 +117,26 @@ def test_explain_rows():
     assert found.loc[("mantel", "kappa", "gain"), "p_holm"] == pytest.approx(len(found) / 120)  # of all tests of this outcome
     assert set(found.index.get_level_values("similarity")) == {"kappa", "rank_spectrum"}
     assert set(found.index.get_level_values("outcome")) == {"gain"}
+    shared = pd.DataFrame(rows).assign(share=lambda pairs: pairs["gain"] / 3)  # of one source the ranks of gains
+    tests = pd.DataFrame(similarity.explain_rows(shared)).groupby("outcome")["test"].agg(set)
+    assert tests.to_dict() == {"gain": {"mantel", "targets"}, "share": {"mantel"}}
+
+
+def test_gains_of_readers_outside_the_tables(study_root):
+    """Families and black boxes that were measured, from every measured source; transfer's share is another gain's, so none."""
+    columns = dict.fromkeys(transfer.COLUMNS, 0)
+    columns |= {"preset": "digits", "task": "sr", "strength": 4.0, "mode": "ra", "metric": "top1"}
+    rows = [("black_box", "box", SOURCE, "box", 1), ("black_box", "box", "vgg16_bn_small", "box", 2),
+            ("black_box", "box_on_scenes", SOURCE, "box", 3), ("black_box", "box", "resnet50_small", "box", 4),
+            ("black_box", "other", SOURCE, "other", 5), ("families", "families", SOURCE, "vit_small", 6),
+            ("families", "families", SOURCE, "mean", 7)]  # fmt: skip
+    for direction in ("families", "black_box"):
+        named = [dict(zip(("direction", "variant", "source_arch", "reader", "value"), row, strict=True)) for row in rows]
+        table = [columns | row | {"share": 0.9} for row in named if row["direction"] == direction]
+        write_csv(transfer.table_file("digits", direction), table, transfer.COLUMNS)
+    m = measured(np.zeros((1, 4, 2, 2, 3), int), [SOURCE, "vgg16_bn_small", "vit_small", "box"])
+    found = [(row["source"], row["target"], row["gain"], row.get("share")) for row in similarity._gains_of_others(m)]
+    assert found == [(SOURCE, "vit_small", 6, None), (SOURCE, "box", 1, None), ("vgg16_bn_small", "box", 2, None)]
 
 
 def measured(planes: np.ndarray, readers: list[str]) -> similarity.Measured:
@@ -143,17 +170,22 @@ def test_kappa_of_architectures_and_of_trainings():
 # --- measurements
 
 
+def save_untrained(config: Config, noise: float) -> None:
+    """A P that nobody trained, its weights a little apart from those of the seed."""
+    processor = build_models(config)[0]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in processor.parameters():
+            weight.add_(noise * weight.std() * torch.randn_like(weight) if weight.numel() > 1 else 0)
+    save_weights(weights_file(config), processor, config)
+
+
 @pytest.fixture
 def two_runs(study_root):
     """Plain and RA of the smoke study with random weights that differ a little."""
     plain, ra = (make_config("smoke", "jpeg", mode) for mode in ("plain", "ra"))
-    torch.manual_seed(0)
-    processor = build_models(plain)[0]
-    save_weights(weights_file(plain), processor, plain)
-    with torch.no_grad():
-        for weight in processor.parameters():
-            weight.add_(0.05 * weight.std() * torch.randn_like(weight) if weight.numel() > 1 else 0)
-    save_weights(weights_file(ra), processor, ra)
+    save_untrained(plain, 0)
+    save_untrained(ra, 0.05)
     return plain, ra
 
 
@@ -161,7 +193,7 @@ def two_runs(study_root):
 def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
     """The file holds every direction, reader and picture; nothing is measured again until a P, an R or the wish changes."""
     key, said = [("jpeg", 4.0)], []
-    monkeypatch.setattr(boundaries, "GRID", 5)
+    monkeypatch.setattr(boundaries, "PLANES", (20, 5))
     (path,) = boundaries.measure("smoke", key, n=8, log=said.append)
     about, arrays = load_predictions(path)
     assert about["directions"] == [f"ra:{SOURCE}", "clean", *(f"gradient:{r}" for r in about["readers"]), "white", "spectrum"]
@@ -186,6 +218,33 @@ def test_measured_once_and_in_parts(two_runs, study_root, monkeypatch):
     save_weights(weights_file(two_runs[1]), build_models(two_runs[1])[0], two_runs[1])  # another RA
     with pytest.raises(TypeError):
         boundaries.measure("smoke", key, n=8, log=said.append)
+
+
+def by_brightness(files):
+    """A black box: dark pictures are a 1, others a 7."""
+    return [[("1" if np.asarray(Image.open(file)).mean() < 100 else "7", 1.0)] for file in files]
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_other_sources_black_boxes_and_planes_of_the_preset(two_runs, study_root, monkeypatch):
+    """``full`` has RA's direction from any target; a black box reads along; both stay measured where nobody asks for them."""
+    monkeypatch.setitem(sys.modules, "my_box", sys.modules[__name__])
+    monkeypatch.setitem(PRESETS["smoke"], "boundary_planes", (2, 3))
+    save_untrained(make_config("smoke", "jpeg", "ra", source_arch="vgg16_bn_small"), 0.03)
+    said, key = [], [("jpeg", 4.0)]
+    full = {"full": True, "n": 4, "log": said.append, "black_boxes": ["function:my_box:by_brightness"]}
+    (path,) = boundaries.measure("smoke", key, **full)
+    about, arrays = load_predictions(path)
+    assert about["directions"][:2] == [f"ra:{SOURCE}", "ra:vgg16_bn_small"] and about["black_boxes"] == ["by_brightness"]
+    assert list(about["readers"])[-1] == "by_brightness" and "gradient:by_brightness" not in about["directions"]
+    assert arrays["planes"].shape == (3, len(about["readers"]), 3, 3, 2)
+    assert set(np.unique(arrays["planes"][:, -1])) <= {1, 7}
+    said.clear()
+    boundaries.measure("smoke", key, n=4, log=said.append)
+    boundaries.measure("smoke", key, **full)
+    assert said == ["jpeg 4: measured already"] * 2
+    with pytest.raises(StudyError, match="function:my_box:unknown cannot be imported"):
+        boundaries.measure("smoke", key, n=4, log=said.append, black_boxes=["function:my_box:unknown"])
 
 
 def test_two_equal_runs_are_refused(two_runs):
@@ -233,3 +292,22 @@ def test_a_batch_has_no_slider(monkeypatch):
     """Nobody moves it, and a sweep need not wait for its messages."""
     monkeypatch.setenv("RASTUDY_BATCH", "1")
     assert boundary_plots.slider(make_config("smoke", "jpeg", "ra"), None, []) is None
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+def test_the_committed_points_have_the_tables_gains(preset):
+    """A study's tables of boundaries are made again after more trainings, or they tell another gain than its others."""
+    folder = ROOT / "results" / preset
+    if not (folder / "boundary_points.csv").is_file():
+        pytest.skip(f"{preset}: no boundaries were measured")
+    key = ["task", "strength", "source", "target"]
+    gains = pd.read_csv(folder / "gains.csv").query("main and mode == 'ra' and baseline == 'plain'")
+    gains = gains.rename(columns={"source_arch": "source", "target_arch": "target"}).set_index(key)["value"]
+    others = [pd.read_csv(path).query("mode == 'ra' and metric == 'top1' and variant in ['families', reader]")
+              for name in ("families", "black_box") if (path := folder / f"transfer_{name}.csv").is_file()]  # fmt: skip
+    for table in others:
+        table = table.rename(columns={"source_arch": "source", "reader": "target"}).set_index(key)["value"]
+        gains = pd.concat([gains, table[~table.index.isin(gains.index)]])
+    points = pd.read_csv(folder / "boundary_points.csv").set_index(key)["gain"]
+    shared = points.index.intersection(gains.index)
+    assert len(shared) >= 2 and points[shared].tolist() == gains[shared].tolist()

@@ -189,7 +189,7 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
     RA's direction runs to the right; every R sees the same planes, points and colours.
     """
     planes = boundaries.planes_of(around.steps, around.source)
-    nets = {name: boundaries.reader_of(load_classifier(name, config.dataset)) for name in readers}
+    nets = {name: boundaries.logits_of(load_classifier(name, config.dataset)) for name in readers}
     maps = {(kind, name): boundary.label_map(net, around.start, plane.axes, plane.extent, DRAWN)
             for kind, plane in planes.items() for name, net in nets.items()}  # fmt: skip
     labels, counts = np.unique(np.concatenate([found.ravel() for found, _ in maps.values()]), return_counts=True)
@@ -401,5 +401,6 @@ def boundaries_command(args: argparse.Namespace) -> None:
         else:
             keys = degradations(preset, args.task)[: 1 if args.task else None]
             where = {"data_dir": args.data, "device": args.device}
-            paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log=partial(print, flush=True), **where)
+            log, boxes = partial(print, flush=True), [box for box in args.black_box.split(",") if box]
+            paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log, boxes, **where)
         print(*paths, *draw(preset), sep="\n")

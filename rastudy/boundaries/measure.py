@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from rastudy import registry
 from rastudy.boundaries import distances as boundary
@@ -34,9 +35,10 @@ from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import is_variant, short_name
 from rastudy.training.weights import load_models
+from rastudy.transfer.black_box import Asked, open_black_box
 
 PICTURES, PICTURES_FULL = 200, 500  # test pictures, unless the preset sets boundary_pictures
-PER_PLANE, GRID = 20, 25  # one picture in so many has its planes drawn; points along either axis
+PLANES = (20, 25)  # one picture in so many has its planes drawn, points along either axis; unless the preset says otherwise
 PATH = tuple(np.linspace(-1, 2, 13).tolist())  # t of P_plain + t (P_ra - P_plain)
 BANDS = (0.125, 0.25, 0.375)  # cycles per pixel, between the frequency bands
 EDGES = 0.2  # share of pixels that count as edges: those where luminance is steepest
@@ -82,7 +84,7 @@ def trained(preset: str) -> list[tuple[str, float]]:
     return [(config.task, config.strength) for config in configs if has_weights(config, "plain") and has_weights(config, ra)]
 
 
-def readers_of(config: Config, full: bool) -> list[str]:
+def networks_of(config: Config, full: bool) -> list[str]:
     """The preset's recognisers; ``full``: also retrained copies and other families whose weights are on disk."""
     own = [name for name in config.targets if not is_variant(name)]
     if not full:
@@ -96,10 +98,10 @@ def directions_of(config: Config, full: bool) -> list[str]:
     """Names of the directions; ``full``: also RA's of the other sources whose weights are on disk."""
     source = main_source(config.preset)
     taught = [f"{mode}:{source}" for mode in MODES]
-    if full and source in registry.main_recognisers():
-        taught += [f"ra:{name}" for name in registry.main_recognisers() if name != source]
+    if full:
+        taught += [f"ra:{name}" for name in networks_of(config, full=False) if name != source]
     taught = [name for name in taught if has_weights(config, name)]
-    return [*taught, "clean", *(f"gradient:{name}" for name in readers_of(config, full=False)), "white", "spectrum"]
+    return [*taught, "clean", *(f"gradient:{name}" for name in networks_of(config, full=False)), "white", "spectrum"]
 
 
 def second_directions(source: str) -> dict[str, str]:
@@ -108,22 +110,29 @@ def second_directions(source: str) -> dict[str, str]:
             "pictures": "clean"}  # fmt: skip
 
 
-def description(config: Config, directions: Sequence[str], readers: Sequence[str], n: int, pictures: PictureSet) -> dict:
-    """Everything that a measurement depends on; StudyError where a run's weights are missing."""
+def description(
+    config: Config, directions: Sequence[str], readers: dict[str, str], n: int, pictures: PictureSet, boxes: Sequence[str] = ()
+) -> dict:
+    """Everything that a measurement depends on; StudyError where a run's weights are missing.
+
+    ``readers``: the recognisers' versions by name; those among them that are known by their answers alone are ``boxes``.
+    """
     source = main_source(config.preset)
     needed = dict.fromkeys(["plain", *(name for name in directions if name.startswith("ra")), f"ra:{source}"])
     weights = {name: weights_of(run_of(config, name)) for name in needed}
     if missing := [name for name, found in weights.items() if not found]:
         what = f"{config.preset}, {short_name(config.task, config.strength)}"
         raise StudyError(f"{what}: no weights of {missing[0]}; run {sweep_command(config)}")
-    return {
+    per_plane, grid = PRESETS[config.preset].get("boundary_planes", PLANES)
+    about = {
         "preset": config.preset, "task": config.task, "strength": config.strength, "source": source, "n": n,
         "data": pictures.digest, "directions": list(directions), "weights": weights,
-        "readers": weights_versions(list(dict.fromkeys((*readers, *readers_of(config, False)))), config.dataset),
-        "reach": boundary.REACH, "steps": boundary.STEPS, "tolerance": boundary.TOLERANCE, "path": PATH, "grid": GRID,
-        "planes": max(1, n // PER_PLANE), "kinds": [k for k, name in second_directions(source).items() if name in directions],
+        "readers": readers,
+        "reach": boundary.REACH, "steps": boundary.STEPS, "tolerance": boundary.TOLERANCE, "path": PATH, "grid": grid,
+        "planes": max(1, n // per_plane), "kinds": [k for k, name in second_directions(source).items() if name in directions],
         "bands": BANDS, "edges": EDGES,
     }  # fmt: skip
+    return about | ({"black_boxes": list(boxes)} if boxes else {})
 
 
 def is_current(config: Config, wanted: dict, pictures: Callable[[int], PictureSet]) -> bool:
@@ -132,9 +141,12 @@ def is_current(config: Config, wanted: dict, pictures: Callable[[int], PictureSe
     if not path.is_file():
         return False
     about = load_predictions(path).about
-    enough = all(set(wanted[part]) <= set(about[part]) for part in ("directions", "readers")) and about["n"] >= wanted["n"]
+    readers, boxes = about["readers"], about.get("black_boxes", [])
+    enough = set(wanted["directions"]) <= set(about["directions"]) and about["n"] >= wanted["n"]
+    enough &= wanted["readers"].items() <= readers.items()
     try:
-        now = description(config, about["directions"], list(about["readers"]), about["n"], pictures(about["n"]))
+        networks = weights_versions([name for name in readers if name not in boxes], config.dataset)
+        now = description(config, about["directions"], readers | networks, about["n"], pictures(about["n"]), boxes)
     except StudyError:  # the weights of one of its P's or R's are gone
         return False
     return enough and json.dumps(now) == json.dumps(about)
@@ -168,20 +180,25 @@ def descent(classifier: Classifier, pictures: torch.Tensor, label: torch.Tensor)
     return -x.grad.cpu()
 
 
-def measure_part(config: Config, about: dict, part: int, planes: Sequence[int]) -> dict[str, np.ndarray]:
+def measure_part(
+    config: Config, about: dict, part: int, planes: Sequence[int], black_boxes: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Measure one evaluation batch; pictures are the last axis of every array.
 
     Args:
         about: from :func:`description`.
         part: index of the batch.
         planes: indices, in the whole set, of the pictures whose planes are drawn.
+        black_boxes: see :func:`measure`.
     """
     torch.set_num_threads(config.threads)
     pictures = first_pictures(load_pictures(config, "test"), about["n"])
     batch = next(itertools.islice(evaluation_batches(pictures, config), part, None))
     names, source, label = about["directions"], about["source"], batch.label.numpy()
-    nets = {name: load_classifier(name, config.dataset).to(config.torch_device()) for name in about["readers"]}
-    reads = [reader_of(net) for net in nets.values()]
+    networks = [name for name in about["readers"] if name not in about.get("black_boxes", [])]
+    nets = {name: load_classifier(name, config.dataset).to(config.torch_device()) for name in networks}
+    boxes = [Asked(open_black_box(spec), pictures.classes) for spec in black_boxes]
+    reads = [logits_of(net) for net in (*nets.values(), *boxes)]
     start, steps = steps_of(config, names, batch.lq, batch.gt)
     ra = steps[f"ra:{source}"]
     gradients = [name for name in names if name.startswith("gradient:")]
@@ -202,17 +219,18 @@ def measure_part(config: Config, about: dict, part: int, planes: Sequence[int]) 
     for name in ("clean", *(name for name in names if name.startswith("ra") and name.endswith(f":{source}"))):
         arrays |= {f"added.{name}.{what}": values for what, values in added(start, steps[name]).items()}
     drawn = [k for k, place in enumerate(batch.index.tolist()) if place in planes]
-    maps = [[[boundary.label_map(read, start[k], plane.axes, plane.extent, GRID)[0] for read in reads]
+    maps = [[[boundary.label_map(read, start[k], plane.axes, plane.extent, about["grid"])[0] for read in reads]
              for plane in planes_of({name: step[k] for name, step in steps.items()}, source).values()]
             for k in drawn]  # fmt: skip
-    shape = (len(drawn), len(about["kinds"]), len(reads), GRID, GRID)
+    shape = (len(drawn), len(about["kinds"]), len(reads), about["grid"], about["grid"])
     kind = np.uint8 if len(pictures.classes) < 256 else np.uint16
     return arrays | {"planes": np.moveaxis(np.array(maps).reshape(shape), 0, -1).astype(kind)}
 
 
-def reader_of(net: Classifier) -> boundary.Logits:
+def logits_of(net: nn.Module) -> boundary.Logits:
     """Logits on the CPU, whichever device R is on."""
-    return lambda pictures: net(pictures.to(net.mean.device)).float().cpu()
+    device = next(net.buffers()).device
+    return lambda pictures: net(pictures.to(device)).float().cpu()
 
 
 class Plane(NamedTuple):
@@ -292,7 +310,7 @@ def added(start: torch.Tensor, step: torch.Tensor) -> dict[str, np.ndarray]:
 
 def measure(
     preset: str, keys: Sequence[tuple[str, float]] = (), full: bool = False, jobs: int = 1, n: int = 0,
-    log: Callable[[str], object] = print, **where: str,
+    log: Callable[[str], object] = print, black_boxes: Sequence[str] = (), **where: str,
 ) -> list[Path]:  # fmt: skip
     """Measure degradations of a preset, unless their files hold them already; returns the files.
 
@@ -301,26 +319,32 @@ def measure(
         full: also other sources' RA, retrained copies and other families of recognisers whose weights are on disk.
         jobs: one-thread processes that work side by side.
         n: test pictures, at most the whole set; 0: the preset's number.
+        black_boxes: recognisers known by their answers alone, that read what is measured rounded to 8 bits: see
+            :func:`rastudy.transfer.black_box.open_black_box`.
         where: ``data_dir``, ``cache_dir`` and ``device`` of the runs.
     """
     if n < 0:
         raise StudyError(f"pictures={n} is not valid; use 0 or more; 0: the preset's number")
-    files = []
+    files, boxes = [], [open_black_box(spec) for spec in black_boxes]
     for task, strength in keys or degradations(preset):
         config = make_config(preset, task, "plain", strength=strength, **where)
         pictures = partial(first_pictures, load_pictures(config, "test"))
         count = n or PRESETS[preset].get("boundary_pictures", PICTURES_FULL if full else PICTURES)
         count = len(pictures(count))  # the set may be smaller
-        about = description(config, directions_of(config, full), readers_of(config, full), count, pictures(count))
+        readers = weights_versions(networks_of(config, full), config.dataset) | {box.name: box.version for box in boxes}
+        names = [box.name for box in boxes]
+        about = description(config, directions_of(config, full), readers, count, pictures(count), names)
         files.append(boundaries_file(preset, task, strength))
         if is_current(config, about, pictures):
             log(f"{short_name(task, strength)}: measured already")
         else:
-            save_predictions(files[-1], _in_parts(config, about, pictures(count), jobs, log), about)
+            save_predictions(files[-1], _in_parts(config, about, pictures(count), jobs, log, black_boxes), about)
     return files
 
 
-def _in_parts(config: Config, about: dict, pictures: PictureSet, jobs: int, log: Callable) -> dict[str, np.ndarray]:
+def _in_parts(
+    config: Config, about: dict, pictures: PictureSet, jobs: int, log: Callable, black_boxes: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Measure the batches whose files are missing, and join all of them along their last axis."""
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     folder = root() / "runs" / config.preset / "boundaries"
@@ -330,7 +354,7 @@ def _in_parts(config: Config, about: dict, pictures: PictureSet, jobs: int, log:
     todo = [k for k, path in enumerate(paths) if not path.is_file()]
     started, what = time.perf_counter(), f"{short_name(config.task, config.strength)}: {about['n']} pictures"
     log(f"{what}, {len(about['directions'])} directions, {len(about['readers'])} recognisers")
-    work = partial(measure_part, config, about, planes=places)
+    work = partial(measure_part, config, about, planes=places, black_boxes=black_boxes)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         results = pool.map(work, todo) if jobs > 1 and len(todo) > 1 else map(work, todo)
         for done, (k, arrays) in enumerate(zip(todo, results, strict=True), start=1):

@@ -278,7 +278,7 @@ def point_rows(m: Measured, similar: Sequence[dict], cells: dict[tuple, Cell]) -
     """
     values = {(row["metric"], row["along"], frozenset((row["reader"], row["other"]))): row.get("value", "")
               for row in similar if row.get("stratum") != "enter" and "other" in row}  # fmt: skip
-    for row in (*_gains(m, cells), *_gains_of_families(m)):
+    for row in (*_gains(m, cells), *_gains_of_others(m)):
         source, both = row["source"], frozenset((row["source"], row["target"]))
         yield m.base | row | {
             "kappa": values.get(("kappa", "all", both), ""), "rank_ra": values.get(("rank", f"ra:{source}", both), ""),
@@ -306,23 +306,29 @@ def _gains(m: Measured, cells: dict[tuple, Cell]) -> Iterator[dict]:
             yield row | {"n_images": len(mine), "n_groups": len(cell.groups.sizes)}
 
 
-def _gains_of_families(m: Measured) -> Iterator[dict]:
-    """What recognisers of other families gain from RA of the main source, from the table of transfer, if there is one."""
-    if not transfer.table_file(m.base["preset"], "families").is_file():
-        return
-    table = transfer.load_table(m.base["preset"], "families")
-    here = (table["task"] == m.base["task"]) & (table["strength"] == m.base["strength"]) & (table["mode"] == "ra")
-    for found in table[here & table["reader"].isin(m.readers)].to_dict("records"):
-        row = {"source": m.source, "target": found["reader"], "n_images": found["n_images"], "n_groups": found["n_groups"]}
-        row |= dict(zip(GAIN, (found[name] for name in ESTIMATE), strict=True))
-        yield row | {name: found[name] for name in SHARE if not pd.isna(found[name])}
+def _gains_of_others(m: Measured) -> Iterator[dict]:
+    """What other families and black boxes gain from RA of the measured sources, by the tables of transfer.
+
+    Without shares: those tables' are of the mean unseen model's gain at home.
+    """
+    for direction in ("families", "black_box"):
+        if not transfer.table_file(m.base["preset"], direction).is_file():
+            continue
+        table = transfer.load_table(m.base["preset"], direction)
+        here = (table["task"] == m.base["task"]) & (table["strength"] == m.base["strength"]) & (table["mode"] == "ra")
+        here &= table["source_arch"].isin(m.readers) & table["reader"].isin(m.readers) & (table["metric"] == "top1")
+        for found in table[here & table["variant"].isin([direction, *m.readers])].to_dict("records"):
+            row = {"source": found["source_arch"], "target": found["reader"]}
+            row |= dict(zip(GAIN, (found[name] for name in ESTIMATE), strict=True))
+            yield row | {name: found[name] for name in ("n_images", "n_groups")}
 
 
 def explain_rows(points: pd.DataFrame) -> Iterator[dict]:
     """Rank correlations of similarity and outcome over pairs, with permutation tests over networks.
 
     ``mantel``: over all ordered pairs of the networks that are sources and targets; the networks of the similarities are
-    permuted, rows and columns together, in every order. ``targets``: over the targets of the main source; they are permuted.
+    permuted, rows and columns together, in every order. ``targets``: over the targets of the main source; they are permuted,
+    and gains alone are asked: their shares of the one source's gain have the same ranks.
     One-sided: the p-value is the share of orders, the identity among them, that give a correlation as large; ``p_holm`` is
     corrected for all tests of an outcome, which the figure and the notebook show together.
     """
@@ -344,7 +350,7 @@ def _tests(points: pd.DataFrame) -> Iterator[dict]:
                 "targets": (permuted, [pair for pair in here.index if pair[0] == main]),
             }
             for name, (test, pairs) in tests.items():
-                if len(pairs) < 4 or not set(pairs) <= set(here.index):
+                if (name, outcome) == ("targets", "share") or len(pairs) < 4 or not set(pairs) <= set(here.index):
                     continue
                 rho, p, many = test(*here.loc[pairs].to_numpy().T)
                 row = {"test": name, "similarity": similarity, "outcome": outcome, "rho": rho, "p": p}
@@ -385,11 +391,11 @@ def _permutation_test(n: int, arranged: Callable, outcome: np.ndarray) -> tuple[
 
 def update(
     preset: str, keys: Sequence[tuple[str, float]] = (), full: bool = False, jobs: int = 1, n: int = 0,
-    log: Callable[[str], object] = print, **where: str,
+    log: Callable[[str], object] = print, black_boxes: Sequence[str] = (), **where: str,
 ) -> list[Path]:  # fmt: skip
     """:func:`rastudy.boundaries.measure.measure` what is missing, then make the tables; takes the same arguments."""
     borrow(preset)
-    boundaries.measure(preset, keys, full, jobs, n, log, **where)
+    boundaries.measure(preset, keys, full, jobs, n, log, black_boxes, **where)
     return make_tables(preset)
 
 
