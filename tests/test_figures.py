@@ -4,6 +4,7 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,9 +16,12 @@ from rastudy.analysis import style
 from rastudy.analysis.checks import paper_gains
 from rastudy.boundaries import figures as boundary_plots
 from rastudy.boundaries.figures import load_measured
+from rastudy.errors import StudyError
 from rastudy.paths import CHECKOUT
+from rastudy.presets import PRESETS
 from rastudy.report import figures as plots
-from rastudy.report import gallery, hero
+from rastudy.report import gallery, hero, results_page
+from rastudy.transfer import directions
 from rastudy.transfer import tables as transfer
 
 README, SMALLEST = 840, 9  # pixels: of a figure's width in a README, and of the smallest text there
@@ -144,3 +148,46 @@ def test_the_first_figures_numbers():
     paper = paper_gains().query("mode == 'ra' and task == 'sr' and role == 'unseen'")["value"]
     (shown,) = rows[(rows["preset"] == hero.PAPER) & (rows["task"] == "sr") & (rows["kind"] == "mean_unseen")]["value"]
     assert shown == pytest.approx(paper.mean())
+
+
+@pytest.mark.parametrize(
+    "preset, variant, source, name",
+    [
+        ("imagenette", "mobilenet_v2_1.0_224_quant", "efficientnet_lite0", "MobileNetV2 (8-bit)"),
+        ("imagenette", "mobilenet_v2_1.0_224_quant", "squeezenet", "MobileNetV2 (8-bit), from SqueezeNet 1.1"),
+        ("imagenette", "mobilenet_v2_1.0_224_quant_on_imagenet_lite", "efficientnet_lite0",
+         "MobileNetV2 (8-bit) on 700 photographs"),
+        ("imagenette", "imagenet_lite", "efficientnet_lite0,squeezenet",
+         "700 photographs, from EfficientNet-Lite0 and SqueezeNet 1.1"),
+        ("digits", "held_out", "resnet18_small,resnet50_small", "2 source models"),
+        ("digits", "detection_at_home", "fcos_small", "detection at home, taught by FCOS (small)"),
+        ("digits", "jpeg50", "resnet18_small", "jpeg50"),
+    ],
+)  # fmt: skip
+def test_a_variants_name_tells_what_differs(preset, variant, source, name):
+    assert plots.variant_name({"preset": preset, "variant": variant, "source_arch": source}) == name
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+@pytest.mark.parametrize("direction", [one.name for one in directions.DIRECTIONS.values()])
+def test_no_row_of_the_record_is_shown_over_another(preset, direction):
+    """Neither in a direction's figure nor in the summary's figure and table: a second row for a place is refused."""
+    if not (CHECKOUT / "results" / preset / f"transfer_{direction}.csv").is_file():
+        pytest.skip(f"{preset}: {direction} was not tried")
+    table = transfer.load_table(preset, direction)
+    plots.plot_transfer(table)
+    twice = pd.concat([table, table.assign(value=0.0)])
+    with pytest.raises(StudyError, match="rows too many for one place"):
+        plots.plot_transfer(twice)
+    plt.close("all")
+
+
+def test_no_row_of_the_summary_is_shown_over_another(monkeypatch):
+    summary = transfer.load_summary()
+    plots.plot_transfer_summary(summary)
+    assert results_page.transfer_table().count("\n") > 20
+    twice = pd.concat([summary, summary.assign(value=0.0)])
+    monkeypatch.setattr(results_page, "load_summary", lambda: twice)
+    for show in (results_page.transfer_table, lambda: plots.plot_transfer_summary(twice)):
+        with pytest.raises(StudyError, match="rows too many for one place"):
+            show()

@@ -32,6 +32,7 @@ from rastudy.analysis.style import (
 )
 from rastudy.analysis.tables import headline, load_table, main_cells, without_variants
 from rastudy.config import make_config
+from rastudy.errors import StudyError
 from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import (
@@ -356,6 +357,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     rows = rows[many | ~(alone & (rows["reader"] == "mean"))]
     keys, shown = degradations_in(rows, rows["preset"].iloc[0]), [mode for mode in MODES if mode in set(rows["mode"])]
     rows = rows.assign(line=[_line(row, many) for row in rows.to_dict("records")])
+    rows = one_row_a_place(rows, ("line", "mode", "task", "strength"))
     lines = list(rows["line"].unique())
     figure, axes = panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(2, len(shown)), sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
@@ -385,6 +387,7 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
         ],
         column=[_column(*key) for key in zip(table["task"], table["strength"], strict=True)],
     )
+    rows = one_row_a_place(rows, ("preset", "line", "column"))
     every = [_column(name, strength) for name, task in TASKS.items() for strength in task.choices[::-1] or (0,)]
     present, shown = [name for name in every if name in set(rows["column"])], dict(iter(rows.groupby("preset", sort=False)))
     counts = [part["line"].nunique() for part in shown.values()]
@@ -401,7 +404,7 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
             ax.text(place[0] + 0.5, place[1] + 0.5, said, ha="center", va="center", color=ink(colour), fontsize=8.5)
         ax.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=8.5)
         ax.set(xlim=(0, len(present)), ylim=(len(lines), 0))
-        ax.set_xticks(np.arange(len(present)) + 0.5, present)
+        ax.set_xticks(np.arange(len(present)) + 0.5, [name.replace(" ", "\n", 1) for name in present], fontsize=8)
         ax.tick_params(axis="x", labelbottom=False, labeltop=ax is axes[0, 0])
         n, seeds = (_span(part[name]) for name in ("n_images", "n_seeds"))
         ax.set_title(f"{PRESETS[preset].get('shown') or preset}: n = {n}, {seeds} training{'s' * (seeds != '1')}", loc="left")
@@ -421,14 +424,27 @@ def _column(task: str, strength: float) -> str:
 
 
 def variant_name(row: dict | pd.Series) -> str:
-    """The name to show for a direction's variant; of several sources, their number."""
-    if row["variant"] == "held_out":
-        n = str(row["source_arch"]).count(",") + 1
-        return f"{n} source model{'s' * (n > 1)}"
-    if row["variant"] in DATASETS:
-        return DATASETS[row["variant"]].shown
-    taught = f", taught by {display_name(row['source_arch'])}" if row["variant"].startswith("detection_") else ""
-    return display_name(row["variant"]).replace("_", " ") + taught
+    """The name to show for a direction's variant; of several sources, their number; one that is not the study's is named."""
+    variant, sources = row["variant"], str(row["source_arch"]).split(",")
+    if variant == "held_out":
+        return f"{len(sources)} source model{'s' * (len(sources) > 1)}"
+    if variant in DATASETS:
+        return DATASETS[variant].shown
+    reader, _, elsewhere = variant.partition("_on_")
+    name = PRESETS[variant]["shown"] if variant in PRESETS else display_name(reader).replace("_", " ")
+    name += f" on {PRESETS[elsewhere]['shown']}" if elsewhere in PRESETS else ""
+    if sources == [PRESETS[row["preset"]]["source_arch"]]:
+        return name
+    taught = "taught by" if variant.startswith("detection_") else "from"
+    return f"{name}, {taught} {' and '.join(display_name(source) for source in sources)}"
+
+
+def one_row_a_place(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows; StudyError where two would be shown in one place, the later over the earlier."""
+    twice = rows[rows.duplicated(list(columns))]
+    if len(twice):
+        raise StudyError(f"{len(twice)} rows too many for one place each; the first: {dict(twice.iloc[0][list(columns)])}")
+    return rows
 
 
 def _line(row: dict, many: bool) -> str:

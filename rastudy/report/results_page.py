@@ -36,7 +36,7 @@ from rastudy.report.claims import (
     study_name,
     where,
 )
-from rastudy.report.figures import variant_name
+from rastudy.report.figures import one_row_a_place, variant_name
 from rastudy.report.gallery import turned_table
 from rastudy.transfer.tables import load_summary
 
@@ -225,8 +225,10 @@ def transfer_table(presets: Sequence[str] = ()) -> str:
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for preset in presets or present_studies():
         of = {degradation_of(preset, name): name for name in CONDITIONS}
-        for _, row in _transfers(preset).iterrows():
-            key = study_name(preset), row["direction"].replace("_", " "), variant_name(row)
+        found = _transfers(preset)
+        shown = found.assign(shown=[variant_name(row) for row in found.to_dict("records")])
+        for _, row in one_row_a_place(shown, ("direction", "shown", "task", "strength")).iterrows():
+            key = study_name(preset), row["direction"].replace("_", " "), row["shown"]
             rows.setdefault(key, {})[of[row["task"], row["strength"]]] = _transfer_cell(row)
     lines = [[*key, *(cells.get(name, "") for name in CONDITIONS)] for key, cells in rows.items()]
     return markdown(lines, ["data", "direction", "variant", *CONDITIONS]) if lines else NOT_RUN

@@ -272,7 +272,8 @@ def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
 def make_summary() -> None:
     """Write RA's mean gain in every direction that was tried, of every study; architectures (the main study's) among them.
 
-    Each question once: without lossless uploads, which are the gain at home, and without one source of several.
+    Each question once: without lossless uploads, which are the gain at home, and by the study's own source; of ``multi_source``
+    by several, of ``detection`` by whatever taught it.
     """
     rows: list[dict[Any, Any]] = []
     for preset in (name for name in PRESETS if name != "smoke"):
@@ -283,7 +284,9 @@ def make_summary() -> None:
                 found = load_table(preset, name).query(
                     "reader == 'mean' and mode == 'ra' and not variant.str.startswith('png')"
                 )
-                found = found[(found["direction"] != "multi_source") | found["source_arch"].str.contains(",")]
+                own = PRESETS[preset]["source_arch"]
+                told = {"multi_source": found["source_arch"].str.contains(","), "detection": found["source_arch"] != ""}
+                found = found[told.get(name, found["source_arch"] == own)]
                 rows += found.to_dict("records")
     if rows:
         blank = pd.DataFrame(rows, columns=list(COLUMNS)).astype(object)
