@@ -228,7 +228,7 @@ def judge_options() -> list[Option]:
         option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
                default=[], metavar="R"),
         option("--reference", says="what the others are compared with (default: none, no processing; without degraded "
-               "pictures the first folder; of --beside its first)", default=""),
+               "pictures the first folder; of --beside its own)", default=""),
         option("--beside", says="a kept judgement, OUT.npz, that the restorers join: its own need no second reading "
                "(default: none)", type=place),
         option("--at-least", says="points that each restorer named must gain over the reference, by its whole interval, for "

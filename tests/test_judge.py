@@ -20,11 +20,13 @@ from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.judge import answers
-from rastudy.judge.judge import UNSEEN, Request, falls_short, judge, keep, kept, table
+from rastudy.judge.judge import Request, judge
+from rastudy.judge.judged import falls_short, keep, kept, table
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
 from rastudy.report import judgement
+from rastudy.report.judgement import UNSEEN
 from rastudy.restore import restore
 from rastudy.training.weights import build_models, weights_file
 
@@ -106,13 +108,13 @@ def test_a_restorer_joins_a_kept_judgement(study_root, tmp_path):
 
 
 def test_a_kept_reference_stays(originals, study_root, tmp_path, monkeypatch, capsys):
-    """Of folders without a manifest, too; and what is demanded is demanded of those judged now."""
+    """Of folders without a manifest, too, and named last; and what is demanded is demanded of those judged now."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c"):
         shutil.copytree(originals, name)
     for file in Path("b").rglob("*.png"):
         Image.new("RGB", (32, 32)).save(file)
-    assert run("a", "b", "--pictures", originals, "--preset", "digits", "-o", "first") == 0
+    assert run("b", "a", "--reference", "a", "--pictures", originals, "--preset", "digits", "-o", "first") == 0
     words = ("c", "--pictures", originals, "--preset", "digits", "--beside", "first.npz", "-o", "both", "--at-least", "-1")
     assert run(*words) == 0  # c is a's copy; b is black
     assert pd.read_csv("both.csv")["reference"].eq("a").all() and "below" not in capsys.readouterr().err
@@ -137,7 +139,7 @@ def test_what_cannot_stand_beside(study_root, tmp_path, capsys, monkeypatch):
     words = ("--task", "dn", "--count", "12", "--beside", "first.npz", "-o", "out")
     assert run("unsharp", *words[:4], "-o", "first") == 0
     judged = kept(Path("first.npz"))
-    keep(judged._replace(originals=judged.originals[::-1]), Path("other.npz"))
+    keep(judged._replace(originals=judged.originals[::-1]), Path("other.npz"), "none")
     for (name, *rest), says in BESIDE.values():
         capsys.readouterr()
         assert run(name, *words, *rest) == 2

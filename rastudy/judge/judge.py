@@ -9,13 +9,12 @@ Memory does not grow with the number of pictures.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -24,13 +23,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from rastudy.analysis.statistics import Groups, kind_of_difference, mean_intervals
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import to_tensor
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
-from rastudy.evaluation.predictions import load_predictions, save_predictions
 from rastudy.judge import answers
+from rastudy.judge.judged import COLUMNS, Judged, falls_short, keep, kept, table
 from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
@@ -41,16 +39,12 @@ from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
 from rastudy.report.html import page as page_of
 from rastudy.report.html import rendered
-from rastudy.report.judgement import UNSEEN, as_text, draw, told, wide
+from rastudy.report.judgement import as_text, draw, told, wide
 from rastudy.transfer.read import reader_of
 
 CHUNK = 100  # pictures at most that a process judges at a time
 PIXELS = 400_000  # at most that P gives and R takes at once: 8 photographs of 224 x 224
 KINDS = (".npz", ".csv", ".png", ".html")  # of files that a judgement writes
-COLUMNS = (
-    "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
-    "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,26 +73,6 @@ class Request:
             raise StudyError("no task was named; give --task, or --pictures with what rastudy degrade prepared")
         config = make_config(self.preset, self.task, "none", strength=self.strength, data_dir=self.data, device=self.device)
         return of_preset(config, self.count)
-
-
-class Judged(NamedTuple):
-    """What was measured: recognisers by name and version, restorers by name with those in their losses, arrays.
-
-    ``originals`` (N,) uint32: the originals' checksums. Arrays by restorer: ``hits`` (R, N) bool, ``mse`` and ``ssim`` (N,) of
-    its pictures.
-    """
-
-    config: Config
-    readers: dict[str, str]
-    sources: dict[str, tuple[str, ...]]
-    groups: np.ndarray
-    originals: np.ndarray
-    arrays: dict[str, dict[str, np.ndarray]]
-
-    @property
-    def unseen(self) -> list[str]:
-        """The recognisers that no restorer had in its loss."""
-        return [name for name in self.readers if not any(name in sources for sources in self.sources.values())]
 
 
 # --- measuring, in a process of its own
@@ -270,67 +244,12 @@ def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs
         yield from pool.map(_judge, chunks)
 
 
-def table(judged: Judged, reference: str) -> pd.DataFrame:
-    """Rows of ``COLUMNS``: a restorer by a recogniser, and in the mean of the unseen; top-1 and gains in percent and points.
-
-    ``db_per_point``: the decibels, relative to the reference, that a point of gain costs; nothing where there is no gain.
-
-    Raises:
-        StudyError: no restorer of the reference's name.
-    """
-    if reference not in judged.arrays:
-        raise StudyError(
-            f"reference {reference!r} is none of the restorers: {', '.join(judged.arrays)}; name one with --reference"
-        )
-    groups, config, rows = Groups(judged.groups), judged.config, []
-    read = {name: _by_reader(judged, name) for name in judged.arrays}
-    psnr = {name: float(metrics.psnr(found["mse"]).mean()) for name, found in judged.arrays.items()}
-    sources = {reader for named in judged.sources.values() for reader in named}
-    for name, hits in read.items():
-        levels = mean_intervals(100 * hits, groups, differences=True)
-        gains = mean_intervals(100 * (hits - read[reference]), groups, differences=True)
-        change = psnr[name] - psnr[reference]
-        for reader, level, gain in zip([*judged.readers, *[UNSEEN] * bool(judged.unseen)], levels, gains, strict=True):
-            is_reference = name == reference
-            rows.append({
-                "preset": config.preset, "task": config.task, "strength": config.strength, "restorer": name, "reader": reader,
-                "is_source": reader in sources,
-                "top1": level.value, "top1_low": level.low, "top1_high": level.high, "reference": reference,
-                "gain": 0.0 if is_reference else gain.value, "gain_low": 0.0 if is_reference else gain.low,
-                "gain_high": 0.0 if is_reference else gain.high,
-                "verdict": "reference" if is_reference else kind_of_difference(gain.low, gain.high),
-                "psnr": psnr[name], "psnr_change": change, "ssim": float(np.nanmean(judged.arrays[name]["ssim"])),
-                "db_per_point": -change / gain.value if gain.value > 0 else float("nan"),
-                "n_images": len(judged.groups), "n_groups": len(groups.sizes),
-            })  # fmt: skip
-    found = pd.DataFrame(rows, columns=COLUMNS)
-    numbers = found.select_dtypes("float").columns
-    found[numbers] = found[numbers].round(4) + 0.0
-    return found
-
-
-def _by_reader(judged: Judged, name: str) -> np.ndarray:
-    """(N, R) hits, and in a last column those of the mean unseen recogniser, where there is one."""
-    hits = judged.arrays[name]["hits"].T.astype(float)
-    unseen = [list(judged.readers).index(reader) for reader in judged.unseen]
-    return np.column_stack([hits, hits[:, unseen].mean(1)]) if unseen else hits
-
-
-def falls_short(found: pd.DataFrame, least: float, asked: Iterable[str]) -> list[str]:
-    """Those of ``asked`` whose gain for the mean unseen recogniser is not, by its whole interval, at least ``least`` points."""
-    rows = found[(found["reader"] == UNSEEN) & (found["restorer"] != found["reference"]) & found["restorer"].isin(set(asked))]
-    if rows.empty:
-        raise StudyError("--at-least needs a restorer beside the reference, and a recogniser that no restorer had in its loss")
-    return [f"{row['restorer']}: {row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
-            for _, row in rows.iterrows() if row["gain_low"] < least]  # fmt: skip
-
-
 def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
     folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
     beside = kept(args.beside) if args.beside else None
     there = list(beside.arrays) if beside else []
-    reference = args.reference or (there[0] if there else "none" if prepared else (folders or args.restorer)[0])
+    reference = args.reference or (beside.reference if beside else "none" if prepared else (folders or args.restorer)[0])
     restorers = dict.fromkeys([*([reference] if reference not in (*folders, *there) else []), *args.restorer])
     preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
@@ -339,7 +258,7 @@ def judge_command(args: argparse.Namespace) -> int:
     found = table(judged, reference)
     stem = args.out.with_suffix("") if args.out.suffix in KINDS else args.out
     arrays, rows, figure, page = (stem.with_name(stem.name + kind) for kind in KINDS)
-    keep(judged, arrays)
+    keep(judged, arrays, reference)
     write_csv(rows, found.to_dict("records"), COLUMNS)
     draw(found, figure)
     write_page(found, page, figure)
@@ -360,27 +279,3 @@ def write_page(found: pd.DataFrame, path: Path, picture: Path) -> None:
         f"# Restorers, judged by recognisers\n\n{told(found)}\n\n{table}\n@@0@@\n", [picture], lambda _: CAPTIONS["judgement"]
     )
     write_atomic(path, lambda p: p.write_bytes(page_of(html)))
-
-
-def keep(judged: Judged, path: Path) -> None:
-    """Write what was measured per picture, from which the table is computed."""
-    kinds = {"hits": bool, "mse": np.float32, "ssim": np.float32}
-    arrays = {f"{name}.{key}": a.astype(kinds[key]) for name, found in judged.arrays.items() for key, a in found.items()}
-    about = {"config": judged.config.science(), "readers": judged.readers, "sources": judged.sources}
-    save_predictions(path, arrays | {"group": judged.groups, "original": judged.originals}, about)
-
-
-def kept(path: Path) -> Judged:
-    """What :func:`keep` wrote; StudyError for any other file."""
-    about, arrays = load_predictions(path) if path.suffix == ".npz" and path.is_file() else ({}, {})
-    if not ({"readers", "sources"} <= about.keys() and {"group", "original"} <= arrays.keys()):
-        raise StudyError(f"{path}: no kept judgement of this version; rastudy judge writes one as OUT.npz")
-    by_name: dict[str, dict[str, np.ndarray]] = {name: {} for name in about["sources"]}
-    groups, originals = arrays.pop("group"), arrays.pop("original")
-    for key, values in arrays.items():
-        name, _, what = key.rpartition(".")
-        by_name[name][what] = values
-    sources = {name: tuple(found) for name, found in about["sources"].items()}
-    said = about["config"]
-    config = make_config(said["preset"], said["task"], "none", strength=said["strength"])
-    return Judged(config, about["readers"], sources, groups, originals, by_name)
