@@ -308,6 +308,24 @@ def boundaries_table(preset: str) -> Iterator[Row]:
         yield [row.data, row.task, *points, others or "too few", again, apart, rank, rho]
 
 
+@table("data", "task", "source model", "read by", "kappa with the source", "gain from the source (pp)", missing="")
+def kinship_table(preset: str) -> Iterator[Row]:
+    """Where sources are of several families: how alike each target's verdicts are to the source's, and what it gains."""
+    if not to_read(results_folder(preset) / "boundary_points.csv").is_file():
+        return
+    points, planes = (load_boundaries(preset, f"boundary_{name}") for name in ("points", "planes"))
+    if not points["source"].isin(registry.unlike_recognisers()).any():
+        return
+    alike = {(row["task"], row["strength"], frozenset((row["reader"], row["other"]))): row
+             for _, row in where(planes, along="all", metric="kappa").iterrows()}  # fmt: skip
+    ordered = points.sort_values(["task", "source", "kappa"], ascending=[False, True, False], kind="stable")
+    for _, row in ordered.iterrows():
+        pair = alike[row["task"], row["strength"], frozenset((row["source"], row["target"]))]
+        names = [display_name(row[name]) for name in ("source", "target")]
+        kappa = interval(pair, ESTIMATE, 2, "")
+        yield [study_name(preset), short_name(row["task"], row["strength"]), *names, kappa, interval(row, GAIN)]
+
+
 def boundary_words(presets: Sequence[str] = ()) -> str:
     """What the boundaries show and what they do not, in two sentences."""
     rows = [row for preset in presets or present_studies() for row in measured_boundaries(preset)]
@@ -356,7 +374,7 @@ def _explained(rows: Sequence[Boundaries]) -> str:
     )
     wide = [f"{row.data}, {row.task} {row.targets[0]:+.2f} (p {corrected[id(row.targets)]:.3f})" for row in rows if row.targets]
     if wide:
-        said += f"; with a transformer and an MLP mixer, less alike, among the targets of one source at {', '.join(wide)}"
+        said += f"; with models of other families, less alike, among the targets of one source at {', '.join(wide)}"
         said += "; p are one-sided, and Holm-corrected for all of these tests"
     return f"{said}."
 
@@ -441,7 +459,8 @@ MAKERS: dict[str, Maker] = {
     "claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
     "judged": judged_table, "upload-aware": upload_aware_table, "blind": blind_table,
     "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table, "matched": matched_table,
-    "transfer": transfer_table, "boundaries": boundaries_table, "photographs": photographs_table, "benchmark": benchmark_table,
+    "transfer": transfer_table, "boundaries": boundaries_table, "kinship": kinship_table,
+    "photographs": photographs_table, "benchmark": benchmark_table,
     "main": main_table_of, "replication": replication_table, "turned": turned_counts,
     "results": lambda presets=(): "".join(map(results_table, presets)),
 }  # fmt: skip
