@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rastudy import __main__ as command_line
 from rastudy import registry
 from rastudy.analysis import tables
 from rastudy.analysis.checks import paper_gains, paper_reported
@@ -785,6 +786,24 @@ def test_committed_tables_follow_from_the_committed_predictions(preset, tmp_path
     make_tables(preset)
     for name in (*TABLES, "runs"):
         assert (copy / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+def test_committed_tables_of_transfer_and_boundaries_follow(preset, tmp_path, monkeypatch):
+    """Made again from what the readers said and from what was measured, they are the same byte for byte."""
+    folder, copy = ROOT / "results" / preset, tmp_path / "results" / preset
+    tables = [path.name for kind in ("transfer_*.csv", "boundary_*.csv") for path in folder.glob(kind)]
+    if not tables:
+        pytest.skip(f"results/{preset} has none yet")
+    shutil.copytree(folder, copy, ignore=lambda _, names: set(names) & set(tables))
+    monkeypatch.setenv("RASTUDY_ROOT", str(tmp_path))
+    if any(name.startswith("transfer_") for name in tables):
+        assert not command_line.main(["transfer", "--preset", preset])
+    if boundary_tables.measured_files(preset):
+        boundary_tables.make_tables(preset)
+    for name in tables:
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
