@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from rastudy.__main__ import main
+from rastudy.analysis.judged import UNSEEN, falls_short, keep, kept, table
 from rastudy.config import make_config
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
@@ -21,12 +22,10 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.judge import answers
 from rastudy.judge.judge import Request, judge
-from rastudy.judge.judged import falls_short, keep, kept, table
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
 from rastudy.report import judgement
-from rastudy.report.judgement import UNSEEN
 from rastudy.restore import restore
 from rastudy.training.weights import build_models, weights_file
 
@@ -502,6 +501,7 @@ def test_torchscript_and_spandrel(own, monkeypatch):
 
 
 RESULTS = Path(__file__).parents[1] / "results"
+COUNTED = {"imagenette": 300}  # of the 2,949
 JUDGED, BLIND = (sorted(RESULTS.glob(f"*/{kind}_*.npz")) for kind in ("judged", "blind"))
 
 
@@ -516,10 +516,14 @@ def test_the_record_follows_from_what_was_measured(path):
     if path in BLIND:
         assert found["reference"].eq("ra").all() and "none" in set(found["restorer"])
         return
-    assert len(judged.groups) == judged.config.test_images
+    assert len(judged.groups) == COUNTED.get(path.parent.name, judged.config.test_images)
     gains = found[found["reader"] == UNSEEN].set_index("restorer")["gain"]
     psnr = found[found["reader"] == UNSEEN].set_index("restorer")["psnr"]
-    assert gains.idxmax() in ("ra", "ra_unsupervised", "perceptual") and psnr.idxmax() == "plain"  # what RESULTS.md says
+    best, most = gains.idxmax(), psnr.idxmax()
+    if path.parent.name == "imagenet_lite" and path.stem == "judged_dn":  # the exception that RESULTS.md tells
+        assert best == most == "bm3d"
+    else:
+        assert judgement.has_recogniser(best) and most == "plain"
     said = judgement.best_of(found)
     assert said.startswith(judgement.place_of(found)) and f"{judgement.restorer_name(gains.idxmax())} (" in said
     assert f"{gains.max():+.1f} [" in said

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from rastudy.analysis.judged import COLUMNS, Judged, falls_short, keep, kept, table
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import to_tensor
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.judge import answers
-from rastudy.judge.judged import COLUMNS, Judged, falls_short, keep, kept, table
 from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW

@@ -73,6 +73,7 @@ def document(studies: Sequence[str], show: Show, pictures_of: str = "", where: s
         "studies": studies, "recorded": recorded, "name": study_name, "figure": figure, "figures": figures,
         "table": table, "fold": fold, "hero": lambda: figure("hero"),
         "findings": findings, "boundary_words": lambda: boundary_words(studies), "rounding": lambda: words.rounding(studies),
+        "read_best": lambda: words.read_best(studies),
         "judgements": lambda: [judgement.best_of(one) for one in judgement.judgements(studies)],
         "provenance": lambda: provenance(studies, where),
     }  # fmt: skip

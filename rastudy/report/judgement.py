@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rastudy.analysis import style
+from rastudy.analysis.judged import UNSEEN
 from rastudy.analysis.style import says_what_is_missing
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
@@ -23,7 +24,6 @@ SHOWN = {
 }  # fmt: skip
 OF_OTHERS = {"realesrgan_x4plus": "Real-ESRGAN x4plus", "realesr_animevideo_x4": "Real-ESRGAN animevideo"}  # folders
 GAIN = ("gain", "gain_low", "gain_high")
-UNSEEN = "mean_unseen"
 NAMES_APART = 0.075  # of a panel's height
 
 
@@ -148,12 +148,26 @@ def plot_judgements(presets: Sequence[str]) -> Figure:
     return style.finish(figure, "Gains over no processing, with 95 % intervals over pictures; one training a P.")
 
 
+def best(found: pd.DataFrame) -> str:
+    """Who is read best by the mean unseen model."""
+    return str(found[found["reader"] == UNSEEN].set_index("restorer")["gain"].idxmax())
+
+
+def has_recogniser(restorer: str) -> bool:
+    """Whether it is a P with a recogniser in its loss."""
+    return restorer.partition(":")[0] in MODES and MODES[restorer.partition(":")[0]].has_source
+
+
 def best_of(found: pd.DataFrame) -> str:
-    """Who is read best by the mean unseen model, who has the most decibels, and the best of the filters, in a sentence."""
+    """Who is read best by the mean unseen model, who has the most decibels, the best filter, and RA, in a sentence."""
     rows = found[found["reader"] == UNSEEN].set_index("restorer")
     filters = rows[[name in SHOWN and name != "none" for name in rows.index]]
-    roles = {rows["gain"].idxmax(): "read best", rows["psnr"].idxmax(): "with the most decibels"}
-    roles |= {filters["gain"].idxmax(): "the best filter"} if len(filters) else {}
-    said = [f"{restorer_name(name)} ({what}) {interval(rows.loc[name], GAIN)} at {rows.loc[name, 'psnr']:.2f} dB"
-            for name, what in roles.items()]  # fmt: skip
+    roles = [(best(found), "read best"), (str(rows["psnr"].idxmax()), "with the most decibels")]
+    roles += [(str(filters["gain"].idxmax()), "the best filter")] if len(filters) else []
+    who = list(dict.fromkeys([*(name for name, _ in roles), *[name for name in ("plain", "ra") if name in rows.index]]))
+    said = []
+    for name in who:
+        what = ", ".join(role for of, role in roles if of == name)
+        gain = f"{interval(rows.loc[name], GAIN)} at {rows.loc[name, 'psnr']:.2f} dB"
+        said.append(f"{restorer_name(name)} {f'({what}) ' * bool(what)}{gain}")
     return f"{place_of(found)}: {'; '.join(said)}"

@@ -8,9 +8,12 @@ import pandas as pd
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
+from rastudy.analysis.judged import kept as kept_judgement
+from rastudy.analysis.judged import table
 from rastudy.analysis.tables import WITHIN, load_table, main_cells, without_variants
 from rastudy.config import NOT_APPLICABLE
 from rastudy.errors import StudyError
+from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
 from rastudy.registry import mode_name
 from rastudy.report import judgement, travel
@@ -104,11 +107,18 @@ def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") 
     return said(_only(where(load_table(preset, "matched"), **wanted), f"{condition}, {role}: matched decibels"))
 
 
-def judged(preset: str, task: str, restorer: str) -> str:
-    """The mean unseen model's gain over no processing by a restorer that ``rastudy judge`` judged."""
+def judged(preset: str, task: str, restorer: str, over: str = "") -> str:
+    """The mean unseen model's gain over no processing, or over another restorer, by one that ``rastudy judge`` judged."""
     (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
+    found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over) if over else found
     row = _only(where(found, restorer=restorer, reader=judgement.UNSEEN), f"{preset}, {task}, {restorer}: judged")
     return said(row, judgement.GAIN)
+
+
+def read_best(presets: Sequence[str]) -> str:
+    """In how many judgements a P with a recogniser in its loss is read best by models that it never met."""
+    found = [judgement.best(one) for one in judgement.judgements(presets)]
+    return f"{sum(judgement.has_recogniser(name) for name in found)} of {len(found)}"
 
 
 def sent(preset: str, condition: str, way: str, readers: str, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What a judgement found: per picture in a file that other restorers may join, and as a table of gains with intervals."""
+"""What a judgement (:mod:`rastudy.judge`) found: per picture in a file, which others may join, and as a table."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +12,8 @@ from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions, save_predictions
-from rastudy.report.judgement import UNSEEN
 
+UNSEEN = "mean_unseen"  # the mean of the recognisers that no restorer had in its loss
 COLUMNS = (
     "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
