@@ -144,6 +144,7 @@ def test_the_first_figures_pictures_are_the_first():
 def test_the_first_figures_numbers():
     """Every study, each kind of reader it has, and the paper's means."""
     rows = hero.gains()
+    assert not rows[rows["kind"] == "black_box"].duplicated(["preset", "task", "strength", "variant"]).any()
     assert {"source", "mean_unseen", "families", "black_box"} == set(rows["kind"])
     paper = paper_gains().query("mode == 'ra' and task == 'sr' and role == 'unseen'")["value"]
     (shown,) = rows[(rows["preset"] == hero.PAPER) & (rows["task"] == "sr") & (rows["kind"] == "mean_unseen")]["value"]

@@ -284,13 +284,17 @@ def make_summary() -> None:
                 found = load_table(preset, name).query(
                     "reader == 'mean' and mode == 'ra' and not variant.str.startswith('png')"
                 )
-                own = PRESETS[preset]["source_arch"]
                 told = {"multi_source": found["source_arch"].str.contains(","), "detection": found["source_arch"] != ""}
-                found = found[told.get(name, found["source_arch"] == own)]
+                found = found[told[name]] if name in told else of_own_source(found)
                 rows += found.to_dict("records")
     if rows:
         blank = pd.DataFrame(rows, columns=list(COLUMNS)).astype(object)
         write_csv(root() / "results" / "transfer_summary.csv", blank.where(blank.notna(), "").to_dict("records"), COLUMNS)
+
+
+def of_own_source(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose P had the study's own source model in its loss."""
+    return table[table["source_arch"] == table["preset"].map({name: preset["source_arch"] for name, preset in PRESETS.items()})]
 
 
 def load_table(preset: str, direction: str) -> pd.DataFrame:
