@@ -223,7 +223,8 @@ def judge_options() -> list[Option]:
         option("--task", says="of the preset's own test pictures: sr, dn, jpeg or blind (default: the manifest's)", default=""),
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
         DATA,
-        option("--count", says="only the first of the preset's test pictures; 0: all", least=0, default=0),
+        option("--count", says="only so many of the preset's test pictures: the first; of a set sorted by class evenly spaced "
+               "ones; 0: all", least=0, default=0),
         option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),
         option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
                default=[], metavar="R"),

@@ -497,6 +497,21 @@ def test_torchscript_and_spandrel(own, monkeypatch):
         load_own_processor("spandrel:own.pth", 1)
 
 
+def test_a_part_of_a_sorted_set_has_every_class(monkeypatch):
+    """Folders are sorted by class: the first pictures would be of one. Noise is that of the picture's place in the study."""
+    found = load_pictures(DIGITS, "test")
+    by_class = found.subset(np.argsort(found.labels, kind="stable"))
+    monkeypatch.setattr("rastudy.judge.pictures.load_pictures", lambda *_: by_class)
+    config = make_config("digits", "dn", "none")
+    some, every = of_preset(config, 20), of_preset(config)
+    assert len(some) == 20 and set(some.labels) == set(range(10))
+    places = [every.names.index(name) for name in some.names]
+    assert len(set(places)) == 20 and (every.labels[places] == some.labels).all()
+    for k in (3, 17):
+        assert torch.equal(some.degraded(k), every.degraded(places[k]))
+        assert np.array_equal(some.original(k), every.original(places[k]))
+
+
 # --- the record's
 
 

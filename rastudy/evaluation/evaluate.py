@@ -210,13 +210,17 @@ def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFram
 
 
 def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
-    """The first pictures of a set; of a set sorted by class, as folders are, ``count`` evenly spaced ones."""
-    n = min(count, len(pictures))
-    by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
-    index = np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
-    of = pictures.pictures
+    """The pictures at :func:`first_places`."""
+    index, of = first_places(pictures, count), pictures.pictures
     kept = of[index] if isinstance(of, np.ndarray) else of.subset(index)
     return replace(pictures, pictures=kept, labels=pictures.labels[index], groups=pictures.groups[index])
+
+
+def first_places(pictures: PictureSet, count: int) -> np.ndarray:
+    """The places of the first pictures of a set; of a set sorted by class, as folders are, of ``count`` evenly spaced ones."""
+    n = min(count, len(pictures))
+    by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
+    return np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
 
 
 def train_command(args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read
 from rastudy.data.imagenet import photo_labels, wnids
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
+from rastudy.evaluation.evaluate import first_places
 from rastudy.models.weight_files import sha256
 from rastudy.paths import write_atomic, write_json
 from rastudy.presets import PRESETS, of_photographs, tasks_of
@@ -61,20 +62,21 @@ class Pictures:
 
 
 def of_preset(config: Config, count: int = 0) -> Pictures:
-    """A preset's test pictures, degraded as in the study; the first ``count`` of them (0: all)."""
+    """A preset's test pictures, degraded as in the study; ``count`` of them (0: all), of every class (:func:`first_places`)."""
     found = load_pictures(config, "test")
-    found = found.subset(np.arange(min(count, len(found)))) if count else found
+    places = first_places(found, count or len(found))
     whole = isinstance(found.pictures, np.ndarray)
 
     def original(k: int) -> np.ndarray:
-        picture = found.pictures[k] if whole else centre_crop(found.pictures[k], found.crop)
+        picture = found.pictures[places[k]] if whole else centre_crop(found.pictures[places[k]], found.crop)
         return np.ascontiguousarray(picture)
 
     def degraded(k: int) -> torch.Tensor:
-        return degrade(original(k), config.task, config.strength, k)
+        return degrade(original(k), config.task, config.strength, int(places[k]))
 
-    names = [f"{found.classes[label]}/{k:05d}" for k, label in enumerate(found.labels)]
-    return Pictures(names, found.labels, found.groups, found.classes, original, degraded, config)
+    labels = found.labels[places]
+    names = [f"{found.classes[label]}/{place:05d}" for place, label in zip(places, labels, strict=True)]
+    return Pictures(names, labels, found.groups[places], found.classes, original, degraded, config)
 
 
 def of_folder(place: Path, preset: str, task: str = "", strength: float = -1.0, device: str = "auto") -> Pictures:
