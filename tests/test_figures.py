@@ -192,3 +192,9 @@ def test_no_row_of_the_summary_is_shown_over_another(monkeypatch):
     for show in (results_page.transfer_table, lambda: plots.plot_transfer_summary(twice)):
         with pytest.raises(StudyError, match="rows too many for one place"):
             show()
+
+
+def test_no_transfer_at_all(monkeypatch):
+    """A study in which no direction was tried has no rows, and is no error."""
+    monkeypatch.setattr(results_page, "_transfers", lambda _: pd.DataFrame())
+    assert results_page.transfer_table(["digits"]) == results_page.NOT_RUN

@@ -226,6 +226,8 @@ def transfer_table(presets: Sequence[str] = ()) -> str:
     for preset in presets or present_studies():
         of = {degradation_of(preset, name): name for name in CONDITIONS}
         found = _transfers(preset)
+        if found.empty:
+            continue
         shown = found.assign(shown=[variant_name(row) for row in found.to_dict("records")])
         for _, row in one_row_a_place(shown, ("direction", "shown", "task", "strength")).iterrows():
             key = study_name(preset), row["direction"].replace("_", " "), row["shown"]

@@ -109,8 +109,10 @@ def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") 
 
 def judged(preset: str, task: str, restorer: str, over: str = "") -> str:
     """The mean unseen model's gain over no processing, or over another restorer, by one that ``rastudy judge`` judged."""
-    (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
-    found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over) if over else found
+    if over:
+        found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over)
+    else:
+        (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
     row = _only(where(found, restorer=restorer, reader=judgement.UNSEEN), f"{preset}, {task}, {restorer}: judged")
     return said(row, judgement.GAIN)
 
