@@ -39,7 +39,7 @@ smoke: $(VENV)/installed
 tables: $(VENV)/installed
 	$(RECORD) tables
 	$(RECORD) transfer
-	$(RECORD) boundaries --preset digits cifar10 imagenet_lite --tables
+	$(RECORD) boundaries --preset digits cifar10 imagenet_lite imagenette --tables
 	$(RECORD) report --readme
 
 report: $(VENV)/installed

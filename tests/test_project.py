@@ -76,6 +76,11 @@ def test_make_knows(target):
     assert target in phony.split()
 
 
+def test_make_tables_makes_every_study_with_measured_boundaries():
+    (named,) = re.findall(r"boundaries --preset (.*) --tables", (ROOT / "Makefile").read_text())
+    assert sorted(named.split()) == sorted({path.parent.parent.name for path in (ROOT / "results").glob("*/boundaries/*.npz")})
+
+
 def test_ci_runs_the_documented_tests():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100
