@@ -25,6 +25,7 @@ from rastudy.judge.judge import Request, judge
 from rastudy.judge.pictures import DEGRADED, ORIGINAL, of_preset
 from rastudy.judge.restorers import FILTERS, open_restorer
 from rastudy.models.own_processors import load_own_processor
+from rastudy.registry import MODES
 from rastudy.report import judgement
 from rastudy.restore import restore
 from rastudy.training.weights import build_models, weights_file
@@ -519,7 +520,35 @@ RESULTS = Path(__file__).parents[1] / "results"
 JUDGED, BLIND = (sorted(RESULTS.glob(f"*/{kind}_*.npz")) for kind in ("judged", "blind"))
 
 
-@pytest.mark.parametrize("path", [*JUDGED, *BLIND], ids=lambda path: f"{path.parent.name} {path.stem}")
+by_path = pytest.mark.parametrize("path", [*JUDGED, *BLIND], ids=lambda path: f"{path.parent.name} {path.stem}")
+
+
+@by_path
+def test_a_judgement_is_of_the_pictures_that_the_study_read(path):
+    """What a restorer and a recogniser have in both, they have alike, picture by picture: else one is of other pictures."""
+    judged, compared = kept(path), 0
+    for name, found in judged.arrays.items():
+        mode, _, source = name.partition(":")
+        if mode not in MODES:  # a filter, a folder, a P of another task
+            continue
+        about = judged.config
+        config = make_config(about.preset, about.task, mode, strength=about.strength, source_arch=source)
+        if not (file := RESULTS / config.preset / "predictions" / f"{config.run_id}.test.npz").is_file():
+            continue
+        run = load_predictions(file)
+        labels, n = run.arrays["label"], len(judged.groups)
+        places = np.linspace(0, len(labels) - 1, n).astype(int) if (np.diff(labels) >= 0).all() else np.arange(n)
+        if not MODES[mode].has_transformer:  # what is judged is T's picture; the study measures P's
+            np.testing.assert_allclose(found["mse"], run.arrays["mse"][places], rtol=0.05, atol=1e-4, err_msg=name)
+        for r, reader in enumerate(judged.readers):
+            if reader in run.targets:
+                same = found["hits"][r] == run.hits()[run.targets.index(reader)][places]
+                assert same.mean() > 0.98, (name, reader)
+                compared += 1
+    assert compared > len(judged.readers) / 2
+
+
+@by_path
 def test_the_record_follows_from_what_was_measured(path):
     """Each committed judgement is what its arrays give; sentences about it are held to it."""
     found, judged = pd.read_csv(path.with_suffix(".csv")), kept(path)
