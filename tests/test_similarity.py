@@ -311,3 +311,23 @@ def test_the_committed_points_have_the_tables_gains(preset):
     points = pd.read_csv(folder / "boundary_points.csv").set_index(key)["gain"]
     shared = points.index.intersection(gains.index)
     assert len(shared) >= 2 and points[shared].tolist() == gains[shared].tolist()
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+def test_unseen_means_what_the_studys_other_tables_mean(preset):
+    """Every target but the source; no copies, families, black boxes that were measured beside them. And n is the stratum's."""
+    folder = ROOT / "results" / preset
+    if not (folder / "boundary_distances.csv").is_file():
+        pytest.skip(f"{preset}: no boundaries were measured")
+    unseen = pd.read_csv(folder / "gains.csv").query("main and mode == 'ra' and baseline == 'plain' and role == 'unseen'")
+    for (task, strength), rows in pd.read_csv(folder / "boundary_distances.csv").groupby(["task", "strength"]):
+        m = similarity.load_measured(preset, task, strength)
+        wanted = set(unseen.query("task == @task and strength == @strength")["target_arch"])
+        assert {reader for reader in m.readers if m.is_unseen(reader, f"ra:{m.source}")} == wanted
+        assert all(m.pair_of(one, other) == "architectures" for one, other in itertools.combinations([m.source, *wanted], 2))
+        assert not any(m.pair_of(m.source, reader) == "architectures" for reader in set(m.readers) - wanted - {m.source})
+        rows = rows.query("along == @ra and metric == 'reached'", local_dict={"ra": f"ra:{m.source}"})
+        for _, part in rows.groupby("stratum"):
+            n = part.set_index("reader")["n_images"]
+            own = n[n.index.isin(wanted)]
+            assert own.max() <= n["mean_unseen"] <= own.sum()

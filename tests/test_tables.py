@@ -13,7 +13,7 @@ from rastudy import __main__ as command_line
 from rastudy import registry
 from rastudy.analysis import tables
 from rastudy.analysis.checks import paper_gains, paper_reported
-from rastudy.analysis.comparisons import load_cells
+from rastudy.analysis.comparisons import GAIN, UNSEEN, ends, load_cells
 from rastudy.analysis.matched import at
 from rastudy.analysis.tables import TABLES, load_table, make_tables
 from rastudy.boundaries import tables as boundary_tables
@@ -898,3 +898,20 @@ def test_every_mode_is_in_the_committed_tables(committed):
     assert set(top1[top1["mode"].isin(registry.modes("paper"))]["n_seeds"]) == {5}
     gains = tables.main_cells(load_table("digits", "gains"), "digits")
     assert gains["trainings_low"].notna().all() and set(gains["n_seeds"]) == {5}
+
+
+def test_a_share_of_fewer_trainings_than_the_gain_says_so():
+    row = {"within": 0.44, "within_low": 0.28, "within_high": 0.59, "within_seeds": 1.0, "n_seeds": 5}
+    assert claims.within(row) == "0.44 [0.28, 0.59], 1 training"
+    assert claims.within(row | {"within_seeds": 5.0}) == "0.44 [0.28, 0.59]"
+    assert claims.within(row | {"within": float("nan"), "within_seeds": float("nan")}) == ""
+
+
+def test_the_records_controls_have_the_main_tables_intervals():
+    """The same gain is told in both: over trainings where there are enough."""
+    of = "main and mode == 'ra' and baseline == 'plain' and task == 'sr' and strength == 2"
+    gains = pd.read_csv(ROOT / "results" / "cifar10" / "gains.csv").query(of).set_index("role")
+    (ra,) = pd.read_csv(ROOT / "results" / "cifar10" / "controls.csv").query("control == 'ra'").to_dict("records")
+    for names, role in ((GAIN, "source"), (UNSEEN, "mean_unseen")):
+        row = gains.loc[role]
+        assert [ra[name] for name in names] == row[["value", *ends(row)]].tolist() and row["n_seeds"] == ra["n_seeds"]

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -458,3 +459,17 @@ def test_the_main_comparison_ignores_halves():
     mine = make_config("digits", "jpeg", "ra", dataset="digits_first", train_images=16000)
     key = cell_key(mine.science())
     assert key[-1] == "dataset=digits_first train_images=16000" and key[0] == degradations("digits", "jpeg")[0][0]
+
+
+def test_another_models_gain_is_no_reference_to_compare_with():
+    """The R of the same name, else the unseen ones; of the source alone there is neither share nor difference."""
+    settings = {"source_arch": "resnet18_small"}
+    gain = np.arange(12.0).reshape(3, 4)
+    home = transfer.AtHome(
+        SimpleNamespace(targets=["resnet18_small", "vgg16_bn_small", "resnet50_small"], settings=settings), gain
+    )
+    for readers, places in ((["vgg16_bn_small"], [1]), (["vit_small"], [1, 2]), (["resnet18_small", "vit_small"], [1, 2])):
+        found, comparable = home.of(readers)
+        assert comparable and np.array_equal(found, gain[places].mean(0))
+    alone = transfer.AtHome(SimpleNamespace(targets=["resnet18_small"], settings=settings), gain[:1])
+    assert alone.of(["resnet18_small"])[1] and not alone.of(["vgg16_bn_small"])[1] and not alone.of([])[1]

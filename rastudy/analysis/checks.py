@@ -14,7 +14,19 @@ import torchvision
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, cell_key, check_paired, main_key, named
+from rastudy.analysis.comparisons import (
+    CELL,
+    COUNTS,
+    ESTIMATE,
+    GAIN,
+    UNSEEN,
+    Cell,
+    cell_key,
+    check_paired,
+    ends,
+    main_key,
+    named,
+)  # fmt: skip
 from rastudy.config import make_config
 from rastudy.models.pretrained import TORCHVISION_WEIGHTS
 from rastudy.paths import CHECKOUT
@@ -62,6 +74,8 @@ def control_name(control: str) -> str:
 def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> Iterator[dict]:
     """A row per degradation and control that was run: the gain of the preset's source R and of the mean unseen R.
 
+    Intervals are over trainings where a control has enough of them, else over pictures.
+
     ``over_ra``, ``unseen_over_ra``: paired differences to the main RA run, seed 0, where schedule and baseline are the same.
 
     Args:
@@ -79,7 +93,8 @@ def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> 
                 continue
             row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": baseline}
             for names, keep in ((GAIN, rows["target_arch"] == source), (UNSEEN, rows["role"] == "mean_unseen")):
-                row |= named(names, rows.loc[keep, list(ESTIMATE)].iloc[0])
+                one = rows.loc[keep].iloc[0]
+                row |= named(names, one[["value", *ends(one)]])
             if change and "budget" not in change and baseline == "plain" and len(found["ra"]):
                 row |= _over_ra(cells, rows, found["ra"], source)
             yield row | {count: int(rows[count].iloc[0]) for count in COUNTS}

@@ -74,7 +74,7 @@ def kept(path: Path) -> Judged:
 def table(judged: Judged, reference: str) -> pd.DataFrame:
     """Rows of ``COLUMNS``: a restorer by a recogniser, and in the mean of the unseen; top-1 and gains in percent and points.
 
-    ``db_per_point``: the decibels, relative to the reference, that a point of gain costs; nothing where there is no gain.
+    ``db_per_point``: the decibels, relative to the reference, that a point of gain costs; nothing unless the gain lies above 0.
 
     Raises:
         StudyError: no restorer of the reference's name.
@@ -101,7 +101,7 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
                 "gain_high": 0.0 if is_reference else gain.high,
                 "verdict": "reference" if is_reference else kind_of_difference(gain.low, gain.high),
                 "psnr": psnr[name], "psnr_change": change, "ssim": float(np.nanmean(judged.arrays[name]["ssim"])),
-                "db_per_point": -change / gain.value if gain.value > 0 else float("nan"),
+                "db_per_point": -change / gain.value if gain.low > 0 else float("nan"),
                 "n_images": len(judged.groups), "n_groups": len(groups.sizes),
             })  # fmt: skip
     found = pd.DataFrame(rows, columns=COLUMNS)

@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, correct, main_key, paired
 from rastudy.analysis.tables import own_cells, rounded
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
+from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions, read_table
 from rastudy.paths import borrow, results_folder, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import is_variant, small_arch
+from rastudy.registry import small_arch
 from rastudy.transfer import tables as transfer
 
 DRAWS = 1000  # of the bootstrap
@@ -100,22 +100,31 @@ def estimate(resampled: np.ndarray) -> dict[str, float]:
 
 
 class Measured:
-    """A file of measurements and its bootstrap draws. ``value``: R D N distances; ``right``: R N; ``step``: N."""
+    """A file of measurements and its bootstrap draws. ``value``: R D N distances; ``right``: R N; ``step``: N.
+
+    ``own``: the recognisers that the study's tables are of: no retrained copies, no families and no black boxes beside them.
+    """
 
     def __init__(self, found: Predictions):
         about, self.arrays = found
         self.directions, self.readers, self.source = about["directions"], list(about["readers"]), about["source"]
         self.kinds = about["kinds"]
         self.base = {name: about[name] for name in KEY}
+        config = make_config(about["preset"], about["task"], "plain", strength=about["strength"])
+        self.own = boundaries.networks_of(config, full=False)
         self.groups, self.group = stats.Groups(self.arrays["group"]), self.arrays["group"]
         self.draws = self.groups.draws(DRAWS)
         self.value, self.right, self.step = self.arrays["value"], self.arrays["right"].astype(bool), self.arrays["step"]
 
     def is_unseen(self, reader: str, direction: str) -> bool:
-        """Whether a recogniser is neither a retrained copy, nor of another family, nor the one that gave the direction."""
-        source = direction.partition(":")[2] or self.source
-        same = (small_arch(reader) or reader) == (small_arch(source) or source)
-        return not (is_variant(reader) or reader in registry.unlike_recognisers() or same)
+        """Whether a recogniser is one of the study's, and not the one that gave the direction."""
+        return reader in self.own and reader != (direction.partition(":")[2] or self.source)
+
+    def pair_of(self, reader: str, other: str) -> str:
+        """Whether two recognisers are two ``trainings`` of one architecture, two ``architectures`` of the study, or neither."""
+        if (small_arch(reader) or reader) == (small_arch(other) or other):
+            return "trainings"
+        return "architectures" if {reader, other} <= set(self.own) else ""
 
     def row(self, where: np.ndarray | None = None, **given: str) -> dict:
         """The columns of a row about the pictures ``where`` (N,) bool, or all."""
@@ -146,12 +155,13 @@ def distance_rows(m: Measured) -> Iterator[dict]:
     """Of every direction, recogniser and stratum: the shares reached within one RA step and at all, and medians.
 
     ``over_spectrum``: percentage points reached beyond those along random directions of RA's spectrum. ``mean_unseen``: means
-    over the unseen recognisers, without retrained copies and other families.
+    over the study's recognisers but the direction's source; its pictures are those that count for one of them at least.
     """
     random = m.directions.index("spectrum")
     for (d, direction), (stratum, right) in itertools.product(enumerate(m.directions), STRATA.items()):
         given = {"along": direction, "stratum": stratum}
         unseen: dict[str, list[np.ndarray]] = {"reached": [], "within_step": [], "over_spectrum": []}
+        counted = np.zeros(len(m.step), bool)
         for r, reader in enumerate(m.readers):
             where = m.right[r] == right
             if where.sum() < FEWEST:
@@ -166,10 +176,11 @@ def distance_rows(m: Measured) -> Iterator[dict]:
             }  # fmt: skip
             yield from m.rows(found, where, **given, reader=reader)
             if m.is_unseen(reader, direction):
+                counted |= where
                 for metric in unseen:
                     unseen[metric].append(found[metric])
         means = {metric: np.mean(values, 0) for metric, values in unseen.items() if values}
-        yield from m.rows(means, **given, reader="mean_unseen")
+        yield from m.rows(means, counted, **given, reader="mean_unseen")
 
 
 def pair_rows(m: Measured) -> Iterator[dict]:
@@ -226,20 +237,12 @@ def plane_rows(m: Measured) -> Iterator[dict]:
             same, kappa, chance = (np.concatenate(values) for values in zip(*parts, strict=True))
             resampled = {"agreement": 100 * same, "kappa": kappa, "chance": 100 * chance}
             yield from m.rows(resampled, drawn, along=kind, reader=reader, other=other)
-            if kind == "all" and (of := _pair_of(reader, other)):
+            if kind == "all" and (of := m.pair_of(reader, other)):
                 kappas[of].append(kappa)
     means = {f"kappa_{of}": np.mean(values, 0) for of, values in kappas.items() if values}
     if len(means) == len(kappas):
         means["kappa_difference"] = means["kappa_trainings"] - means["kappa_architectures"]
     yield from m.rows(means, drawn, along="all", reader="mean")
-
-
-def _pair_of(reader: str, other: str) -> str:
-    """Whether two recognisers are two trainings of one architecture, or two of the paper's architectures; else empty."""
-    if (small_arch(reader) or reader) == (small_arch(other) or other):
-        return "trainings"
-    odd = any(is_variant(name) or name in registry.unlike_recognisers() for name in (reader, other))
-    return "" if odd else "architectures"
 
 
 def path_rows(m: Measured) -> Iterator[dict]:

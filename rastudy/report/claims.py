@@ -44,6 +44,13 @@ def interval(
     return "" if pd.isna(value) else f"{value:{sign}.{digits}f} [{low}, {high}]"
 
 
+def within(row: Mapping | pd.Series) -> str:
+    """What unseen models keep of their own gain as sources, with the trainings it rests on where the gain rests on others."""
+    seeds = row["within_seeds"]
+    rests = "" if seeds == row["n_seeds"] else f", {seeds:.0f} training{'s' * bool(seeds != 1)}"
+    return interval(row, WITHIN[:3], 2, "") and interval(row, WITHIN[:3], 2, "") + rests
+
+
 def trainings(row: Mapping | pd.Series) -> str:
     """How many trainings a figure rests on."""
     n = int(row["n_seeds"])
@@ -113,7 +120,9 @@ def kept_of(preset: str, condition: str, mode: str, names: Sequence[str], claime
         return "the source's gain is not resolved" if "includes 0" in row["reason"] else "the source loses"
     low, high = row[list(names[1:])] - MOST
     said = verdict(1 if claimed else None, low, high, margin=0.0)
-    return f"{interval(row, names, 2, '')}" + f": {said}" * bool(said and not pd.isna(row[names[0]]))
+    if pd.isna(row[names[0]]):
+        return ""
+    return (within(row) if names == WITHIN[:3] else interval(row, names, 2, "")) + f": {said}" * bool(said)
 
 
 def claims_table(presets: Sequence[str] = ()) -> str:

@@ -7,7 +7,7 @@ README has the findings and a table of it between markers, ``<!-- table:NAME -->
 import re
 import subprocess
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -130,23 +130,26 @@ def provenance(studies: Sequence[str], where: str = "") -> str:
 def _origin(preset: str) -> list[str]:
     """How many runs a study has, and what they ran on, from what their predictions say."""
     runs = [load_predictions(path).about for path in sorted(to_read(results_folder(preset) / "predictions").glob("*.npz"))]
-    on = [run["provenance"] for run in runs if "provenance" in run]
+    on, names = [run["provenance"] for run in runs if "provenance" in run], {run["run_id"] for run in runs}
     return [
-        str(len({run["run_id"] for run in runs})),
+        str(len(names)),
         _each(run["config"].get("seed", 0) for run in runs),
         _each(" ".join(f"{name} {one[name]}" for name in ("python", "torch", "numpy")) for one in on),
         _each(f"{one['device']}, {one['threads']} thread{'s' * (one['threads'] != '1')}" for one in on),
-        _trained_with(preset),
+        _trained_with(preset, names),
         _each(run["data"] for run in runs if run["split"] == "test"),
     ]
 
 
-def _trained_with(preset: str) -> str:
-    """What the recorded trainings ran on; a record that does not say it is counted, not guessed."""
-    trained = [markers["trained"] for markers in read_records(to_read(records_file(preset))).values() if "trained" in markers]
+def _trained_with(preset: str, runs: Collection[str]) -> str:
+    """What the recorded trainings of these runs ran on; a record that does not say it is counted, not guessed."""
+    records = read_records(to_read(records_file(preset)))
+    trained = [markers["trained"] for name, markers in records.items() if name in runs and "trained" in markers]
     known = [one["provenance"] for one in trained if "provenance" in one]
     said = [_each(f"torch {one['torch']}, {one['cpu']}, threads {one['threads']}" for one in known)] if known else []
-    return "; ".join([*said, *([f"not recorded of {len(trained) - len(known)} runs"] if len(known) < len(trained) else [])])
+    return "; ".join(
+        [*said, *([f"not recorded of {len(trained) - len(known)} trained runs"] if len(known) < len(trained) else [])]
+    )
 
 
 def _each(values: Iterable[object]) -> str:

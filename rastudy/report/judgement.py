@@ -129,6 +129,11 @@ def judgements(presets: Sequence[str]) -> list[pd.DataFrame]:
     return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob("judged_*.csv"))]
 
 
+def unseen_of(found: pd.DataFrame) -> list[str]:
+    """The models that the mean unseen one is the mean of: no restorer of the judgement had them in its loss."""
+    return [name for name in found.loc[~found["is_source"], "reader"].unique() if name != UNSEEN]
+
+
 def place_of(found: pd.DataFrame) -> str:
     """Data and degradation, in words."""
     row = found.iloc[0]
@@ -144,8 +149,9 @@ def plot_judgements(presets: Sequence[str]) -> Figure:
     figure, axes, _ = style.square(len(found), 3.3)
     for ax, one in zip(axes, found, strict=True):
         panel(ax, one)
-        ax.set_title(f"{place_of(one)}; n = {int(one['n_images'].iloc[0]):,}")
-    return style.finish(figure, "Gains over no processing, with 95 % intervals over pictures; one training a P.")
+        ax.set_title(f"{place_of(one)}; n = {int(one['n_images'].iloc[0]):,}, {len(unseen_of(one))} models")
+    note = "Gains over no processing: means over so many models that no restorer of the panel had in its loss, 95 % intervals"
+    return style.finish(figure, f"{note} over pictures, one training a P. RA with T: T's picture.")
 
 
 def best(found: pd.DataFrame) -> str:
@@ -170,4 +176,4 @@ def best_of(found: pd.DataFrame) -> str:
         what = ", ".join(role for of, role in roles if of == name)
         gain = f"{interval(rows.loc[name], GAIN)} at {rows.loc[name, 'psnr']:.2f} dB"
         said.append(f"{restorer_name(name)} {f'({what}) ' * bool(what)}{gain}")
-    return f"{place_of(found)}: {'; '.join(said)}"
+    return f"{place_of(found)} ({len(unseen_of(found))} models): {'; '.join(said)}"

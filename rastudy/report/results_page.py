@@ -16,12 +16,14 @@ from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.replication import load_replication
 from rastudy.analysis.style import rows_of
-from rastudy.analysis.tables import OVER_ONE, WITHIN, load_table, main_cells, main_table
+from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table
 from rastudy.boundaries import tables as similarity
+from rastudy.boundaries.measure import networks_of
 from rastudy.boundaries.tables import load_table as load_boundaries
+from rastudy.config import make_config
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import dataset_of, display_name, is_variant, mode_name, reader_name, short_name
+from rastudy.registry import dataset_of, display_name, mode_name, reader_name, short_name
 from rastudy.report import judgement, travel
 from rastudy.report.claims import (
     CONDITIONS,
@@ -35,6 +37,7 @@ from rastudy.report.claims import (
     present_studies,
     study_name,
     where,
+    within,
 )
 from rastudy.report.figures import one_row_a_place, variant_name
 from rastudy.report.gallery import turned_table
@@ -127,7 +130,7 @@ def matrix_table(preset: str) -> Iterator[Row]:
         yield [study_name(preset), short_name(task, strength), display_name(reader), *cells, over]
 
 
-@table("task", "picture", "ResNet-18 trained on", "its gain", "unseen models' gain", "PSNR", "SSIM")
+@table("task", "picture", "source model trained on", "its gain", "unseen models' gain", "PSNR", "SSIM")
 def equal_cost_table(preset: str) -> Iterator[Row]:
     """The same recognition by other means: P's and readers, for as many pictures learned from."""
     found = load_table(preset, "equal_cost")
@@ -164,7 +167,7 @@ def processors_table(preset: str) -> Iterator[Row]:
         yield [short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain:.2f}", *_source_and_unseen(cell)]
 
 
-@table("task", "mode", "gain, mean of the three models", "resolves", "Lite0, the source", "Lite1 and 2, unseen", "PSNR (dB)",
+@table("task", "mode", "gain, mean of all models", "resolves", "source", "unseen models", "PSNR (dB)",
        "published, mean of five models")  # fmt: skip
 def photographs_table(preset: str) -> Iterator[Row]:
     """Real photographs: each mode's gain averaged over the R's, the smallest gain that so few resolve, the published gain."""
@@ -271,6 +274,7 @@ def measured_boundaries(preset: str) -> Iterator[Boundaries]:
     names = ("distances", "planes", "pairs", "points", "explains")
     for key in degradations(preset):
         distances, planes, pairs, points, explains = (rows_of(tables[f"boundary_{name}"], key) for name in names)
+        own = networks_of(make_config(preset, key[0], "plain", strength=key[1]), full=False)
         steps = where(distances, along=ra, reader="mean_unseen")
         if steps.empty:
             continue
@@ -278,7 +282,7 @@ def measured_boundaries(preset: str) -> Iterator[Boundaries]:
         kappa = where(planes, along="all", reader="mean")
         kappa = kappa[kappa["n_images"] >= similarity.FEWEST].set_index("metric")[list(ESTIMATE)]
         rank = where(pairs, along=ra, stratum="leave", metric="rank_over_spectrum")
-        rank_main = rank[~rank["other"].map(is_variant).astype(bool) & ~rank["other"].isin(unlike)]
+        rank_main = rank[rank["reader"].isin(own) & rank["other"].isin(own)]
         tests = where(explains, similarity="kappa", outcome="gain").set_index("test")[["rho", "p"]]
         kinds = [(kappa, f"kappa_{name}") for name in ("architectures", "trainings", "difference")]
         enter, leave, others, again, apart, mantel, targets = (
@@ -441,7 +445,7 @@ def main_table_of(preset: str) -> Iterator[Row]:
         top1 = main_rows("accuracy", preset, condition, metric="top1", target_arch=source).set_index("mode")["value"]
         psnr = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
         kept = main_rows("kept", preset, condition, mode="ra")
-        own = interval(kept.iloc[0], WITHIN[:3], 2, "") if len(kept) else ""
+        own = within(kept.iloc[0]) if len(kept) else ""
         paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
         share, loss = f"{top1['plain'] / top1['clean']:.0%}", f"{psnr['ra'] - psnr['plain']:+.2f}"
         published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]

@@ -69,8 +69,10 @@ def moved(
     return said(_only(rows, f"{preset}, {direction}, {variant}, {condition}, {mode}, {reader}"))
 
 
-def trainings(preset: str, condition: str, mode: str = "ra") -> str:
-    """On how many trainings a mode's main cell rests."""
+def trainings(preset: str, condition: str, mode: str = "ra", of: str = "gain") -> str:
+    """On how many trainings a mode's main gain rests, or (``within``) its share of the unseen models' own gain as sources."""
+    if of == "within":
+        return str(int(_only(main_rows("kept", preset, condition, mode=mode), f"{preset}, {condition}")["within_seeds"]))
     return str(main_rows("gains", preset, condition, mode=mode, role="source")["n_seeds"].iloc[0])
 
 
@@ -107,13 +109,13 @@ def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") 
     return said(_only(where(load_table(preset, "matched"), **wanted), f"{condition}, {role}: matched decibels"))
 
 
-def judged(preset: str, task: str, restorer: str, over: str = "") -> str:
-    """The mean unseen model's gain over no processing, or over another restorer, by one that ``rastudy judge`` judged."""
+def judged(preset: str, task: str, restorer: str, over: str = "", reader: str = judgement.UNSEEN) -> str:
+    """A model's gain over no processing, or over another restorer, by one that ``rastudy judge`` judged."""
     if over:
         found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over)
     else:
         (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
-    row = _only(where(found, restorer=restorer, reader=judgement.UNSEEN), f"{preset}, {task}, {restorer}: judged")
+    row = _only(where(found, restorer=restorer, reader=reader), f"{preset}, {task}, {restorer}: judged")
     return said(row, judgement.GAIN)
 
 
@@ -138,11 +140,10 @@ def beside(preset: str, task: str, restorer: str) -> str:
 
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
-    """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells nothing (``targets``)."""
+    """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells no ``gain``."""
     rows = [row for preset in presets for row in measured_boundaries(preset)]
-    p = corrected_tests(rows)
     hits = {"enter": [row.enter[1] > 0 for row in rows if row.enter],
-            "targets": [p[id(row.targets)] >= stats.SURE for row in rows if row.targets]}[what]  # fmt: skip
+            "gain": [p >= stats.SURE for p in corrected_tests(rows).values()]}[what]  # fmt: skip
     return f"{sum(hits)} of {len(hits)}"
 
 

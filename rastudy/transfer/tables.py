@@ -61,13 +61,16 @@ class AtHome(NamedTuple):
     cell: Cell
     gain: np.ndarray
 
-    def of(self, readers: list[str]) -> np.ndarray:
-        """(N,) the mean gain of R's of these names; where one of them did not read at home, of the unseen R's."""
+    def of(self, readers: list[str]) -> tuple[np.ndarray, bool]:
+        """(N,) the mean gain of R's of these names; where one of them did not read at home, of the unseen R's.
+
+        And whether it may be compared with: where nobody but the source read at home, it is the source's, another model's.
+        """
         targets, sources = self.cell.targets, self.cell.settings["source_arch"].split(",")
         places = [targets.index(name) for name in readers if name in targets]
         if not places or len(places) < len(readers):
-            places = [r for r, name in enumerate(targets) if name not in sources and not registry.is_variant(name)] or [0]
-        return self.gain[places].mean(0)
+            places = [r for r, name in enumerate(targets) if name not in sources and not registry.is_variant(name)]
+        return self.gain[places or [0]].mean(0), bool(places)
 
     def same_pictures(self, cell: Cell) -> bool:
         return next(iter(cell.runs.values())).about["data"] == next(iter(self.cell.runs.values())).about["data"]
@@ -87,11 +90,11 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
     """A row per variant, cell and reader, and one for their mean (of those above the floor).
 
     ``value``: gain over plain on the same pictures, in points of ``metric``: top-1, or a detector's average precision.
-    ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones (several sources: the gain of
-    RA from the first of them; other categories: that of the readers' own half; taught by a detector: that detector's).
-    ``difference``: of the two, where they share a metric;
-    paired where the pictures are the same. ``share``: of the reference that is kept, where the reference lies above 0; of an
-    average precision the share of the way from plain to clean pictures.
+    ``reference``: the same run's gain at home, of the R of the same name, else of the unseen ones, else (where none of them
+    read there) of the source (several sources: the gain of RA from the first of them; other categories: that of the readers'
+    own half; taught by a detector: that detector's). ``difference``: of the two, where they share a metric and the reference
+    is not the source's; paired where the pictures are the same. ``share``: of such a reference that is kept, where it lies
+    above 0; of an average precision the share of the way from plain to clean pictures.
     """
     home, kept = load_cells(preset, "test"), load_kept(preset, direction)
     black_box = black_box or ",".join(name for name in kept if kind_of(name) == "black_box") or BLACK_BOX
@@ -148,8 +151,9 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
             "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
         } | named(OVER, over[k])  # fmt: skip
         if at_home is not None:
-            reference = at_home.of([cell.targets[r] for r in rows])
-            row |= _beside(values[:, k], cell.groups, reference, at_home.cell.groups, at_home.same_pictures(cell))
+            reference, comparable = at_home.of([cell.targets[r] for r in rows])
+            beside = _beside(values[:, k], cell.groups, reference, at_home.cell.groups, at_home.same_pictures(cell))
+            row |= beside if comparable else {name: beside[name] for name in REFERENCE}
         yield row
 
 
@@ -160,7 +164,7 @@ def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None
     """
     reference: dict[str, float] = {}
     if at_home is not None:
-        (estimate,) = stats.mean_intervals(at_home.of([])[:, None], at_home.cell.groups, differences=True)
+        (estimate,) = stats.mean_intervals(at_home.of([])[0][:, None], at_home.cell.groups, differences=True)
         reference = named(REFERENCE, estimate)
     for metric in detection.RECALLS:
         mine, theirs, bound = (
