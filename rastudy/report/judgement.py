@@ -1,5 +1,6 @@
 """Judgements (:mod:`rastudy.judge`) in words, as tables and figures."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ SHOWN = {
 OF_OTHERS = {"realesrgan_x4plus": "Real-ESRGAN x4plus", "realesr_animevideo_x4": "Real-ESRGAN animevideo"}  # folders
 GAIN = ("gain", "gain_low", "gain_high")
 NAMES_APART = 0.075  # of a panel's height
+LONGEST = 26  # characters of a line of a name
 
 
 def restorer_name(name: str) -> str:
@@ -94,15 +96,17 @@ def panel(ax: Axes, found: pd.DataFrame) -> None:
     ax.set_xlabel("PSNR (dB)")
     ax.set_ylabel(f"gain of {reader_name(reader)} (pp)")
     low, high = ax.get_ylim()
+    names = [textwrap.fill(restorer_name(name), LONGEST) for name in rows["restorer"]]
+    half = [NAMES_APART / 2 * (1 + name.count("\n")) for name in names]  # of a name's height
     heights: list[float] = []
-    for gain in rows["gain"]:  # a name beside the panel at its point's height, or just above the one below
-        heights.append(max((gain - low) / (high - low), *(height + NAMES_APART for height in heights[-1:]), 0))
+    for k, gain in enumerate(rows["gain"]):  # a name beside the panel at its point's height, or just above the one below
+        heights.append(max((gain - low) / (high - low), heights[-1] + half[k - 1] + half[k] if heights else 0))
     room = 1.0
-    for (_, row), height in reversed(list(zip(rows.iterrows(), heights, strict=True))):
-        place, room = (1.03, min(height, room)), min(height, room) - NAMES_APART
+    for (_, row), name, height, own in reversed(list(zip(rows.iterrows(), names, heights, half, strict=True))):
+        place, room = (1.03, min(height, room - own)), min(height, room - own) - own
         line = {"arrowstyle": "-", "color": look_of(row["restorer"])["color"], "lw": 0.4, "relpos": (0, 0.5)}
-        ax.annotate(restorer_name(row["restorer"]), (row["psnr"], row["gain"]), place, textcoords="axes fraction", va="center",
-                    fontsize=style.SMALL, arrowprops=line)  # fmt: skip
+        ax.annotate(name, (row["psnr"], row["gain"]), place, textcoords="axes fraction", va="center", fontsize=style.SMALL,
+                    arrowprops=line)  # fmt: skip
 
 
 def look_of(restorer: str) -> dict[str, Any]:
