@@ -44,6 +44,7 @@ NAMES: dict[str, Callable[[str], str]] = {
 }  # fmt: skip
 HEADINGS = {
     "target_arch": "target model", "source_arch": "source model", "p_holm": "p (Holm)", "n_seeds": "seeds", "n_pairs": "pairs",
+    "within_seeds": "seeds of their own",
     "n_images": "pictures", "psnr_change": "PSNR change (dB)", "psnr": "PSNR (dB)", "clean": "clean (%)",
 }  # fmt: skip
 FORMATS = {"p": ".3f", "p_holm": ".3f", "rho": "+.2f", "psnr": ".2f", "psnr_change": "+.2f", "clean": ".1f", "stability": ".0f"}

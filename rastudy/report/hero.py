@@ -82,7 +82,7 @@ def plot_hero() -> Figure:
         figure,
         f"Left: of {study_name(SHOWN)}, the first test picture that RA turns from misclassified to right for {source}, the "
         f"source model, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
-        f"else over pictures; n = {_counts(rows)}.",
+        f"else over pictures; n = {_counts(rows)}. Of photographs the other family's model is among the unseen, too.",
     )
 
 
