@@ -140,7 +140,9 @@ def test_findings_follow_from_the_csvs():
     models = ("efficientnet_lite0", "efficientnet_lite1", "squeezenet")
     lite0, lite1, squeezenet = (words.read_by("imagenette", "jpeg", name) for name in models)
     assert low(lite0) > high(lite1) and low(squeezenet) > 0 and low(lite1) < value(squeezenet) < high(lite1)
-    assert low(words.judged("imagenet_lite", "dn", "bm3d", over="ra")) > 0
+    ra, plain = ([low(words.judged(preset, "dn", "bm3d", over=over)) for preset in ("imagenet_lite", "imagenette")]
+                 for over in ("ra", "plain"))  # fmt: skip
+    assert ra[0] > 0 > ra[1] and min(plain) > 0
     assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6

@@ -30,7 +30,7 @@ from rastudy.training.run_store import read_records, records_file
 MARKED = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 OF_THEIR_OWN = ("boundary", "transfer", "turned", "accuracy", "gains")  # figures that are not among a study's further ones
 TOLD = ("digits", "cifar10", "imagenette")  # the studies that the findings tell of
-IN_README = ("digits", "cifar10", "imagenet_lite")  # its table has ten rows
+IN_README = ("digits", "cifar10", "imagenette")  # its table has ten rows
 Show = Callable[[Path], str]  # a figure's file to what stands for it in the text
 
 

@@ -338,7 +338,7 @@ def plot_controls(preset: str) -> Figure:
         ax.set(title=task_name(*key), xlabel="gain over its baseline (pp)")
     axes[0, 0].set_yticks(range(len(lines)), [control_name(line) for line in lines])
     axes[0, 0].invert_yaxis()
-    return finish(figure, f"{_n(rows)} Bars: 95 % intervals over pictures.", axes[0, -1])
+    return finish(figure, f"{_n(rows)} Bars: {INTERVALS}", axes[0, -1])
 
 
 # --- transfer
@@ -356,7 +356,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     alone = rows.groupby("variant")["reader"].transform(lambda readers: readers[readers != "mean"].nunique()) == 1
     rows = rows[many | ~(alone & (rows["reader"] == "mean"))]
     keys, shown = degradations_in(rows, rows["preset"].iloc[0]), [mode for mode in MODES if mode in set(rows["mode"])]
-    rows = rows.assign(line=[_line(row, many) for row in rows.to_dict("records")])
+    rows = headline(rows.assign(line=[_line(row, many) for row in rows.to_dict("records")]))
     rows = one_row_a_place(rows, ("line", "mode", "task", "strength"))
     lines = list(rows["line"].unique())
     figure, axes = panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(2, len(shown)), sharey=True)
@@ -369,7 +369,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
         ax.set_title(two_lines(*key))
         ax.set_xlabel(GAIN_AXIS)
         _name_lines(ax, lines)
-    note = "Filled: top-1 (detectors: AP50) minus plain's, 95 % intervals over pictures. Open: at home."
+    note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
     return finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
 
 

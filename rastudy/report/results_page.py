@@ -447,7 +447,8 @@ def main_table_of(preset: str) -> Iterator[Row]:
         kept = main_rows("kept", preset, condition, mode="ra")
         own = within(kept.iloc[0]) if len(kept) else ""
         paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
-        share, loss = f"{top1['plain'] / top1['clean']:.0%}", f"{psnr['ra'] - psnr['plain']:+.2f}"
+        share = f"{top1['plain'] / top1['clean']:.0%}" if "clean" in top1 else ""
+        loss = f"{psnr['ra'] - psnr['plain']:+.2f}"
         published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
         named = [study_name(preset), short_name(task, strength), share]
         yield [*named, *_source_and_unseen(gains), own, loss, *published_gains, str(gains["n_seeds"].iloc[0])]
