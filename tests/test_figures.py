@@ -198,3 +198,9 @@ def test_no_transfer_at_all(monkeypatch):
     """A study in which no direction was tried has no rows, and is no error."""
     monkeypatch.setattr(results_page, "_transfers", lambda _: pd.DataFrame())
     assert results_page.transfer_table(["digits"]) == results_page.NOT_RUN
+
+
+def test_a_figure_of_several_sets_tells_both_numbers():
+    rows = pd.DataFrame({"n_images": [300, 2949], "n_groups": [300, 2949], "n_seeds": [1, 3]})
+    assert plots.sample(rows) == ("300 to 2,949 test pictures", "1 to 3 seeds")
+    assert plots.sample(rows[:1], "validation") == ("300 validation pictures", "1 seed")
