@@ -53,7 +53,7 @@ class WarmProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel that ``cmd`` names (``python -m ipykernel_launcher -f FILE ...``)."""
-        arguments, self.cwd = cmd[cmd.index("-f") :], kwargs["cwd"]
+        arguments, self.cwd = cmd[cmd.index("-f") :], kwargs.get("cwd") or os.getcwd()
         context: Any = multiprocessing.get_context(START_METHOD)
         kernel = context.Process(target=_run_kernel, args=(arguments, dict(kwargs["env"]), self.cwd), daemon=True)
         kernel.start()
@@ -96,7 +96,8 @@ def _run_kernel(arguments: list[str], environment: dict[str, str], cwd: str) -> 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    log = os.open(root() / "runs" / "kernels.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    folder = root() / "runs"  # none where a notebook is run outside of any study
+    log = os.open(folder / "kernels.log" if folder.is_dir() else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
