@@ -26,7 +26,7 @@ from rastudy.analysis.comparisons import (
     ends,
     main_key,
     named,
-)  # fmt: skip
+)
 from rastudy.config import make_config
 from rastudy.models.pretrained import TORCHVISION_WEIGHTS
 from rastudy.paths import CHECKOUT

@@ -94,6 +94,11 @@ def networks_of(config: Config, full: bool) -> list[str]:
     return own + [name for name in others if (WEIGHTS / config.dataset / f"{name}.safetensors").is_file()]
 
 
+def own_networks(preset: str, task: str, strength: float) -> list[str]:
+    """The recognisers that the study's tables of a degradation are of: no copies, families, black boxes beside them."""
+    return networks_of(make_config(preset, task, "plain", strength=strength), full=False)
+
+
 def directions_of(config: Config, full: bool) -> list[str]:
     """Names of the directions; ``full``: also RA's of the other sources whose weights are on disk."""
     source = main_source(config.preset)

@@ -21,7 +21,6 @@ from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, correct
 from rastudy.analysis.tables import own_cells, rounded
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
-from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions, read_table
@@ -102,7 +101,7 @@ def estimate(resampled: np.ndarray) -> dict[str, float]:
 class Measured:
     """A file of measurements and its bootstrap draws. ``value``: R D N distances; ``right``: R N; ``step``: N.
 
-    ``own``: the recognisers that the study's tables are of: no retrained copies, no families and no black boxes beside them.
+    ``own``: the study's own recognisers (:func:`rastudy.boundaries.measure.own_networks`).
     """
 
     def __init__(self, found: Predictions):
@@ -110,8 +109,7 @@ class Measured:
         self.directions, self.readers, self.source = about["directions"], list(about["readers"]), about["source"]
         self.kinds = about["kinds"]
         self.base = {name: about[name] for name in KEY}
-        config = make_config(about["preset"], about["task"], "plain", strength=about["strength"])
-        self.own = boundaries.networks_of(config, full=False)
+        self.own = boundaries.own_networks(*self.base.values())
         self.groups, self.group = stats.Groups(self.arrays["group"]), self.arrays["group"]
         self.draws = self.groups.draws(DRAWS)
         self.value, self.right, self.step = self.arrays["value"], self.arrays["right"].astype(bool), self.arrays["step"]

@@ -46,9 +46,8 @@ def interval(
 
 def within(row: Mapping | pd.Series) -> str:
     """What unseen models keep of their own gain as sources, with the trainings it rests on where the gain rests on others."""
-    seeds = row["within_seeds"]
-    rests = "" if seeds == row["n_seeds"] else f", {seeds:.0f} training{'s' * bool(seeds != 1)}"
-    return interval(row, WITHIN[:3], 2, "") and interval(row, WITHIN[:3], 2, "") + rests
+    share, seeds = interval(row, WITHIN[:3], 2, ""), row["within_seeds"]
+    return share if not share or seeds == row["n_seeds"] else f"{share}, {seeds:.0f} training{'s' * bool(seeds != 1)}"
 
 
 def trainings(row: Mapping | pd.Series) -> str:
@@ -120,9 +119,8 @@ def kept_of(preset: str, condition: str, mode: str, names: Sequence[str], claime
         return "the source's gain is not resolved" if "includes 0" in row["reason"] else "the source loses"
     low, high = row[list(names[1:])] - MOST
     said = verdict(1 if claimed else None, low, high, margin=0.0)
-    if pd.isna(row[names[0]]):
-        return ""
-    return (within(row) if names == WITHIN[:3] else interval(row, names, 2, "")) + f": {said}" * bool(said)
+    share = within(row) if names == WITHIN[:3] else interval(row, names, 2, "")
+    return share + f": {said}" * bool(said and share)
 
 
 def claims_table(presets: Sequence[str] = ()) -> str:

@@ -18,9 +18,8 @@ from rastudy.analysis.replication import load_replication
 from rastudy.analysis.style import rows_of
 from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table
 from rastudy.boundaries import tables as similarity
-from rastudy.boundaries.measure import networks_of
+from rastudy.boundaries.measure import own_networks
 from rastudy.boundaries.tables import load_table as load_boundaries
-from rastudy.config import make_config
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, mode_name, reader_name, short_name
@@ -274,7 +273,7 @@ def measured_boundaries(preset: str) -> Iterator[Boundaries]:
     names = ("distances", "planes", "pairs", "points", "explains")
     for key in degradations(preset):
         distances, planes, pairs, points, explains = (rows_of(tables[f"boundary_{name}"], key) for name in names)
-        own = networks_of(make_config(preset, key[0], "plain", strength=key[1]), full=False)
+        own = own_networks(preset, *key)
         steps = where(distances, along=ra, reader="mean_unseen")
         if steps.empty:
             continue
