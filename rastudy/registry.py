@@ -7,7 +7,7 @@ rows in every table and figure.
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -335,6 +335,17 @@ def small_arch(name: str) -> str | None:
 def is_variant(name: str) -> bool:
     """Whether ``name`` is a retrained, adapted or untrained copy of one of the study's own architectures."""
     return small_arch(name) not in (None, name)
+
+
+def role_of(reader: str, sources: Sequence[str]) -> str:
+    """What a recogniser is to those in a loss: ``source``, ``unseen``, or ``other_training`` of an architecture.
+
+    Copies have a role of their own: a mean over unseen R's counts every architecture once, and none that was in the loss.
+    """
+    if reader in sources:
+        return "source"
+    arch = small_arch(reader)
+    return "other_training" if is_variant(reader) or arch and arch in map(small_arch, sources) else "unseen"
 
 
 def is_torchvision(name: str) -> bool:

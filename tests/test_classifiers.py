@@ -133,6 +133,15 @@ def test_variants_of_an_architecture():
     assert registry.small_arch("resnet18_small_on_") is None
 
 
+def test_what_a_recogniser_is_to_a_source():
+    """A source, a copy of an architecture, or unseen; a source's own copies never count as unseen, whichever of them it is."""
+    for source in ("resnet18_small", "resnet18_small_seed1", "resnet18_small_untrained"):
+        assert registry.role_of(source, [source, "vgg16_bn_small"]) == "source"
+        others = {"resnet18_small", "resnet18_small_seed1", "resnet18_small_seed2", "vgg16_bn_small_seed1"} - {source}
+        assert {registry.role_of(name, [source]) for name in others} == {"other_training"}
+        assert {registry.role_of(name, [source]) for name in ("vgg16_bn_small", "resnet18", "squeezenet")} == {"unseen"}
+
+
 def test_a_second_training_has_its_own_file(tmp_path, monkeypatch):
     """``resnet18_small_seed1`` is a ResNet-18 from the file of that name; a file of another architecture is refused."""
     monkeypatch.setattr(classifiers, "WEIGHTS", tmp_path)

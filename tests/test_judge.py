@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from rastudy.__main__ import main
-from rastudy.analysis.judged import UNSEEN, falls_short, keep, kept, table
+from rastudy.analysis.judged import UNSEEN, Judged, falls_short, keep, kept, table
 from rastudy.config import make_config
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
@@ -89,12 +89,23 @@ def test_gains_are_paired_and_leave_out_who_was_met(digits_root, tmp_path):
     hits = {name: arrays["hits"].astype(float) for name, arrays in judged.arrays.items()}
     row = found[(found["restorer"] == "ra") & (found["reader"] == UNSEEN)].iloc[0]
     assert row["gain"] == pytest.approx(100 * (hits["ra"][1:] - hits["none"][1:]).mean(), abs=1e-3)
-    assert row["gain_low"] < row["gain"] < row["gain_high"] and not row["is_source"]
+    assert row["gain_low"] < row["gain"] < row["gain_high"] and row["role"] == UNSEEN
     psnr = metrics.psnr(judged.arrays["ra"]["mse"]).mean() - metrics.psnr(judged.arrays["none"]["mse"]).mean()
     assert row["psnr_change"] == pytest.approx(psnr, abs=1e-3)
     assert row["db_per_point"] == pytest.approx(-psnr / row["gain"], rel=1e-2)
-    assert set(found[found["is_source"]]["reader"]) == {"resnet18_small"}
+    assert set(found.query("role == 'source'")["reader"]) == {"resnet18_small"}
     assert found[found["restorer"] == "none"]["verdict"].eq("reference").all()
+
+
+def test_another_training_of_a_source_is_no_unseen_recogniser():
+    """Nor is a copy of another architecture a recogniser of its own: as in the study's tables."""
+    readers = dict.fromkeys(("resnet18_small", "resnet18_small_seed1", "vgg16_bn_small", "vgg16_bn_small_seed1"), "")
+    arrays = {"hits": np.arange(40).reshape(4, 10) % 3 > 0, "mse": np.ones(10), "ssim": np.ones(10)}
+    sources = {"none": (), "ra": ("resnet18_small",)}
+    judged = Judged(DIGITS, readers, sources, np.arange(10), np.arange(10), dict.fromkeys(sources, arrays))
+    found = table(judged, "none")
+    assert judged.unseen == judgement.unseen_of(found) == ["vgg16_bn_small"]
+    assert found.query("reader == @UNSEEN")["top1"].tolist() == found.query("reader == 'vgg16_bn_small'")["top1"].tolist()
 
 
 def test_a_restorer_joins_a_kept_judgement(study_root, tmp_path):
@@ -263,7 +274,7 @@ def test_originals_without_a_manifest(originals, prepared, study_root):
         run(a, b, "--pictures", originals, "--preset", "digits", "--sources", "resnet18_small", "-o", study_root / "out") == 0
     )
     found = pd.read_csv(study_root / "out.csv")
-    assert set(found["reference"]) == {"a"} and set(found[found["is_source"]]["reader"]) == {"resnet18_small"}
+    assert set(found["reference"]) == {"a"} and set(found.query("role == 'source'")["reader"]) == {"resnet18_small"}
     with pytest.raises(StudyError, match="need degraded pictures; prepare them with rastudy degrade"):
         judge(Request(("median",), "digits", place=str(originals)))
 

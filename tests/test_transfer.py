@@ -463,13 +463,12 @@ def test_the_main_comparison_ignores_halves():
 
 def test_another_models_gain_is_no_reference_to_compare_with():
     """The R of the same name, else the unseen ones; of the source alone there is neither share nor difference."""
-    settings = {"source_arch": "resnet18_small"}
+    settings = {"source_arch": "resnet18_small", "preset": "digits"}
     gain = np.arange(12.0).reshape(3, 4)
     home = transfer.AtHome(
         SimpleNamespace(targets=["resnet18_small", "vgg16_bn_small", "resnet50_small"], settings=settings), gain
     )
     for readers, places in ((["vgg16_bn_small"], [1]), (["vit_small"], [1, 2]), (["resnet18_small", "vit_small"], [1, 2])):
-        found, comparable = home.of(readers)
-        assert comparable and np.array_equal(found, gain[places].mean(0))
+        assert home.comparable(readers) == places and np.array_equal(home.of(readers), gain[places].mean(0))
     alone = transfer.AtHome(SimpleNamespace(targets=["resnet18_small"], settings=settings), gain[:1])
-    assert alone.of(["resnet18_small"])[1] and not alone.of(["vgg16_bn_small"])[1] and not alone.of([])[1]
+    assert alone.comparable(["resnet18_small"]) and not alone.comparable(["vgg16_bn_small"]) and not alone.comparable([])

@@ -17,7 +17,7 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions
 from rastudy.paths import results_folder
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import TASKS, is_variant, name_of, small_arch
+from rastudy.registry import TASKS, name_of, role_of
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")
@@ -178,19 +178,13 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[Pair]:
 
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
-    """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R.
-
-    A retrained copy of an architecture has a role of its own: the mean over unseen R's counts each architecture once.
-    """
+    """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R."""
     named = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"])
     sources = [name_of(spec.strip()) for spec in named.split(",")]
-    seen = {small_arch(name) for name in sources} - {None}
-    others = [r for r, arch in enumerate(cell.targets) if arch not in sources]
-    again = [r for r in others if small_arch(cell.targets[r]) in seen or is_variant(cell.targets[r])]
-    unseen = [r for r in others if r not in again]
-    for r, arch in enumerate(cell.targets):
-        yield arch, "unseen" if r in unseen else "other_training" if r in again else "source", [r]
-    if unseen:
+    roles = [role_of(arch, sources) for arch in cell.targets]
+    for r, (arch, role) in enumerate(zip(cell.targets, roles, strict=True)):
+        yield arch, role, [r]
+    if unseen := [r for r, role in enumerate(roles) if role == "unseen"]:
         yield "mean_unseen", "mean_unseen", unseen
 
 
@@ -213,6 +207,13 @@ def ends(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE) -> Sequence[
     """The columns of a row's headline interval: over trainings where there are enough of them, else over pictures."""
     over = tuple(names) == ESTIMATE and not pd.isna(row.get("trainings_low"))
     return ("trainings_low", "trainings_high") if over else names[1:]
+
+
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of gains whose ``low`` and ``high`` are those of their :func:`ends`."""
+    over = table["trainings_low"].notna()
+    return table.assign(low=table["trainings_low"].where(over, table["low"]),
+                        high=table["trainings_high"].where(over, table["high"]))  # fmt: skip
 
 
 def named(names: tuple[str, ...], estimate: Iterable[float]) -> dict[str, float]:

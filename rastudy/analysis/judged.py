@@ -1,5 +1,6 @@
 """What a judgement (:mod:`rastudy.judge`) found: per picture in a file, which others may join, and as a table."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,11 @@ from rastudy.config import Config, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import load_predictions, save_predictions
+from rastudy.registry import role_of
 
 UNSEEN = "mean_unseen"  # the mean of the recognisers that no restorer had in its loss
 COLUMNS = (
-    "preset", "task", "strength", "restorer", "reader", "is_source", "top1", "top1_low", "top1_high", "reference", "gain",
+    "preset", "task", "strength", "restorer", "reader", "role", "top1", "top1_low", "top1_high", "reference", "gain",
     "gain_low", "gain_high", "verdict", "psnr", "psnr_change", "ssim", "db_per_point", "n_images", "n_groups",
 )  # fmt: skip
 
@@ -36,9 +38,15 @@ class Judged(NamedTuple):
     reference: str = ""
 
     @property
+    def roles(self) -> dict[str, str]:
+        """What each recogniser is to those in any restorer's loss: see :func:`rastudy.registry.role_of`."""
+        sources = list(itertools.chain(*self.sources.values()))
+        return {name: role_of(name, sources) for name in self.readers}
+
+    @property
     def unseen(self) -> list[str]:
-        """The recognisers that no restorer had in its loss."""
-        return [name for name in self.readers if not any(name in sources for sources in self.sources.values())]
+        """The recognisers that no restorer had in its loss, nor another training of them."""
+        return [name for name, role in self.roles.items() if role == "unseen"]
 
 
 # --- the file
@@ -86,7 +94,7 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
     groups, config, rows = Groups(judged.groups), judged.config, []
     read = {name: _by_reader(judged, name) for name in judged.arrays}
     psnr = {name: float(metrics.psnr(found["mse"]).mean()) for name, found in judged.arrays.items()}
-    sources = {reader for named in judged.sources.values() for reader in named}
+    roles = judged.roles | {UNSEEN: UNSEEN}
     for name, hits in read.items():
         levels = mean_intervals(100 * hits, groups, differences=True)
         gains = mean_intervals(100 * (hits - read[reference]), groups, differences=True)
@@ -95,7 +103,7 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
             is_reference = name == reference
             rows.append({
                 "preset": config.preset, "task": config.task, "strength": config.strength, "restorer": name, "reader": reader,
-                "is_source": reader in sources,
+                "role": roles[reader],
                 "top1": level.value, "top1_low": level.low, "top1_high": level.high, "reference": reference,
                 "gain": 0.0 if is_reference else gain.value, "gain_low": 0.0 if is_reference else gain.low,
                 "gain_high": 0.0 if is_reference else gain.high,

@@ -21,7 +21,7 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, results_file, tidy_rows
 from rastudy.paths import nothing_here, results_folder, short, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import display_name, is_variant, short_name
+from rastudy.registry import display_name, is_variant, role_of, short_name
 from rastudy.training.run_store import merge_records
 
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
@@ -199,7 +199,7 @@ def equal_cost_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
         adapted = [arch for arch in plain.targets if arch.startswith(f"{source}_on_")] if plain is not None else []
         for mode, cell in first.items() if adapted else ():
             check_paired(plain, cell)
-            unseen = [r for r, arch in enumerate(plain.targets) if not is_variant(arch) and arch != source]
+            unseen = [r for r, arch in enumerate(plain.targets) if role_of(arch, [source]) == "unseen"]
             others = (cell.hits[0, unseen] - plain.hits[0, unseen]).mean(0)
             for reader in (source, *adapted):
                 hits = cell.hits[0, cell.targets.index(reader)]
@@ -366,13 +366,6 @@ def main_cells(table: pd.DataFrame, preset: str, baseline: str = "plain") -> pd.
     main = {main_key(preset, *key, mode) for key in degradations(preset) for mode in PRESETS[preset]["modes"]}
     keep = pd.Series([key in main for key in table[list(CELL)].itertuples(index=False, name=None)], table.index, bool)
     return table[keep & (table["baseline"] == baseline)]
-
-
-def headline(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of gains whose ``low`` and ``high`` are over trainings where a cell has enough of them, else over pictures."""
-    over = table["trainings_low"].notna()
-    return table.assign(low=table["trainings_low"].where(over, table["low"]),
-                        high=table["trainings_high"].where(over, table["high"]))  # fmt: skip
 
 
 def without_variants(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_predictions, read_table
 from rastudy.paths import borrow, results_folder, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import small_arch
+from rastudy.registry import role_of, small_arch
 from rastudy.transfer import tables as transfer
 
 DRAWS = 1000  # of the bootstrap
@@ -116,7 +116,7 @@ class Measured:
 
     def is_unseen(self, reader: str, direction: str) -> bool:
         """Whether a recogniser is one of the study's, and not the one that gave the direction."""
-        return reader in self.own and reader != (direction.partition(":")[2] or self.source)
+        return reader in self.own and role_of(reader, [direction.partition(":")[2] or self.source]) == "unseen"
 
     def pair_of(self, reader: str, other: str) -> str:
         """Whether two recognisers are two ``trainings`` of one architecture, two ``architectures`` of the study, or neither."""

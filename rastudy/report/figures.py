@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from rastudy.analysis.checks import control_name, paper_gains
-from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN
+from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN, headline
 from rastudy.analysis.style import (
     SMALL,
     finish,
@@ -30,7 +30,7 @@ from rastudy.analysis.style import (
     square,
     two_lines,
 )
-from rastudy.analysis.tables import headline, load_table, main_cells, without_variants
+from rastudy.analysis.tables import load_table, main_cells, without_variants
 from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.paths import to_read

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rastudy.analysis.checks import paper_gains
+from rastudy.analysis.comparisons import headline
 from rastudy.analysis.style import PALETTE, WIDTH, finish, save, say_below, show_picture, theme, verdict
-from rastudy.analysis.tables import headline, load_table, main_cells
+from rastudy.analysis.tables import load_table, main_cells
 from rastudy.data.degradations import to_uint8
 from rastudy.errors import NothingToShow
 from rastudy.evaluation.evaluate import load_pictures

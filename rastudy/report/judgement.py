@@ -47,8 +47,8 @@ def reader_name(name: str) -> str:
 def wide(found: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
     """A row per restorer: PSNR, SSIM, top-1's change by each recogniser (of the reference top-1), what a point costs."""
     readers = sorted(found["reader"].unique(), key=lambda name: name != UNSEEN)  # the mean first
-    first = found.drop_duplicates("reader").set_index("reader")["is_source"]
-    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + " (source)" * bool(first[name]) for name in readers),
+    sources = set(found.loc[found["role"] == "source", "reader"])
+    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + " (source)" * (name in sources) for name in readers),
               "dB per pp"]  # fmt: skip
     rows = []
     for name, part in found.groupby("restorer", sort=False):
@@ -135,7 +135,7 @@ def judgements(presets: Sequence[str]) -> list[pd.DataFrame]:
 
 def unseen_of(found: pd.DataFrame) -> list[str]:
     """The models that the mean unseen one is the mean of: no restorer of the judgement had them in its loss."""
-    return [name for name in found.loc[~found["is_source"], "reader"].unique() if name != UNSEEN]
+    return list(found.loc[found["role"] == "unseen", "reader"].unique())
 
 
 def place_of(found: pd.DataFrame) -> str:

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rastudy.analysis import style
-from rastudy.analysis.comparisons import ESTIMATE
+from rastudy.analysis.comparisons import ESTIMATE, headline
 from rastudy.analysis.style import rows_of, says_what_is_missing
-from rastudy.analysis.tables import headline
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.registry import TASKS, short_name, task_name

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import (
     CELL,
@@ -29,6 +28,7 @@ from rastudy.analysis.comparisons import (
     load_cells,
     named,
     paired_cells,
+    targets_by_role,
 )
 from rastudy.analysis.tables import load_table as load_study_table
 from rastudy.analysis.tables import main_cells, rounded, without_variants
@@ -61,16 +61,16 @@ class AtHome(NamedTuple):
     cell: Cell
     gain: np.ndarray
 
-    def of(self, readers: list[str]) -> tuple[np.ndarray, bool]:
-        """(N,) the mean gain of R's of these names; where one of them did not read at home, of the unseen R's.
+    def comparable(self, readers: list[str]) -> list[int]:
+        """The rows of R's of these names, or, where one of them did not read at home, of the unseen R's, if any did."""
+        targets = self.cell.targets
+        if readers and set(readers) <= set(targets):
+            return [targets.index(name) for name in readers]
+        return targets_by_role(self.cell).get("unseen", [])
 
-        And whether it may be compared with: where nobody but the source read at home, it is the source's, another model's.
-        """
-        targets, sources = self.cell.targets, self.cell.settings["source_arch"].split(",")
-        places = [targets.index(name) for name in readers if name in targets]
-        if not places or len(places) < len(readers):
-            places = [r for r, name in enumerate(targets) if name not in sources and not registry.is_variant(name)]
-        return self.gain[places or [0]].mean(0), bool(places)
+    def of(self, readers: list[str]) -> np.ndarray:
+        """(N,) the mean gain of those who are ``comparable``; of the source, where none is."""
+        return self.gain[self.comparable(readers) or [0]].mean(0)
 
     def same_pictures(self, cell: Cell) -> bool:
         return next(iter(cell.runs.values())).about["data"] == next(iter(self.cell.runs.values())).about["data"]
@@ -151,9 +151,10 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
             "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
         } | named(OVER, over[k])  # fmt: skip
         if at_home is not None:
-            reference, comparable = at_home.of([cell.targets[r] for r in rows])
-            beside = _beside(values[:, k], cell.groups, reference, at_home.cell.groups, at_home.same_pictures(cell))
-            row |= beside if comparable else {name: beside[name] for name in REFERENCE}
+            names_here = [cell.targets[r] for r in rows]
+            reference, same = at_home.of(names_here), at_home.same_pictures(cell)
+            beside = _beside(values[:, k], cell.groups, reference, at_home.cell.groups, same)
+            row |= beside if at_home.comparable(names_here) else {name: beside[name] for name in REFERENCE}
         yield row
 
 
@@ -164,7 +165,7 @@ def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None
     """
     reference: dict[str, float] = {}
     if at_home is not None:
-        (estimate,) = stats.mean_intervals(at_home.of([])[0][:, None], at_home.cell.groups, differences=True)
+        (estimate,) = stats.mean_intervals(at_home.of([])[:, None], at_home.cell.groups, differences=True)
         reference = named(REFERENCE, estimate)
     for metric in detection.RECALLS:
         mine, theirs, bound = (
