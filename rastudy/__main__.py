@@ -96,7 +96,7 @@ DATA = option("--data", says="folder of the pictures, where the data set needs o
 DEVICE = option("--device", says="auto, cpu or cuda", default="auto")
 JOBS = option("--jobs", says="one-thread processes side by side", least=1, default=CORES)
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
-SKIP = flag("--skip-unreadable", says="pictures that cannot be read and are left out are no failure: the status is 0")
+SKIP = flag("--skip-unreadable", says="exit with status 0 even if unreadable pictures were skipped")
 MODES = ", ".join(registry.MODES)
 OWN = registry.OWN_PROCESSORS
 
@@ -117,7 +117,7 @@ def evaluate_options() -> list[Option]:
         option("--processor", says=f"P's safetensors file, as training wrote it, or your own P: {OWN}", required=True),
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=place),
         TASK,
-        preset(OF_PHOTOGRAPHS, "of a P of your own: whose settings and recognisers"),
+        preset(OF_PHOTOGRAPHS, "for your own P, the preset whose settings and recognisers are used"),
         option("--strength", says="of a P of your own: factor, sigma or quality (default: the preset's)", type=float,
                default=-1.0),
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
@@ -311,7 +311,7 @@ def doctor_options() -> list[Option]:
 
 COMMANDS = {
     "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
-    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Have recognisers read P's output.", evaluate_options),
+    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Test recognisers on P's output.", evaluate_options),
     "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", sweep_options),
     "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild the tables from the predictions.", tables_options),
     "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the transfer tables.", transfer_options),
@@ -323,11 +323,12 @@ COMMANDS = {
                      judge_options),
     "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", report_options),
     "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", doctor_options),
-    "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast it is.", benchmark_options),
+    "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast this machine runs the study.",
+                         benchmark_options),
     "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.",
                            recognisers_options, native=True),
-    "difficulty": Command("rastudy.tools.difficulty:difficulty_command", "Search how hard the embedded pictures should be.",
-                          list, native=True),
+    "difficulty": Command("rastudy.tools.difficulty:difficulty_command",
+                          "Search for degradation strengths as hard as the paper's.", list, native=True),
     "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", convert_options),
     "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs ahead of training.", cache_options),
     "voc": Command("rastudy.transfer.voc:voc_command", "Evaluate detectors on PASCAL VOC restored by P.", voc_options),

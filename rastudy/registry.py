@@ -182,7 +182,7 @@ MODES: dict[str, Mode] = _by_name((
     Mode("ra_transformer", "RA with T", "#0072b2", "v", "paper", _STEPS + "ra_transformer_step", reads_labels=True,
          has_transformer=True, cost=2.2),
     Mode("ra_unsupervised", "RA unsupervised", "#009e73", "P", "paper", _STEPS + "ra_unsupervised_step", cost=1.9),
-    Mode("perceptual", "perceptual", "#cc79a7", "X", "control", _STEPS + "perceptual_step", cost=1.9),
+    Mode("perceptual", "feature loss", "#cc79a7", "X", "control", _STEPS + "perceptual_step", cost=1.9),
 ))  # fmt: skip
 ALIASES = {"ra_transform": "ra_transformer"}  # the name in the release's code
 

@@ -86,12 +86,18 @@ def test_verdicts_without_red_and_green():
 
 
 def test_one_colour_for_one_recogniser():
-    """By its place in the registry, whoever else is drawn; a variant of it has the same, dashed."""
+    """By its place in the registry, whoever else is drawn; a variant of it has the same, dashed; no two have the same look."""
     five = [tuple(style.look_of_reader(arch)["color"]) for arch in registry.main_recognisers()]
     assert len(set(five)) == 5
     for arch, colour in zip(registry.main_recognisers(), five, strict=True):
         assert style.look_of_reader(arch.removesuffix("_small"))["color"] == colour
-        assert style.look_of_reader(f"{arch}_seed1") == {"color": colour, "ls": "--"}
+        assert style.look_of_reader(f"{arch}_seed1") == style.look_of_reader(arch) | {"ls": "--"}
+    looks = [style.look_of_reader(name) for name in style.FAMILIES]
+    assert (
+        len({(look["marker"], look["ls"]) for look in looks})
+        == len({(str(look["color"]), look["ls"]) for look in looks})
+        == len(looks)
+    )
     assert style.look_of_reader("my_net") == style.look_of_reader("my_net")
 
 
@@ -202,5 +208,5 @@ def test_no_transfer_at_all(monkeypatch):
 
 def test_a_figure_of_several_sets_tells_both_numbers():
     rows = pd.DataFrame({"n_images": [300, 2949], "n_groups": [300, 2949], "n_seeds": [1, 3]})
-    assert plots.sample(rows) == ("300 to 2,949 test pictures", "1 to 3 seeds")
-    assert plots.sample(rows[:1], "validation") == ("300 validation pictures", "1 seed")
+    assert plots.sample(rows) == ("300 to 2,949 test pictures", "1 to 3 trainings")
+    assert plots.sample(rows[:1], "validation") == ("300 validation pictures", "1 training")

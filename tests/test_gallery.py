@@ -116,14 +116,14 @@ def test_the_figure():
     found = turned(plain, ra, "resnet18_small")
     first, then = found.chosen()
     axes = np.array(figure.axes).reshape(5, SHOWN)
-    assert [ax.get_title() for ax in axes[0]] == ["to right \u2713"] * len(first) + ["to wrong \u2717"] * len(then)
+    assert [ax.get_title() for ax in axes[0]] == ["corrected \u2713"] * len(first) + ["broken \u2717"] * len(then)
     for column, place in enumerate(first + then):
         words = [axes[row, column].get_xlabel() for row in range(5)]
         marks = "\u2717\u2713" if place in first else "\u2713\u2717"
         verdicts = [f"{run.arrays['top5'][0, place, 0]} {mark}" for run, mark in zip((plain, ra), marks, strict=True)]
         assert words == ["", *verdicts, str(plain.arrays["label"][place]), ""]
     said = figure.get_suptitle() + figure.texts[-1].get_text()
-    assert f"{len(found.gained)} of 2,500" in said and f"{len(found.lost)} to wrong" in said and "first" in said
+    assert f"{len(found.gained)} of 2,500" in said and f"breaks {len(found.lost)}" in said and "first" in said
     with pytest.raises(StudyError, match="not the pictures"):
         gallery.plot_turned("digits", "jpeg", "resnet18_small", load_pictures(make_config("digits", "jpeg"), "val"))
 

@@ -15,11 +15,12 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from rastudy import registry
-from rastudy.analysis.tables import GAINS
+from rastudy.analysis.tables import GAINS, load_table
 from rastudy.config import make_config
 from rastudy.errors import StudyError
+from rastudy.models.small_nets import build_small
 from rastudy.paths import write_csv
-from rastudy.report import claims, document, results_page, words
+from rastudy.report import claims, document, results_page, travel, words
 from rastudy.report import html as report
 from rastudy.report.captions import PICTURES, SHADED
 from rastudy.report.gallery import turned_table
@@ -149,6 +150,10 @@ def test_findings_follow_from_the_csvs():
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
     assert low(with_t[0]) > high(with_t[1]) and low(words.gain("cifar10", "dn", "ra_transformer")) < 0
+    assert low(words.gain("cifar10", "sr x4", role="mean_unseen")) < value(with_t[1])
+    for condition in ("sr x2", "dn", "jpeg"):
+        unseen = [words.gain("cifar10", condition, mode, "mean_unseen") for mode in ("ra_transformer", "ra")]
+        assert high(unseen[0]) < low(unseen[1])
     assert high(words.moved("digits", "black_box", "rapidocr", "jpeg", "ra_transformer")) < 0
     sent = [words.moved("cifar10", "upload", way, "sr x4") for way in ("png", "jpeg75", "jpeg50")]  # 7
     assert high(sent[2]) < low(sent[1]) and high(sent[1]) < low(sent[0])
@@ -169,8 +174,27 @@ def test_findings_follow_from_the_csvs():
         blind, plain = (words.beside("cifar10", task, name) for name in ("blind:ra", "plain"))
         assert high(blind) < 0 and (low(blind) > high(plain)) == (task != "dn")
     enter, of = map(int, words.boundaries("enter", claims.present_studies()).split(" of "))  # 8
+    leave, _ = map(int, words.boundaries("leave", claims.present_studies()).split(" of "))
     unproven, tests = map(int, words.boundaries("gain", claims.present_studies()).split(" of "))
-    assert of / 2 < enter < of and tests / 2 < unproven < tests
+    assert of / 2 < enter < of and 0 < leave < enter and tests / 2 < unproven < tests
+
+
+def test_what_the_page_says_of_blind_and_matched_holds():
+    """Sentences without a figure of their own: blind P's of photographs, and the feature loss at RA's decibels."""
+    found = {one["task"].iloc[0]: one.set_index("restorer") for one in travel.blind_judgements("imagenette")}
+    assert found["sr"].loc[["blind:ra", "blind:plain"], "gain"].max() < found["sr"].loc["none", "gain"]
+    assert found["blind"].loc["none", "gain_high"] >= 0
+    matched = load_table("cifar10", "matched")
+    assert (matched["high"] > 0).all() and (matched["low"] > 0).any()
+
+
+def test_the_sizes_that_the_readme_states():
+    """P's channels in every study, and the range of the small recognisers' parameters."""
+    parameters = [sum(p.numel() for p in build_small(name, 10).parameters()) for name in registry.main_recognisers()]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"of {min(parameters) / 1e6:.2f} to {max(parameters) / 1e6:.2f} million parameters" in text
+    assert {make_config(preset, "sr", "ra").channels for preset in claims.present_studies()} == {16}
+    assert "P has 16 channels" in text
 
 
 def test_no_heading_names_a_model():

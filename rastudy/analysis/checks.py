@@ -52,7 +52,7 @@ CONTROLS = {
     "whole_to_twice": Control("RA against plain at twice the budget", {}, "plain_twice"),
     "one_cycle": Control("RA against plain in one cycle", {}, "plain_one_cycle"),
     "unsupervised": Control("RA unsupervised", {"mode": "ra_unsupervised"}),
-    "perceptual": Control("perceptual loss of R's features", {"mode": "perceptual"}),
+    "perceptual": Control("feature loss on R", {"mode": "perceptual"}),
 }
 WRONG_LABELS = ("shuffled", "constant")  # a degradation without these has no study of controls
 OVER_RA = ("over_ra", "over_ra_low", "over_ra_high"), ("unseen_over_ra", "unseen_over_ra_low", "unseen_over_ra_high")

@@ -31,6 +31,7 @@ LINE = 134  # letters of a note
 RIGHT, WRONG, UNKNOWN = "#005a96", "#b84a00", "#555555"  # verdicts; never told apart by colour alone
 COLOURS, SEEN = 256, 16  # of a palette; levels of 255 that one pixel in 1,000 may be off by
 PALETTE = sns.color_palette("colorblind", 10)
+LINES, MARKERS = ("-", "-.", ":"), "osD^vPX*<>"  # with the colour they tell recognisers apart
 FAMILIES = [name for name in RECOGNISERS if f"{name}_small" not in RECOGNISERS]  # torchvision's five look as ours
 
 
@@ -64,6 +65,7 @@ def finish(figure: Figure, note: str = "", legend: Axes | None = None, spare: Ax
             spare.legend(handles, labels, loc="center", frameon=False)
         else:
             figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)), frameon=False)
+    note = note.replace(" %", "\u00a0%")  # no line ends between a number and its sign
     lines = math.ceil(len(note) / LINE)  # of about the same length
     figure.supxlabel(textwrap.fill(note, math.ceil(len(note) / max(lines, 1)) + 8, break_on_hyphens=False), fontsize=SMALL)
     return figure
@@ -93,10 +95,11 @@ def two_lines(task: str, strength: float) -> str:
 
 
 def look_of_reader(arch: str) -> dict[str, Any]:
-    """A recogniser's colour and line, the same in all figures: by its place in the registry; a variant's line is dashed."""
+    """A recogniser's colour, line and marker, the same in all figures: by its place in the registry; a variant's is dashed."""
     own = small_arch(arch) or (f"{arch}_small" if f"{arch}_small" in RECOGNISERS else arch)
     place = FAMILIES.index(own) if own in FAMILIES else zlib.crc32(own.encode())
-    return {"color": PALETTE[place % len(PALETTE)], "ls": "--" if is_variant(arch) else "-"}
+    line = "--" if is_variant(arch) else LINES[place // len(PALETTE) % len(LINES)]
+    return {"color": PALETTE[place % len(PALETTE)], "ls": line, "marker": MARKERS[place % len(MARKERS)]}
 
 
 def says_what_is_missing(plot: Callable[Plotted, Figure]) -> Callable[Plotted, Figure]:

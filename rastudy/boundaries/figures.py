@@ -49,11 +49,11 @@ from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, mode_name, short_name, task_name
 
 DRAWN = 33  # points along either axis of a plane that is drawn
-STRATUM_NAMES = {"leave": "read rightly: leaves its class", "enter": "misread: enters its true class"}
+STRATUM_NAMES = {"leave": "correct: leaves its class", "enter": "misclassified: enters its true class"}
 PLANE_NAMES = {"random": "a random one of\nRA's spectrum", "unsupervised": "unsupervised RA's",
                "gradient": "the source model's\ngradient", "pictures": "plain, RA and\nclean picture"}  # fmt: skip
 BAND_NAMES = ("below 1/8 cycle a pixel", "1/8 to 1/4", "1/4 to 3/8", "above 3/8")
-SIMILARITY_NAMES = ("kappa on planes", "rank correlation along RA's direction", "along a random one")
+SIMILARITY_NAMES = ("kappa on planes", "rank correlation\nalong RA's direction", "rank correlation\nalong a random direction")
 OTHERS = "#bbbbbb"  # classes beyond the ten most frequent
 
 
@@ -215,8 +215,9 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
     for mode in dict.fromkeys(mode for plane in planes.values() for mode in plane.anchors):
         marker = registry.MODES[mode].marker
         handles.append(Line2D([], [], marker=marker, ls="", color="white", mec="black", ms=7, label=mode_name(mode)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
-    return figure
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(7, len(handles)), frameon=False)
+    note = "One test picture, seed 0. Along x: RA's step; along y: the direction named at the left. Pale: the model is unsure."
+    return finish(figure, note)
 
 
 def plot_pairs(preset: str, task: str, strength: float) -> Figure:
@@ -242,8 +243,8 @@ def plot_pairs(preset: str, task: str, strength: float) -> Figure:
         ax.tick_params(axis="y", rotation=0)
     low, high = pairs["n_images"].min(), pairs["n_images"].max()
     note = (
-        f"{task_name(task, strength)}. Distances: of the {low} to {high} test pictures that both read rightly. Planes: of "
-        f"{planes['n_images'].max()} test pictures. 95 % intervals: boundary_pairs.csv, boundary_planes.csv."
+        f"{task_name(task, strength)}. Distances: of the {low} to {high} test pictures that both classify correctly. Planes: "
+        f"of {planes['n_images'].max()} test pictures. 95 % intervals: boundary_pairs.csv, boundary_planes.csv."
     )
     return finish(figure, note)
 
@@ -257,21 +258,21 @@ def plot_path(preset: str, task: str, strength: float) -> Figure:
         is_source = reader == main_source(preset)
         _line(axes[0, 0], table[table["reader"] == reader], display_name(reader), is_source, **look_of_reader(reader))
     for ax, metric in zip(axes[0, 1:], ("psnr", "ssim"), strict=True):
-        _line(ax, table[table["metric"] == metric], "", band=True, color="black")
+        _line(ax, table[table["metric"] == metric], "", band=True, color="black", marker="o")
     for ax, ylabel in zip(axes[0], ("top-1 (%)", "PSNR (dB)", "SSIM"), strict=True):
         for t, name in ((0, "plain"), (1, "RA")):
             ax.axvline(t, color="#808080", lw=1, ls=":")
             ax.text(t, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
-        ax.set(xlabel="t of plain + t (RA - plain)", ylabel=ylabel)
+        ax.set(xlabel="t, of plain + t (RA - plain)", ylabel=ylabel)
     note = (
-        f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals of the R in the "
-        "loss, of PSNR and of SSIM."
+        f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals, of top-1 for "
+        "the source model alone."
     )
     return finish(figure, note, axes[0, 0], columns=4)
 
 
 def _line(ax: Axes, rows: pd.DataFrame, label: str, band: bool, **look: Any) -> None:
-    ax.plot(rows["t"], rows["value"], label=label, marker=".", lw=1.3, **look)
+    ax.plot(rows["t"], rows["value"], label=label, lw=1.3, ms=3, **look)
     if band:
         ax.fill_between(rows["t"], rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
 
@@ -340,7 +341,7 @@ def plot_strip(
             said = f"{display_name(name)}: {around.classes[guess]} ({100 * float(best.values):.0f} %)"
             lines.append(verdict(said, guess, around.label))
         say_below(ax, lines, 8)
-    return figure
+    return finish(figure, "One test picture, seed 0; t: of plain + t (RA - plain).")
 
 
 def slider(config: Config, around: Around, readers: Sequence[str]) -> object:
@@ -376,18 +377,18 @@ def plot_explains(preset: str) -> Figure:
             for source in sorted(points["source"].unique(), key=list(registry.RECOGNISERS).index):
                 of = here[here["source"] == source]
                 error = [of["gain"] - of["gain_low"], of["gain_high"] - of["gain"]]
-                style = {"fmt": "o", "color": look_of_reader(source)["color"], "ms": 4, "lw": 1, "label": display_name(source)}
+                style = look_of_reader(source) | {"ls": "", "ms": 4, "lw": 1, "label": display_name(source)}
                 ax.errorbar(of[similarity], of["gain"], yerr=error, **style)
             found = gains[gains["similarity"] == similarity].itertuples()
             names = {"mantel": "all pairs", "targets": "targets of one source"}
             ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p_holm:.2g}" for t in found), fontsize=8)
             ax.axhline(0, color="black", lw=1)
-        row[0].set_ylabel(f"{short_name(*key)}\ngain of the other R (pp)")
+        row[0].set_ylabel(f"{short_name(*key)}\ngain of the target (pp)")
     for ax, name in zip(axes[-1], SIMILARITY_NAMES, strict=True):
         ax.set_xlabel(name)
     note = (
-        "A dot: an ordered pair of R's, coloured by the source model; gains with 95 % intervals over pictures. p: permuted "
-        "networks, Holm-corrected."
+        "A dot: an ordered pair of R's, coloured by the source; bars: 95 % intervals over pictures. p: by permuting networks, "
+        "Holm-corrected over all tests of this data set."
     )
     return finish(figure, note, axes[0, -1])
 

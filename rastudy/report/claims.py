@@ -53,7 +53,7 @@ def within(row: Mapping | pd.Series) -> str:
 def trainings(row: Mapping | pd.Series) -> str:
     """How many trainings a figure rests on."""
     n = int(row["n_seeds"])
-    return "this training" if n == 1 else f"{n} trainings"
+    return f"{n} training{'s' * (n != 1)}"
 
 
 def study_name(preset: str) -> str:
@@ -137,10 +137,10 @@ def _header(preset: str) -> str:
 
 
 def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:
-    """A mode's rows. That T gains is claimed, too, though its figures are not at hand; of x2 the paper says nothing."""
+    """A mode's rows. That T gains is claimed, too, though its figures are not available; of x2 the paper says nothing."""
     table = paper_gains()
     paper = {name: where(table, task=task, mode=mode).groupby("role")["value"].mean() for task, name in OF_PAPER.items()}
-    missing = {name: "not at hand" if name in paper else "no such task" for name in conditions}
+    missing = {name: "not available" if name in paper else "no such task" for name in conditions}
     for role, row_role, who in (("source", "source", "the source"), ("unseen", "mean_unseen", "unseen models")):
         for condition in conditions:
             found = paper.get(condition, {}).get(role)
@@ -154,7 +154,7 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
             claimed = found.get("source", 0.0) >= MARGIN
             shown = missing[condition] if not len(found) else "source's gain near 0"
             if claimed:
-                shown = f"{found['unseen'] / found['source']:.2f}" if names == ESTIMATE else "not at hand"
+                shown = f"{found['unseen'] / found['source']:.2f}" if names == ESTIMATE else "not available"
             ours = [kept_of(preset, condition, mode, names, claimed) for preset in presets]
             if names == ESTIMATE or any(ours):
                 yield [f"{mode_name(mode)}: share that unseen models keep {of}", condition, shown, *ours]

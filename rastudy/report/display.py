@@ -43,8 +43,8 @@ NAMES: dict[str, Callable[[str], str]] = {
     "reader": lambda name: "mean of the readers" if name == "mean" else display_name(name),
 }  # fmt: skip
 HEADINGS = {
-    "target_arch": "target model", "source_arch": "source model", "p_holm": "p (Holm)", "n_seeds": "seeds", "n_pairs": "pairs",
-    "within_seeds": "seeds of their own",
+    "target_arch": "target model", "source_arch": "source model", "p_holm": "p (Holm)", "n_pairs": "pairs",
+    "n_seeds": "trainings", "within_seeds": "trainings of their own",
     "n_images": "pictures", "psnr_change": "PSNR change (dB)", "psnr": "PSNR (dB)", "clean": "clean (%)",
 }  # fmt: skip
 FORMATS = {"p": ".3f", "p_holm": ".3f", "rho": "+.2f", "psnr": ".2f", "psnr_change": "+.2f", "clean": ".1f", "stability": ".0f"}
@@ -315,8 +315,8 @@ def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
         for key, ax in zip(keys, line, strict=True):
             here, ringed = (rows_of(rows[rows["mode"] == mode], key) for rows in (tried, chosen))
             for reader, curve in here.sort_values("ra_weight").groupby("reader", sort=False):
-                style = look_of_reader(reader) | {"lw": 2.2 if curve["role"].iloc[0] == "source" else 1.0}
-                ax.plot(curve["db_lost"], curve["gain"], marker=".", label=display_name(reader), **style)
+                style = look_of_reader(reader) | {"lw": 2.2 if curve["role"].iloc[0] == "source" else 1.0, "ms": 3.5}
+                ax.plot(curve["db_lost"], curve["gain"], label=display_name(reader), **style)
             ax.plot(ringed["db_lost"], ringed["gain"], **RING | {"ms": 8, "ls": ""})
             ax.axhline(0, color="black", lw=1)
             ax.set_title(f"{mode_name(mode)}\n{short_name(*key)}")

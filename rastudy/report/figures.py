@@ -53,6 +53,7 @@ from rastudy.training.run_store import curves_file, read_curves
 
 LOWEST = -8  # of the axes of trade-off and controls; values below it are written as text
 INTERVALS = "95 % intervals over trainings where there are three or more, else over pictures."
+SCALES = "Each panel has a scale of colours of its own."
 GAIN_AXIS = "gain over plain (pp)"
 VERDICTS = {
     "transfers": "\u2713",
@@ -85,7 +86,12 @@ def plot_accuracy(preset: str) -> Figure:
     for ax in axes[::2]:
         ax.set_ylabel("top-1 (%)")
     source = display_name(PRESETS[preset]["source_arch"])
-    return finish(figure, f"{_n(rows)} Bars: 95 % intervals over pictures. Source model: {source}.", axes[-1], spare)
+    return finish(
+        figure,
+        f"{_n(rows)} Bars, some hidden by their marker: 95 % intervals over pictures. Source model: {source}.",
+        axes[-1],
+        spare,
+    )
 
 
 @says_what_is_missing
@@ -94,7 +100,7 @@ def plot_gains(preset: str) -> Figure:
     rows = headline(without_variants(main_cells(load_table(preset, "gains"), preset)))
     keys, shown = degradations_in(rows, preset), [mode for mode in modes("paper")[1:] if mode in set(rows["mode"])]
     figure, _ = _heatmaps(rows, keys, "mode", shown, mode_name)
-    note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the source model. {INTERVALS}"
+    note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}"
     return finish(figure, note)
 
 
@@ -112,7 +118,7 @@ def plot_matrix(preset: str) -> Figure:
     figure, axes = _heatmaps(rows, keys, "source_arch", sources, display_name)
     for ax in axes:
         ax.set_ylabel("source model")
-    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the source model. {INTERVALS}")
+    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}")
 
 
 def _heatmaps(
@@ -188,7 +194,9 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
         ax.set(yscale="log", xlabel="thousand pictures seen", title=task_name(task, strength))
     for ax in axes[::2]:
         ax.set_ylabel("image loss (MSE)")
-    note = f"Means between the points, one run each (seed {seed}). RA with T trains P as plain does."
+    note = f"Training loss, averaged between points; one run each (seed {seed})." + " P of RA with T is plain's." * any(
+        MODES[mode].has_transformer for mode in PRESETS[preset]["modes"]
+    )
     return finish(figure, note, axes[-1], spare)
 
 
@@ -205,11 +213,11 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
         part = table[table["task"] == task]
         for arch, line in part.groupby("target_arch", sort=False):
             look, share = look_of_reader(arch), line["top1"] / 100
-            ax.plot(line["strength"], line["top1"], marker="o", ms=4, label=display_name(arch), **look)
+            ax.plot(line["strength"], line["top1"], ms=4, label=display_name(arch), **look)
             half = 196 * np.sqrt(share * (1 - share) / line["n_images"])
             ax.fill_between(line["strength"], line["top1"] - half, line["top1"] + half, color=look["color"], alpha=0.12, lw=0)
         for k, (_, strength) in enumerate(degradations(preset, task)):
-            ax.axvline(strength, color="#009e73", lw=5, alpha=0.3, label="the study's" if k == 0 else None)
+            ax.axvline(strength, color="#009e73", lw=5, alpha=0.3, label="the study's strength" if k == 0 else None)
         ax.set(title=task_name(task), xlabel=TASKS[task].axis)
         places = part["strength"].unique()
         if np.ptp(steps := np.diff(places)) and steps.max() >= CROWDED * steps.min():
@@ -218,7 +226,8 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
         ax.set_xticks([], minor=True)
         ax.grid(axis="x", visible=False)
     axes[0, 0].set(ylabel="top-1 (%)", ylim=(0, 102))
-    note = f"n = {int(table['n_images'].max())} validation pictures, no processing. Bands: 95 % intervals of a share."
+    note = f"n = {int(table['n_images'].max())} validation pictures, no processing. "
+    note += "Bands: 95 % intervals, pictures taken as independent."
     return finish(figure, note, axes[0, -1])
 
 
@@ -255,7 +264,8 @@ def plot_tradeoff(preset: str) -> Figure:
                 ax.set_xlabel("T's learning rate" if MODES[mode].has_transformer else "recognition weight", fontsize=8)
         line[0].set_ylabel("gain (pp)" if what == "gain" else "PSNR (dB)")
     figure.align_ylabels(axes[:, 0])
-    note = f"n = {sample(rows, 'validation')[0]}, one seed. Changes against plain. Bands: 95 % intervals over pictures."
+    note = f"n = {sample(rows, 'validation')[0]}, one training. Changes against plain. Bands: 95 % intervals over pictures."
+    note += " Red: gains below the axis, of the source, then of unseen R's."
     return finish(figure, note, next(ax for ax in axes[0] if ax.lines))
 
 
@@ -314,7 +324,7 @@ def plot_equal_cost(preset: str) -> Figure:
     axes[0, 0].invert_yaxis()
     for label, look in (("ResNet-18, adapted or not", {"marker": "o"}), ("unseen R's", {"marker": "s", "mfc": "white"})):
         axes[0, 0].plot([], [], ls="", color="#4d4d4d", label=label, **look)
-    return finish(figure, f"n = {sample(rows)[0]}, one seed. Bars: 95 % intervals over pictures.", axes[0, 0])
+    return finish(figure, f"n = {sample(rows)[0]}, one training. Bars: 95 % intervals over pictures.", axes[0, 0])
 
 
 @says_what_is_missing
@@ -338,7 +348,7 @@ def plot_controls(preset: str) -> Figure:
         ax.set(title=task_name(*key), xlabel="gain over its baseline (pp)")
     axes[0, 0].set_yticks(range(len(lines)), [control_name(line) for line in lines])
     axes[0, 0].invert_yaxis()
-    return finish(figure, f"{_n(rows)} Bars: {INTERVALS}", axes[0, -1])
+    return finish(figure, f"{_n(rows)} Bars: {INTERVALS} Numbers at the left edge: gains below the axis.", axes[0, -1])
 
 
 # --- transfer
@@ -367,7 +377,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
             intervals(ax, y, part, across=True, ms=4, label=mode_name(mode), **look_of(mode))
             ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **look_of(mode))
         ax.set_title(two_lines(*key))
-        ax.set_xlabel(GAIN_AXIS)
+        ax.set_xlabel(GAIN_AXIS if len(keys) < 4 else "gain (pp)")
         _name_lines(ax, lines)
     note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
     return finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
@@ -404,7 +414,11 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
             ax.text(place[0] + 0.5, place[1] + 0.5, said, ha="center", va="center", color=ink(colour), fontsize=8.5)
         ax.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=8.5)
         ax.set(xlim=(0, len(present)), ylim=(len(lines), 0))
-        ax.set_xticks(np.arange(len(present)) + 0.5, [name.replace(" ", "\n", 1) for name in present], fontsize=8)
+        ax.set_xticks(
+            np.arange(len(present)) + 0.5,
+            [name.replace("super-resolution", "SR").replace(" ", "\n", 1) for name in present],
+            fontsize=8,
+        )
         ax.tick_params(axis="x", labelbottom=False, labeltop=ax is axes[0, 0])
         n, seeds = (_span(part[name]) for name in ("n_images", "n_seeds"))
         ax.set_title(f"{PRESETS[preset].get('shown') or preset}: n = {n}, {seeds} training{'s' * (seeds != '1')}", loc="left")

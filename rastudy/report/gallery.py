@@ -47,7 +47,7 @@ from rastudy.report.style import degradations_in
 from rastudy.training.weights import load_models, weights_file
 
 SHOWN = 8  # pictures in a figure of turned verdicts
-WAYS = {"gained": ("to right \u2713", RIGHT), "lost": ("to wrong \u2717", WRONG)}  # in which RA turns a verdict
+WAYS = {"gained": ("corrected \u2713", RIGHT), "lost": ("broken \u2717", WRONG)}  # in which RA turns a verdict
 TURNED = ("task", "strength", "target_arch", "gained", "lost", "n_images")
 
 
@@ -149,8 +149,10 @@ def show_restored(config: Config, count: int = 6) -> Figure:
             said = zip(readers, verdicts[k], strict=True)
             say_below(ax, [verdict(f"{display_name(reader.name)}: {pictures.classes[guess]}", guess, int(pictures.labels[k]))
                            for reader, guess in said])  # fmt: skip
-        column[0].set_title("T of P's picture" if MODES[run.mode].has_transformer else mode_name(run.mode))
+        column[0].set_title(mode_name(run.mode))
     figure.suptitle(task_name(config.task, config.strength))
+    note = f"The first {count} pictures, seed 0; below each, the predictions of the source model and of one unseen model."
+    finish(figure, note + " RA with T: T's output." * any(MODES[run.mode].has_transformer for run in shown))
     save(figure, config.preset, f"restored_{_name_of(config)}")
     return figure
 
@@ -226,7 +228,7 @@ def plot_turned_counts(preset: str) -> Figure:
     axes[0, 0].set_yticks(range(len(readers)), [display_name(arch) for arch in readers])
     axes[0, 0].invert_yaxis()
     n, source = table["n_images"].max(), display_name(PRESETS[preset]["source_arch"])
-    note = f"Pictures whose verdict RA turns; n = {n:,} test pictures, seed 0. Source model: {source}."
+    note = f"Pictures that RA corrects and breaks; n = {n:,} test pictures, seed 0. Source model: {source}."
     return finish(figure, note)
 
 
@@ -268,11 +270,13 @@ def plot_turned(
                 show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, **look)
     _name_turned(axes, names, len(gained), len(lost))
     figure.suptitle(
-        f"{task_name(task, plain.strength)}, read by {display_name(reader)}: RA turns {len(found.gained):,} of {found.n:,} "
-        f"pictures to right, {len(found.lost):,} to wrong", fontsize=10,
+        f"{task_name(task, plain.strength)}, read by {display_name(reader)}: RA corrects {len(found.gained):,} of {found.n:,} "
+        f"pictures and breaks {len(found.lost):,}", fontsize=10,
     )  # fmt: skip
-    note = f"The first {len(gained)} and {len(lost)} in the test set's order: {len(places)} in the proportion of all that turn."
-    return finish(figure, f"{note} Verdicts under plain's and RA's picture; seed 0.")
+    note = (
+        f"The first {len(gained)} and {len(lost)} in the test set's order: {len(places)} in the proportion of all that change."
+    )
+    return finish(figure, f"{note} Predictions below plain's and RA's picture; seed 0.")
 
 
 def _name_turned(axes: np.ndarray, names: Sequence[str], n_gained: int, n_lost: int) -> None:

@@ -83,7 +83,8 @@ def plot_hero() -> Figure:
         figure,
         f"Left: of {study_name(SHOWN)}, the first test picture that RA turns from misclassified to right for {source}, the "
         f"source model, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
-        f"else over pictures; n = {_counts(rows)}. Of photographs the other family's model is among the unseen, too.",
+        f"else over pictures; n = {_counts(rows)}. On photographs the model of another family also counts in the unseen mean. "
+        f"Black boxes: {_boxes(rows)}. Scales differ.",
     )
 
 
@@ -91,6 +92,12 @@ def _counts(rows: pd.DataFrame) -> str:
     """How many test pictures each study has, in words."""
     most = rows[rows["kind"] == "source"].groupby("preset", sort=False)["n_images"].max().dropna()
     return ", ".join(f"{n:,.0f} ({study_name(preset)})" for preset, n in most.items())
+
+
+def _boxes(rows: pd.DataFrame) -> str:
+    """The black boxes of each study, in words."""
+    found = rows[rows["kind"] == "black_box"].groupby("preset", sort=False)["variant"].unique()
+    return "; ".join(f"{', '.join(map(display_name, names))} ({study_name(preset)})" for preset, names in found.items())
 
 
 def first_turned(task: str, strength: float) -> int:

@@ -154,8 +154,11 @@ def plot_judgements(presets: Sequence[str]) -> Figure:
     for ax, one in zip(axes, found, strict=True):
         panel(ax, one)
         ax.set_title(f"{place_of(one)}; n = {int(one['n_images'].iloc[0]):,}, {len(unseen_of(one))} models")
-    note = "Gains over no processing: means over so many models that no restorer of the panel had in its loss, 95 % intervals"
-    return style.finish(figure, f"{note} over pictures, one training a P. RA with T: T's picture.")
+    note = (
+        "Gains over no processing, means over models that no restorer of the panel had in its loss (their number: title); "
+        "bars: 95 % intervals over pictures, one training a P. RA with T: T's picture."
+    )
+    return style.finish(figure, note)
 
 
 def best(found: pd.DataFrame) -> str:
@@ -172,8 +175,8 @@ def best_of(found: pd.DataFrame) -> str:
     """Who is read best by the mean unseen model, who has the most decibels, the best filter, and RA, in a sentence."""
     rows = found[found["reader"] == UNSEEN].set_index("restorer")
     filters = rows[[name in SHOWN and name != "none" for name in rows.index]]
-    roles = [(best(found), "read best"), (str(rows["psnr"].idxmax()), "with the most decibels")]
-    roles += [(str(filters["gain"].idxmax()), "the best filter")] if len(filters) else []
+    roles = [(best(found), "highest top-1"), (str(rows["psnr"].idxmax()), "highest PSNR")]
+    roles += [(str(filters["gain"].idxmax()), "best filter")] if len(filters) else []
     who = list(dict.fromkeys([*(name for name, _ in roles), *[name for name in ("plain", "ra") if name in rows.index]]))
     said = []
     for name in who:

@@ -97,7 +97,7 @@ def replication_table(preset: str) -> Iterator[Row]:
         yield [*named, *(f"{row[name]:+.1f}" for name in ("record", "ours", "difference")), spread, row["verdict"], seed_0]
 
 
-@table("data", "task", "top-1 (pp)", "seeds", "source", "unseen models",
+@table("data", "task", "top-1 (pp)", "trainings", "source", "unseen models",
        missing="(`make study-full` runs this control.)\n",
        complete=lambda rows: any("one cycle" in row[2] for row in rows))  # fmt: skip
 def controls_table(preset: str) -> Iterator[Row]:
@@ -109,7 +109,9 @@ def controls_table(preset: str) -> Iterator[Row]:
                 yield [study_name(preset), condition, shown, str(cell["n_seeds"].iloc[0]), *_source_and_unseen(cell)]
 
 
-@table("data", "task", "gain of top-1 (pp)", "seeds", "source", "unseen models", "source, over RA", "unseen models, over RA")
+@table(
+    "data", "task", "gain of top-1 (pp)", "trainings", "source", "unseen models", "source, over RA", "unseen models, over RA"
+)
 def what_it_is_not_table(preset: str) -> Iterator[Row]:
     """RA with one thing changed: does the gain need R's training, its labels, R's verdict, a short training?"""
     for _, row in load_table(preset, "controls").iterrows():
@@ -140,7 +142,15 @@ def equal_cost_table(preset: str) -> Iterator[Row]:
         yield [*named, interval(row, GAIN), interval(row, UNSEEN), *quality]
 
 
-@table("data", "task", "dB, as of", "RA: source", "feature loss over RA: source", "RA: unseen", "feature loss over RA: unseen")
+@table(
+    "data",
+    "task",
+    "PSNR change, as of",
+    "RA: source",
+    "feature loss over RA: source",
+    "RA: unseen",
+    "feature loss over RA: unseen",
+)
 def matched_table(preset: str) -> Iterator[Row]:
     """A feature loss beside RA at the same decibels, on validation."""
     found = load_table(preset, "matched")
@@ -151,7 +161,7 @@ def matched_table(preset: str) -> Iterator[Row]:
         yield [study_name(preset), short_name(task, strength), at, *cells[0], *cells[1]]
 
 
-@table("task", "P", "seeds", "plain's PSNR", "RA's gain, source", "RA's gain, unseen models")
+@table("task", "P", "trainings", "plain's PSNR", "RA's gain, source", "RA's gain, unseen models")
 def processors_table(preset: str) -> Iterator[Row]:
     """RA against plain with every P, of presets with more than one: is the gain SRResNet's alone?"""
     if "processors" not in PRESETS[preset]:
@@ -179,7 +189,7 @@ def photographs_table(preset: str) -> Iterator[Row]:
     for _, row in rows[rows["task"].isin(OF_PAPER)].iterrows():
         task, mode = key = row["task"], row["mode"]
         gains = _source_and_unseen(main_rows("gains", preset, OF_PAPER[task], mode=mode))
-        paper = f"{published[key]:+.1f}" if key in published else "not at hand"
+        paper = f"{published[key]:+.1f}" if key in published else "not available"
         shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
         yield [*shown, *gains, f"{psnr[key] - psnr[task, 'plain']:+.2f}", paper]
 
@@ -299,9 +309,9 @@ def _range(rows: pd.DataFrame) -> list[float] | None:
     return [rows["value"].median(), rows["value"].min(), rows["value"].max()] if rows["value"].notna().any() else None
 
 
-@table("data", "task", "misread: enters the true class, points over random", "read rightly: leaves it, points over random",
+@table("data", "task", "misclassified: enters the true class, points over random", "correct: leaves it, points over random",
        "kappa, two architectures", "kappa, two trainings of one", "difference", "rank correlation over random",
-       "similarity and gain: rho")  # fmt: skip
+       "kappa and gain: rho, uncorrected p")  # fmt: skip
 def boundaries_table(preset: str) -> Iterator[Row]:
     """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
     for row in measured_boundaries(preset):
@@ -351,17 +361,19 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
             closer = sum(row.apart[1] > 0 for row in rows if row.apart)
             trainings += f" (more alike, with an interval above 0, in {closer} of {len(apart)} cases)"
         alike = (
-            f"around plain's pictures the verdicts of two architectures agree at a kappa of {_ends(kappa)}{trainings}, where "
-            "chance gives 0, and "
+            f"around plain's pictures the predictions of two architectures agree at a kappa of {_ends(kappa)}{trainings}, "
+            "where chance gives 0, and "
         )
     ranks = {row.data: [one.rank[0] for one in rows if one.data == row.data and one.rank] for row in rows}
     more = "; ".join(f"{data} {_ends(rank, '+')}" for data, rank in ranks.items() if rank)
     said = (
-        "The step to RA's picture leads into the true class of pictures that unseen R's misread more often than random steps "
-        f"of its spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases ({most.data}, {most.task}: "
-        f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]), and out of a class that was right less often in "
-        f"{sum(found[2] < 0 for found in leave)} of {len(leave)}; {alike}along RA's direction two R's distances rank more "
-        f"alike than along random ones by (medians over pairs) {more}."
+        "A step in RA's direction takes pictures that unseen R's misclassify into their true class more often than random "
+        f"steps with the same spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases (clearest: "
+        f"{most.data}, {most.task}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]). It also takes correctly "
+        f"classified pictures out of their class more often in {sum(found[1] > 0 for found in leave)} of {len(leave)} cases, "
+        f"and less often in {sum(found[2] < 0 for found in leave)}. Moreover, {alike}"
+        "the rank correlation of two R's distances along RA's direction minus that along random ones is (medians over "
+        f"pairs) {more}."
     )
     return f"{said}{_explained(rows)}\n"
 
@@ -373,13 +385,13 @@ def _explained(rows: Sequence[Boundaries]) -> str:
         return ""
     rho, p = [rho for rho, _ in mantel], [corrected[id(test)] for test in mantel]
     said = (
-        " Among five convolutional R's they do not tell who gains more from whom: over the ordered pairs kappa and gain "
+        " Among the five small CNNs similarity does not predict who gains more from whom: over ordered pairs, kappa and gain "
         f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}; "
-        "so few networks could show a strong relation only)"
+        "with so few networks only a strong relation could show)"
     )
     wide = [f"{row.data}, {row.task} {row.targets[0]:+.2f} (p {corrected[id(row.targets)]:.3f})" for row in rows if row.targets]
     if wide:
-        said += f"; with models of other families, less alike, among the targets of one source at {', '.join(wide)}"
+        said += f"; over the targets of one source, with less similar models of other families among them, at {', '.join(wide)}"
         said += "; p are one-sided, and Holm-corrected for all of these tests"
     return f"{said}."
 
@@ -391,7 +403,8 @@ def corrected_tests(rows: Sequence[Boundaries]) -> dict[int, float]:
 
 
 def _ends(values: Sequence[float], sign: str = "") -> str:
-    return f"{min(values):{sign}.2f} to {max(values):{sign}.2f}"
+    low, high = f"{min(values):{sign}.2f}", f"{max(values):{sign}.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 # --- speed, and the README itself
@@ -430,8 +443,8 @@ def timings_table(preset: str = "digits") -> str:
     return markdown(rows, [f"part of `{'make study' if preset == 'digits' else f'--preset {preset}'}`", "time", "on"])
 
 
-@table("data", "task", "plain keeps of clean", "RA: source", "RA: unseen", "of their own gain as sources", "dB",
-       "paper: source", "paper: unseen", "trainings")  # fmt: skip
+@table("data", "task", "plain / clean top-1", "RA: source", "RA: unseen", "unseen: share of own gain as sources",
+       "PSNR change (dB)", "paper: source", "paper: unseen", "trainings")  # fmt: skip
 def main_table_of(preset: str) -> Iterator[Row]:
     """The README's table: RA in every study and degradation, beside the paper's ImageNet."""
     published = paper_gains()

@@ -54,10 +54,10 @@ def intervals(
 
 
 def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
-    """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 seeds``."""
+    """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 trainings``."""
     least, n, groups = int(rows["n_images"].min()), int(rows["n_images"].max()), int(rows["n_groups"].max())
     of = f" of {groups:,} digits" if groups != n else ""
     low, high = (int(end) for end in (rows["n_seeds"].min(), rows["n_seeds"].max()))
-    seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
+    trainings = f"{high} training{'s' * (high > 1)}" if low == high else f"{low} to {high} trainings"
     many = f"{n:,}" if least == n else f"{least:,} to {n:,}"
-    return f"{many} {split} pictures{of}".replace("  ", " "), seeds
+    return f"{many} {split} pictures{of}".replace("  ", " "), trainings

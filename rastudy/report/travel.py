@@ -107,6 +107,6 @@ def plot_blind(presets: Sequence[str]) -> Figure:
         ax.axhline(0, color="black", lw=1)
         ax.set_xticks(range(len(judged)), [short_name(one["task"].iloc[0], one["strength"].iloc[0]) for one in judged])
         ax.set_title(f"{study_name(preset)}; n = {int(judged[0]['n_images'].iloc[0]):,}")
-    axes[0, 0].set_ylabel("mean unseen model (pp)")
+    axes[0, 0].set_ylabel("mean unseen top-1,\nminus RA specialist's (pp)")
     note = "Top-1 minus that of RA's specialist (of mixtures: blind RA), 95 % intervals over pictures; one training of each P."
     return style.finish(figure, note, axes[0, 0])

@@ -142,7 +142,7 @@ def beside(preset: str, task: str, restorer: str) -> str:
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells no ``gain``."""
     rows = [row for preset in presets for row in measured_boundaries(preset)]
-    hits = {"enter": [row.enter[1] > 0 for row in rows if row.enter],
+    hits = {"enter": [row.enter[1] > 0 for row in rows if row.enter], "leave": [row.leave[1] > 0 for row in rows if row.leave],
             "gain": [p >= stats.SURE for p in corrected_tests(rows).values()]}[what]  # fmt: skip
     return f"{sum(hits)} of {len(hits)}"
 
@@ -159,8 +159,8 @@ def rounding(presets: Sequence[str]) -> str:
                 most[preset] = max(most.get(preset, (0.0, "")), (change, f"{condition}, {mode_name(mode)}"))
     told = "; ".join(f"{study_name(name)} {change:.2f} pp ({where_})" for name, (change, where_) in most.items())
     return (
-        "Every figure is read from P's picture as a file would hold it, in 8 bits; the paper's release hands on floats. The "
-        f"largest change of a model's top-1 that floats would make in any main cell: {told}."
+        "Recognisers get P's output rounded to 8 bits, as a file would hold it; the paper's release passes floats on. The "
+        f"largest change in any model's top-1 that floats would make in a main cell: {told}."
     )
 
 
