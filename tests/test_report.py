@@ -104,7 +104,7 @@ def test_tables_and_words_are_those_of_the_results(page):
 
 
 def test_gallery_counts_are_the_predictions(page):
-    (table,) = [table for table in tables_of(page) if "wrong to right" in table[0]]
+    (table,) = [table for table in tables_of(page) if "corrected" in table[0]]
     numbers = [[int(cell.replace(",", "")) for cell in line[3:]] for line in table[1:]]
     counts = pd.concat([turned_table(preset) for preset in claims.present_studies()])
     assert numbers == counts[["gained", "lost", "n_images"]].to_numpy().tolist()

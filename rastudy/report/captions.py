@@ -11,8 +11,8 @@ from rastudy.report.claims import study_name
 # by the beginning of a figure's name: its caption, and what is plotted; the order is the report's
 CAPTIONS = {
     "hero": ("What recognition-aware processing does",
-             "Left, a row per task: the first test picture of the digits that RA turns from misclassified to right for the "
-             "source recogniser and an unseen one: degraded, plain's, RA's, original, with verdicts. Right: points with 95 % "
+             "Left, a row per task: the first test picture of the digits that RA corrects for the source recogniser "
+             "and for an unseen one: degraded, plain's, RA's, original, with predictions. Right: points with 95 % "
              "intervals, RA's gain over plain by study and kind of reader; open: the paper's."),
     "degradations": ("What each P gets to see", "Test pictures, a column each: the original and its degraded versions."),
     "strengths": ("Top-1 against the strength of each degradation", "Lines with 95 % bands, one per recogniser, a panel per "
@@ -41,17 +41,17 @@ CAPTIONS = {
               "unseen recogniser minus what it reads after RA's specialist, by degradation; open: blind P's."),
     "curves": ("Training", "Image loss against the pictures seen, a line per mode, a panel per degradation."),
     "restored": ("Restored pictures, not chosen",
-                 "Rows are the first test pictures, columns the modes; under each picture the verdicts of the source "
+                 "Rows are the first test pictures, columns the modes; under each picture the predictions of the source "
                  "recogniser and of an unseen one, a check mark where right, a cross where wrong."),
-    "boundary_distances": ("How soon recognisers change their mind along a direction",
+    "boundary_distances": ("How soon recognisers' predictions change along a direction",
                            "Curves with bands, RA's direction among random ones: share of pictures whose boundary is reached "
                            "against RA steps, mean and range of the unseen recognisers."),
     "boundary_reached": ("Boundaries within four RA steps",
                          "Coloured tables: rows are directions, columns recognisers; per cent of the pictures."),
     "boundary_pairs": ("How alike two recognisers' boundaries are", "Coloured tables over pairs of recognisers."),
     "boundary_path": ("On the way from plain's picture to RA's", "Lines: what recognisers read at each part of the way."),
-    "boundary_planes": ("Verdicts on planes through a picture", "Maps of the class that each recogniser names in a plane."),
-    "boundary_strip": ("A picture on the way from plain's to RA's", "The picture at several places, with verdicts under it."),
+    "boundary_planes": ("Predictions on planes through a picture", "Maps of the class that each recogniser names in a plane."),
+    "boundary_strip": ("A picture on the way from plain's to RA's", "The picture at several places with predictions."),
     "boundary_difference": ("What RA changes in a picture", "Plain's picture, RA's, and their difference, amplified."),
     "boundary_added": ("What RA adds to pictures", "Bars: energy by frequency, at edges, in colour."),
     "boundary_explains": ("Whether similarity explains the gain", "Points, one per pair of recognisers."),
@@ -62,10 +62,10 @@ CAPTIONS = {
     "transfer_upload_aware": ("RA's gain after an upload, without and with uploads in its loss",
                               "Points with 95 % intervals by upload, a panel per degradation and kind of reader."),
     "transfer": ("Transfer", "Gains over plain with 95 % intervals, a panel per degradation; open: at home."),
-    "turned": ("How many verdicts RA turns", "Bars by recogniser, a panel per degradation: test pictures turned from right to "
-               "wrong to the left, from wrong to right to the right."),
-    "turned_": ("Pictures whose verdict RA turns", "A column per picture, those turned to right before those turned to wrong: "
-                "degraded, plain's and RA's with the verdicts, the original, the difference amplified."),
+    "turned": ("How many pictures RA corrects and breaks", "Bars by recogniser, a panel per degradation: test pictures that RA "
+               "breaks to the left, that it corrects to the right."),
+    "turned_": ("Pictures that RA corrects and breaks", "A column per picture, the corrected ones first: degraded, plain's and "
+                "RA's with the predictions, the original, the difference amplified."),
 }  # fmt: skip
 
 PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")  # these show pictures

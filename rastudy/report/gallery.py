@@ -1,4 +1,4 @@
-"""Figures that show pictures: degraded, restored with the recognisers' verdicts, and those whose verdict RA turns."""
+"""Figures that show pictures: degraded, restored with the recognisers' predictions, and those that RA corrects or breaks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,8 +46,8 @@ from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_n
 from rastudy.report.style import degradations_in
 from rastudy.training.weights import load_models, weights_file
 
-SHOWN = 8  # pictures in a figure of turned verdicts
-WAYS = {"gained": ("corrected \u2713", RIGHT), "lost": ("broken \u2717", WRONG)}  # in which RA turns a verdict
+SHOWN = 8  # pictures in a figure of what RA turns
+WAYS = {"gained": ("corrected \u2713", RIGHT), "lost": ("broken \u2717", WRONG)}  # in which RA turns a prediction
 TURNED = ("task", "strength", "target_arch", "gained", "lost", "n_images")
 
 
@@ -123,7 +123,7 @@ def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figu
 def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
 
-    Under each picture are the verdicts of the source model and of one unseen R, a cross where wrong, grey where nobody knows.
+    Under each picture are the predictions of the source model and an unseen R, a cross where wrong, grey where nobody knows.
 
     Raises:
         StudyError: no mode's weights are at hand.
@@ -157,11 +157,11 @@ def show_restored(config: Config, count: int = 6) -> Figure:
     return figure
 
 
-# --- verdicts that RA turns
+# --- what RA corrects and breaks
 
 
 class Turned(NamedTuple):
-    """Places in the test set, ascending, of the pictures whose verdict RA turns: to right, to wrong; of ``n`` pictures."""
+    """Places in the test set, ascending, of the pictures that RA corrects (``gained``) and breaks (``lost``), of ``n``."""
 
     gained: np.ndarray
     lost: np.ndarray
@@ -194,7 +194,7 @@ def pair_of(preset: str, task: str, strength: float = -1.0, **overrides: object)
 
 
 def turned_table(preset: str) -> pd.DataFrame:
-    """How many test pictures RA turns to right (``gained``) and to wrong (``lost``), by degradation and R; seed 0."""
+    """How many test pictures RA corrects (``gained``) and breaks (``lost``), by degradation and R; seed 0."""
     rows = []
     for task, strength in degradations(preset):
         files = [to_read(predictions_file(config, "test")) for config in pair_of(preset, task, strength)]
@@ -208,7 +208,7 @@ def turned_table(preset: str) -> pd.DataFrame:
 
 @says_what_is_missing
 def plot_turned_counts(preset: str) -> Figure:
-    """Bars: pictures that RA turns to right, and to wrong, by R; a panel per degradation."""
+    """Bars: pictures that RA corrects, and that it breaks, by R; a panel per degradation."""
     table = turned_table(preset)
     keys, readers = degradations_in(table, preset), list(table["target_arch"].unique())
     most, most_lost = table[["gained", "lost"]].to_numpy().max(), table["lost"].max()
@@ -237,9 +237,9 @@ def plot_turned(
     preset: str, task: str, reader: str, pictures: PictureSet | None = None, strength: float = -1.0, count: int = SHOWN,
     **overrides: object,
 ) -> Figure:  # fmt: skip
-    """Pictures whose verdict RA turns, a column each: P's input, plain's, RA's, the original, and RA's minus plain's.
+    """Pictures that RA corrects and breaks, a column each: P's input, plain's, RA's, the original, and RA's minus plain's.
 
-    The verdicts are the kept predictions', seed 0; the pictures are those of :meth:`Turned.chosen`.
+    The predictions are the kept ones, seed 0; the pictures are those of :meth:`Turned.chosen`.
 
     Args:
         pictures: the test pictures; default: loaded (``data_dir`` names the folder where the preset needs one).
@@ -280,7 +280,7 @@ def plot_turned(
 
 
 def _name_turned(axes: np.ndarray, names: Sequence[str], n_gained: int, n_lost: int) -> None:
-    """Names of the rows, and above each column the way its verdict turns."""
+    """Names of the rows, and above each column the way its prediction turns."""
     for ax, name in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(name, fontsize=9)
     ways = [WAYS["gained"]] * n_gained + [WAYS["lost"]] * n_lost

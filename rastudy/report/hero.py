@@ -64,7 +64,7 @@ def _gains_of(preset: str) -> Iterator[pd.DataFrame]:
 
 
 def plot_hero() -> Figure:
-    """A row per task: pictures degraded, by plain, by RA, and original, with verdicts; and gains by kind of reader."""
+    """A row per task: pictures degraded, by plain, by RA, and original, with predictions; and gains by kind of reader."""
     theme("whitegrid")
     figure = plt.figure(figsize=(WIDTH, 4.6), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.05))
@@ -81,7 +81,7 @@ def plot_hero() -> Figure:
     source, unseen = map(display_name, two_readers(pair_of(SHOWN, "sr")[0]))
     return finish(
         figure,
-        f"Left: of {study_name(SHOWN)}, the first test picture that RA turns from misclassified to right for {source}, the "
+        f"Left: of {study_name(SHOWN)}, the first test picture that RA corrects for {source}, the "
         f"source model, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
         f"else over pictures; n = {_counts(rows)}. On photographs the model of another family also counts in the unseen mean. "
         f"Black boxes: {_boxes(rows)}. Scales differ.",
@@ -112,7 +112,7 @@ def first_turned(task: str, strength: float) -> int:
 
 @torch.inference_mode()
 def _show_pictures(axes: Sequence[Axes], task: str, strength: float, titles: bool) -> None:
-    """One task's picture; the verdicts of source and unseen R below plain's version and RA's."""
+    """One task's picture; the predictions of source and unseen R below plain's version and RA's."""
     plain, ra = pair_of(SHOWN, task, strength, device="cpu")
     place, pictures = first_turned(task, strength), load_pictures(plain, "test")
     label = int(pictures.labels[place])

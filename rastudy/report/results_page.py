@@ -113,7 +113,7 @@ def controls_table(preset: str) -> Iterator[Row]:
     "data", "task", "gain of top-1 (pp)", "trainings", "source", "unseen models", "source, over RA", "unseen models, over RA"
 )
 def what_it_is_not_table(preset: str) -> Iterator[Row]:
-    """RA with one thing changed: does the gain need R's training, its labels, R's verdict, a short training?"""
+    """RA with one thing changed: does the gain need R's training, its labels, R's class scores, a short training?"""
     for _, row in load_table(preset, "controls").iterrows():
         run = [short_name(row["task"], row["strength"]), control_name(row["control"]), str(row["n_seeds"])]
         yield [study_name(preset), *run, *(interval(row, names) for names in (GAIN, UNSEEN, *OVER_RA))]
@@ -325,7 +325,7 @@ def boundaries_table(preset: str) -> Iterator[Row]:
 
 @table("data", "task", "source model", "read by", "kappa with the source", "gain from the source (pp)", missing="")
 def kinship_table(preset: str) -> Iterator[Row]:
-    """Where sources are of several families: how alike each target's verdicts are to the source's, and what it gains."""
+    """Where sources are of several families: how alike each target's predictions are to the source's, and what it gains."""
     if not to_read(results_folder(preset) / "boundary_points.csv").is_file():
         return
     points, planes = (load_boundaries(preset, f"boundary_{name}") for name in ("points", "planes"))
@@ -466,9 +466,9 @@ def main_table_of(preset: str) -> Iterator[Row]:
         yield [*named, *_source_and_unseen(gains), own, loss, *published_gains, str(gains["n_seeds"].iloc[0])]
 
 
-@table("data", "task", "read by", "wrong to right", "right to wrong", "of test pictures")
+@table("data", "task", "read by", "corrected", "broken", "of test pictures")
 def turned_counts(preset: str) -> Iterator[Row]:
-    """How many verdicts RA turns each way."""
+    """How many pictures RA corrects and breaks."""
     for _, row in turned_table(preset).iterrows():
         counts = [f"{row[name]:,}" for name in ("gained", "lost", "n_images")]
         yield [study_name(preset), short_name(row["task"], row["strength"]), display_name(row["target_arch"]), *counts]
