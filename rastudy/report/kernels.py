@@ -22,6 +22,7 @@ from rastudy.paths import BATCH, root
 
 # elsewhere the system's libraries may not survive a fork, and kernels start as slowly as any
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+PRELOADED = ("rastudy.report.gallery", "rastudy.report.display", "rastudy.training.train")  # what notebooks import
 _stopped = threading.Event()
 
 
@@ -37,7 +38,7 @@ def use_warm_kernels() -> None:
     KernelProvisionerFactory.provisioners[entry.name] = entry
     os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = entry.name
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib reads it on import
-    multiprocessing.set_forkserver_preload(["rastudy.sweep.sweep", "rastudy.report.gallery"])
+    multiprocessing.set_forkserver_preload([__name__, *PRELOADED])
     _stopped.clear()
 
 
