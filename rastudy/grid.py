@@ -133,9 +133,12 @@ def select(args: argparse.Namespace, of_directions: Iterable[Run] = ()) -> list[
     else:
         found = [Run(run.config, tuple(split for split in run.splits if split in args.split)) for run in _asked(args)]
         found = [run for run in found if run.splits]
+    by_id = {run.config.run_id: run for run in found}
     for name in args.run:
-        one_of("run", name, [run.config.run_id for run in found])
-    return [run for run in found if not args.run or run.config.run_id in args.run]
+        if name not in by_id:
+            raise StudyError(f"run={name!r} is none of the {len(by_id)} runs of these options; --run takes an id of --list, "
+                             "with the options that --list had (--full, --direction, --set ...)")  # fmt: skip
+    return [by_id[name] for name in dict.fromkeys(args.run)] or found
 
 
 def _named(args: argparse.Namespace) -> dict[str, list]:

@@ -475,6 +475,15 @@ def test_what_the_full_grid_lacks_is_refused(arguments):
         select(parse(["--full", *arguments]))
 
 
+def test_a_run_of_other_options_is_told_from_a_typo():
+    """``--run`` takes what ``--list`` printed, with its options; twice is once."""
+    here, full = ({run.config.run_id for run in select(parse(words))} for words in ([], ["--full"]))
+    name = sorted(full - here)[0]
+    assert [run.config.run_id for run in select(parse(["--full", "--run", name, name]))] == [name]
+    with pytest.raises(StudyError, match=f"run='{name}' is none of the .* runs of these options; .*--full"):
+        select(parse(["--run", name]))
+
+
 def test_full_adds_seeds_sources_and_processors():
     """Five seeds of every mode, every R as the source, and every other processor beside its plain."""
     cells = grid("digits", full=True)

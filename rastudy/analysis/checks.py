@@ -30,7 +30,7 @@ from rastudy.analysis.comparisons import (
 from rastudy.config import make_config
 from rastudy.models.pretrained import TORCHVISION_WEIGHTS
 from rastudy.paths import CHECKOUT
-from rastudy.presets import PRESETS, degradations
+from rastudy.presets import EQUAL_GRADIENT, PRESETS, degradations
 
 
 class Control(NamedTuple):
@@ -44,6 +44,10 @@ class Control(NamedTuple):
 CONTROLS = {
     "ra": Control("RA", {}),
     "untrained": Control("RA, an untrained R in the loss", {"source_arch": "resnet18_small_untrained"}),
+    "untrained_equal": Control(
+        "RA, an untrained R, with RA's gradient in size",
+        {"source_arch": "resnet18_small_untrained", "ra_weight": EQUAL_GRADIENT},
+    ),
     "shuffled": Control("RA, permuted labels in the loss", {"labels": "shuffled"}),
     "constant": Control("RA, class 0 for every picture in the loss", {"labels": "constant"}),
     "half": Control("RA at half the budget, against plain at half", {"budget": 0.5}),
