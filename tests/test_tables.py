@@ -15,20 +15,19 @@ from rastudy.analysis import tables
 from rastudy.analysis.checks import paper_gains, paper_reported
 from rastudy.analysis.comparisons import GAIN, UNSEEN, ends, load_cells
 from rastudy.analysis.matched import at
+from rastudy.analysis.replication import COLUMNS as REPLICATION
 from rastudy.analysis.tables import TABLES, load_table, make_tables
 from rastudy.boundaries import tables as boundary_tables
 from rastudy.config import make_config
 from rastudy.data import digits
 from rastudy.errors import StudyError
-from rastudy.evaluation.predictions import COLUMNS, load_results, predictions_file, results_file, save_predictions
+from rastudy.evaluation.predictions import load_results, predictions_file, results_file, save_predictions
 from rastudy.grid import grid
 from rastudy.presets import PRESETS, SMALL_FIVE, degradations, settings_of
 from rastudy.report import claims
 from rastudy.report import figures as plots
 from rastudy.report import results_page as readme
 from rastudy.tools.difficulty import published
-from rastudy.training.run_store import CURVE_COLUMNS
-from rastudy.transfer import tables as transfer_tables
 
 ROOT = Path(__file__).parents[1]
 N = 400
@@ -701,19 +700,33 @@ def described(heading: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", " ".join(cells)))
 
 
-GUIDED = {
-    **{f"`{name}.csv`": columns for name, columns in TABLES.items()},
-    "`runs.csv`": COLUMNS, "`curves.csv`": ("run_id", *CURVE_COLUMNS), "`transfer_<direction>.csv`": transfer_tables.COLUMNS,
-    "`boundary_distances.csv`, `_pairs`": boundary_tables.COLUMNS, "`boundary_points.csv`": boundary_tables.POINTS,
-    "`boundary_explains.csv`": boundary_tables.EXPLAINS,
-}  # fmt: skip
+def guided() -> dict[str, re.Pattern]:
+    """Headings of the guide to patterns of the names of the files that they are about; ``_pairs`` is ``boundary_pairs.csv``."""
+    found = {}
+    for heading in re.findall(r"^### (`.*)$", GUIDE, re.MULTILINE):
+        names = [f"boundary{name}.csv" if name.startswith("_") else name for name in re.findall("`([^`]+)`", heading)]
+        found[heading] = re.compile("|".join(re.sub("<[a-z]+>", "[a-z_]+", name) for name in names))
+    return found
 
 
-@pytest.mark.parametrize("file", GUIDED)
+def committed_tables() -> dict[str, set[str]]:
+    """Names of committed CSVs and the columns of those of that name; run's files and the paper's are told in a line each."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "results").rglob("*.csv")):
+        if path.stem not in ("split", "timings", "paper_reported") and path.parent.name != "smoke":
+            found.setdefault(path.name, set()).update(path.open().readline().strip().split(","))
+    return found
+
+
+@pytest.mark.parametrize("file", [*committed_tables(), "replication.csv"])
 def test_the_guide_describes_every_column(file):
-    """There or among the shared ones; and none that the file does not have."""
-    own, shared, columns = described(f"### {file}"), described("## Columns that several files share"), set(GUIDED[file])
-    assert own <= columns and columns <= own | shared
+    """There or among the shared ones; and none that no file of the heading has."""
+    named = [heading for heading, pattern in guided().items() if pattern.fullmatch(file)]
+    assert named, f"results/README.md says nothing of {file}"
+    files, heading = {**committed_tables(), "replication.csv": set(REPLICATION)}, named[0]
+    every = set().union(*(columns for name, columns in files.items() if guided()[heading].fullmatch(name)))
+    own, shared = described(f"### {heading}"), described("## Columns that several files share")
+    assert files[file] <= own | shared and own <= every
 
 
 # --- the paper
