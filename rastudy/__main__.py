@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def option(*names: str, says: str, least: float | None = None, **settings: Any) 
     if least is not None:
         sentence, given, rest = says.partition(" (default")
         says, settings["type"] = f"{sentence}, {least} or more{given}{rest}", partial(number, settings.get("type", int), least)
+    elif settings.get("type") is float:
+        settings["type"] = partial(number, float, -math.inf)
     if default not in (None, "", []) and "default" not in says:
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         says += f" (default: {shown})"
@@ -63,7 +66,9 @@ def number(kind: Callable[[str], Any], least: float, word: str) -> float:
         value = kind(word)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{word!r} is not {'a whole' if kind is int else 'a'} number") from None
-    if not value >= least:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{word} is not a finite number")
+    if value < least:
         raise argparse.ArgumentTypeError(f"{word} is not valid; use {least} or more")
     return value
 

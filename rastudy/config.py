@@ -355,7 +355,8 @@ def _parameters(cells: object) -> tuple[set[str], set[str]]:
 
 
 def _is_default(value: object) -> bool:
-    return value == "" or (isinstance(value, int | float) and not isinstance(value, bool) and value < 0)
+    """Whether a parameter is left to the preset: an empty text, or -1 and no other number."""
+    return value == "" or (isinstance(value, int | float) and not isinstance(value, bool) and value == -1)
 
 
 def _cast(name: str, value: Any, kind: Any) -> Any:

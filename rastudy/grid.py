@@ -128,6 +128,12 @@ def select(args: argparse.Namespace, of_directions: Iterable[Run] = ()) -> list[
         one_of("split", split, SPLITS)
     for task in args.task or ():
         one_of("task", task, tasks_of(args.preset))
+    if not args.split:
+        raise StudyError(f"--split names no split; use {' or '.join(SPLITS)}, or leave it out for both")
+    if args.direction and args.set:
+        raise StudyError(
+            f"--set {args.set[0]} has no effect on --direction, whose runs have the preset's settings; leave it out"
+        )
     if args.direction:
         found = narrow(merge(of_directions), _named(args))
     else:
@@ -160,12 +166,19 @@ def _asked(args: argparse.Namespace) -> list[Run]:
     return merge(baselines + product(args.preset, tasks, modes, **axes, **overrides))
 
 
+# settings that options of their own name
+OPTIONS = {"preset": "preset", "task": "task", "mode": "mode", "seed": "seed", "source_arch": "source-arch",
+           "ra_weight": "ra-weight", "processor": "processor", "data_dir": "data", "device": "device"}  # fmt: skip
+
+
 def settings_from(pairs: list[str]) -> dict[str, object]:
     """``NAME=VALUE`` as the config's types; StudyError for anything else."""
-    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config) if field.name not in OPTIONS}
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
+        if name in OPTIONS:
+            raise StudyError(f"--set {pair}: use --{OPTIONS[name]} for it")
         one_of("--set", name, sorted(kinds))
         try:
             values[name] = reader_of(name)(text)

@@ -23,6 +23,7 @@ from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.transfer import black_box as blackbox
 from rastudy.transfer.black_box import Answer, Asked, Function, Service, Tesseract, open_black_box
+from rastudy.transfer.directions import variants
 
 GOOD = {"predictions": [{"label": "a", "score": 0.2}, {"label": "b", "score": 0.7}]}
 
@@ -90,6 +91,21 @@ def test_a_service_answers(service, server, files):
     assert found == [[Answer("3", 0.7), Answer("a", 0.2)]]
     ((_, _, asked),) = server.seen
     assert asked["model"] == "large" and b64decode(asked["image"]) == files[0].read_bytes()
+
+
+def test_mended_labels_are_another_reader(service):
+    """But its answers, which were paid for, are the same."""
+    one, other = service(), service(labels={"b": "3"})
+    assert one.version != other.version and one.cache == other.cache
+
+
+def test_two_black_boxes_of_one_name_are_refused():
+    """As variants they would overwrite each other."""
+    boxes = "function:one:predict,function:other:predict"
+    with pytest.raises(StudyError, match="two black boxes would both be called 'predict'"):
+        variants("smoke", "black_box", boxes)
+    names = [variant.name for variant in variants("smoke", "black_box", "litert:a/one.tflite,service:b/two.json,rapidocr")]
+    assert names == ["one", "two", "rapidocr"]
 
 
 def test_answers_are_kept(service, server, files):
@@ -206,7 +222,14 @@ def test_missing_black_boxes(spec, message):
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [([], "gave 0 answers to 1 pictures"), ([[("a",)]], "pairs"), ([[("a", "x")]], "pairs"), ([3], "pairs")],
+    [
+        ([], "gave 0 answers to 1 pictures"),
+        ([[("a",)]], "pairs"),
+        ([[("a", "x")]], "pairs"),
+        ([3], "pairs"),
+        ([[("a", float("nan"))]], "score of 'a' is nan"),
+        ([[("a", 1.0), ("b", float("inf"))]], "score of 'b' is inf"),
+    ],
 )
 def test_functions_must_answer(files, monkeypatch, answers, message):
     module = type(sys)("boxes")

@@ -366,7 +366,10 @@ def test_an_own_recogniser(own, suffix):
         assert torch.allclose(load_classifier(f"own_r:build@w.{suffix}")(pictures), net(pictures), atol=1e-6)
         normalised = load_classifier(f"own_r:normalised@{own / 'w'}.{suffix}")
         assert torch.allclose(normalised(pictures), net((pictures - mean) / std), atol=1e-5)
-    assert normalised.weights == sha256(own / f"w.{suffix}")[:8]
+    before = weights_versions([f"own_r:normalised@{own / 'w'}.{suffix}"], "digits")["own_r:normalised"]
+    assert normalised.weights == before and before.startswith(sha256(own / f"w.{suffix}")[:8])
+    (own / "own_r.py").write_text((own / "own_r.py").read_text() + "# another normalisation\n")
+    assert weights_versions([f"own_r:normalised@{own / 'w'}.{suffix}"], "digits")["own_r:normalised"] != before
     assert not any(p.requires_grad for p in normalised.parameters())
 
 

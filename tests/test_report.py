@@ -143,6 +143,7 @@ def test_findings_follow_from_the_csvs():
     assert low(lite0) > high(lite1) and low(squeezenet) > 0 and low(lite1) < value(squeezenet) < high(lite1)
     own, other = (words.read_by("imagenette", "jpeg", name, "squeezenet") for name in ("squeezenet", "efficientnet_lite0"))
     assert low(own) > 1 and high(other) < 0
+    assert all(low(words.read_by("imagenette", "jpeg", name, ",".join((models[0], models[2])))) > 1 for name in models[::2])
     ra, plain = ([low(words.judged(preset, "dn", "bm3d", over=over)) for preset in ("imagenet_lite", "imagenette")]
                  for over in ("ra", "plain"))  # fmt: skip
     assert ra[0] > 0 > ra[1] and min(plain) > 0

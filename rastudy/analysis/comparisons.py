@@ -36,11 +36,14 @@ class Cell:
         self.runs = dict(sorted(runs.items()))
         first = next(iter(self.runs.values()))
         self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
+        versions = list(first.about["targets"].items())
         for run in self.runs.values():
-            if run.about["data"] != first.about["data"] or run.targets != self.targets:
+            same = run.about["data"] == first.about["data"] and list(run.about["targets"].items()) == versions
+            if not (same and all(np.array_equal(run.arrays[name], first.arrays[name]) for name in ("label", "group"))):
                 both = f"runs {first.about['run_id']} and {run.about['run_id']}"
                 raise StudyError(
-                    f"{both} saw other pictures or R's; rastudy sweep --status says which is stale: delete that one"
+                    f"{both} saw other pictures, labels or weights of R's; rastudy sweep --status says which is stale: delete "
+                    "that one"
                 )
         self.groups = stats.Groups(first.arrays["group"])
 

@@ -45,7 +45,7 @@ from rastudy.data.degradations import degrade, to_tensor, to_uint8
 from rastudy.errors import StudyError, one_of
 from rastudy.models.classifiers import load_classifier
 from rastudy.paths import BATCH
-from rastudy.presets import PRESETS, degradations
+from rastudy.presets import PRESETS, degradations, tasks_of
 from rastudy.registry import display_name, mode_name, short_name, task_name
 
 DRAWN = 33  # points along either axis of a plane that is drawn
@@ -400,7 +400,9 @@ def boundaries_command(args: argparse.Namespace) -> None:
         if args.tables:
             paths = tables.make_tables(preset)
         else:
-            keys = degradations(preset, args.task)[: 1 if args.task else None]
+            if args.task:
+                one_of("task", args.task, tasks_of(preset))
+            keys = degradations(preset, args.task)
             where = {"data_dir": args.data, "device": args.device}
             log, boxes = partial(print, flush=True), [box for box in args.black_box.split(",") if box]
             paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log, boxes, **where)

@@ -267,7 +267,7 @@ def _part(
 ) -> PictureSet:
     """The training, validation or test pictures among those of a folder; a picture's group is its place there."""
     index = np.arange(len(labels)) if split == "test" else _without_validation(split, source, labels)
-    index = index[: count_of(n, len(index), name, split)]
+    index = index[places_of(labels[index], count_of(n, len(index), name, split))]
     return _half(PictureSet(name, split, pictures[index], labels[index], index, classes), source.half)
 
 
@@ -311,6 +311,12 @@ def _half(pictures: PictureSet, half: str) -> PictureSet:
         raise StudyError(f"{pictures.name}: {len(pictures.classes)} classes leave no pictures for the {half} half of them")
     whole = replace(pictures, name=f"{pictures.name}_{half}", labels=labels, classes=classes)
     return whole.subset(np.flatnonzero(inside))
+
+
+def places_of(labels: np.ndarray, count: int) -> np.ndarray:
+    """Where the first pictures lie; of a set sorted by class, as folders are, ``count`` evenly spaced ones."""
+    by_class = (np.diff(labels.astype(int)) >= 0).all()
+    return np.linspace(0, len(labels) - 1, count).astype(int) if by_class else np.arange(count)
 
 
 def count_of(n: int, available: int, dataset: str, split: str) -> int:

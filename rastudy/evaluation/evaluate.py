@@ -21,7 +21,7 @@ from torch import nn
 from rastudy import registry
 from rastudy.config import Config, make_config
 from rastudy.data import distributed
-from rastudy.data.datasets import PictureSet, names_of_classes, read_folder
+from rastudy.data.datasets import PictureSet, names_of_classes, places_of, read_folder
 from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.image_files import list_pictures
 from rastudy.data.imagenet import part_of
@@ -62,7 +62,7 @@ def predict(
         asks for it (``floats``) ``top1_float`` (R, N) uint16, the first of them where P's floats are handed on as they are.
     """
     torch.set_num_threads(config.threads)
-    check_classes(list(targets), pictures, config)
+    check_classes(list(targets), pictures.classes, pictures.size, config)
     device = config.torch_device()
     parts: dict[str, list[torch.Tensor]] = {}
     for batch in evaluation_batches(pictures, config):
@@ -217,10 +217,9 @@ def first_pictures(pictures: PictureSet, count: int) -> PictureSet:
 
 
 def first_places(pictures: PictureSet, count: int) -> np.ndarray:
-    """The places of the first pictures of a set; of a set sorted by class, as folders are, of ``count`` evenly spaced ones."""
+    """The places of the first pictures of a set (:func:`.datasets.places_of`); of photographs evenly spaced ones."""
     n = min(count, len(pictures))
-    by_class = pictures.crop or (np.diff(pictures.labels) >= 0).all()
-    return np.linspace(0, len(pictures) - 1, n).astype(int) if by_class else np.arange(n)
+    return np.linspace(0, len(pictures) - 1, n).astype(int) if pictures.crop else places_of(pictures.labels, n)
 
 
 def train_command(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ Memory does not grow with the number of pictures.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
 from rastudy.paths import expand, write_atomic, write_csv
 from rastudy.presets import of_photographs
-from rastudy.registry import is_own, name_of
+from rastudy.registry import check_specs, is_own, name_of
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
 from rastudy.report.html import page as page_of
 from rastudy.report.html import rendered
 from rastudy.report.judgement import as_text, draw, told, wide
+from rastudy.training.train import check_classes
+from rastudy.transfer.black_box import Asked, is_black_box
 from rastudy.transfer.read import reader_of
 
 CHUNK = 100  # pictures at most that a process judges at a time
@@ -87,14 +90,21 @@ class _Bench:
         self.config = self.pictures.config
         self.readers: list[nn.Module] = []
         self.versions: dict[str, str] = {}  # of the recognisers, by name
+        check_specs(request.sources)
         for name, version, load in opened_readers(request, self.config):
             self.readers.append(load(self.pictures.classes, False).to(self.config.torch_device()))
             self.versions[name] = version
+        check_classes(self.readers, self.pictures.classes, [self.config.image_size] * 2)
         self.stores = [answers.load(answers.store(*one)) for one in self.versions.items()]
         self.restorers = [opened(name, self.pictures) for name in request.restorers]
 
-    def judge(self, places: Sequence[int]) -> tuple[list[dict[str, np.ndarray]], np.ndarray, list[answers.Known]]:
-        """Arrays by restorer, the originals' checksums, and what the recognisers said for the first time."""
+    def judge(
+        self, places: Sequence[int]
+    ) -> tuple[list[dict[str, np.ndarray]], np.ndarray, list[answers.Known], list[Counter]]:
+        """Arrays by restorer, the originals' checksums, what recognisers said for the first time, and labels of no class."""
+        boxes = [reader for reader in self.readers if isinstance(reader, Asked)]
+        for box in boxes:
+            box.unknown.clear()
         found: list[list[dict[str, np.ndarray]]] = [[] for _ in self.restorers]
         fresh: list[answers.Known] = [{} for _ in self.readers]
         sums: list[int] = []
@@ -109,7 +119,12 @@ class _Bench:
                     pictures = np.stack([restorer.read(k, original) for k, original in pairs])
                 parts.append(self._measure(pictures, originals, batch, fresh))
         joined = [{name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]} for parts in found]
-        return joined, np.array(sums, np.uint32), fresh
+        return (
+            joined,
+            np.array(sums, np.uint32),
+            fresh,
+            [Counter({(box.name, k): n for k, n in box.unknown.items()}) for box in boxes],
+        )
 
     def _batches(self, places: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         """Pictures of one size together, at most ``PIXELS``: their places and the originals (N, H, W, 3)."""
@@ -134,7 +149,8 @@ class _Bench:
         for reader, store, new in zip(self.readers, self.stores, fresh, strict=True):
             said, first = answers.ask(reader, read, store)
             store.update(first)
-            new.update(first)
+            # a black box's answer that names no class is not kept: its labels may be mended
+            new.update((key, k) for key, k in first.items() if not isinstance(reader, Asked) or k < len(reader.classes))
             hits.append(said == self.pictures.labels[batch])
         return {"hits": np.stack(hits), "mse": metrics.mse_per_image(*both).numpy(), "ssim": _ssim(*both)}
 
@@ -158,10 +174,14 @@ def opened(name: str, pictures: Pictures) -> "Restorer | Restored":
 
 def opened_readers(request: Request, config: Config) -> list[tuple]:
     """Each recogniser's name, version, and what loads it."""
-    specs = request.readers or tuple(config.targets)
+    specs = [one for spec in request.readers for one in spec.split(",")] or list(config.targets)
+    check_specs(spec for spec in specs if not is_black_box(spec) and spec not in SHALLOW)
     if shallow := next((spec for spec in specs if spec in SHALLOW), ""):
         raise StudyError(f"recogniser {shallow!r} is fitted to a study's training pictures; name one that has weights")
-    return [reader_of(spec, config.dataset, lambda: None) for spec in specs]
+    readers = [reader_of(spec, config.dataset, lambda: None) for spec in specs]
+    if twice := next((name for k, (name, *_) in enumerate(readers) if name in [one for one, *_ in readers[:k]]), ""):
+        raise StudyError(f"two recognisers would both be called {twice!r}; leave one out, or give its file another name")
+    return readers
 
 
 _bench: _Bench | None = None  # of this process
@@ -199,15 +219,18 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
         own, found = beside.config, bench.config
         _alike(own.science() == found.science(), "protocol", f"{own.preset} {own.task} {own.strength:g}")
         _alike(len(beside.groups) == len(places), "number of pictures", str(len(beside.groups)))
-        _alike(beside.readers == versions, "set of recognisers", ", ".join(beside.readers))
+        _alike(list(beside.readers.items()) == list(versions.items()), "list of recognisers", ", ".join(beside.readers))
     size = min(CHUNK, -(-len(places) // (4 * jobs)))  # several for each process, for the bar and an even end
     chunks = [places[k : k + size] for k in range(0, len(places), size)]
     fresh: list[answers.Known] = [{} for _ in versions]
+    unknown: Counter[tuple[str, str]] = Counter()
     parts: list[list[dict[str, np.ndarray]]] = []
     sums: list[int] = []
     try:
         with tqdm(total=len(places), unit="pictures", disable=None) as bar:
-            for chunk, (found, checksums, new) in zip(chunks, _in_processes(request, bench, chunks, jobs), strict=True):
+            for chunk, (found, checksums, new, strange) in zip(
+                chunks, _in_processes(request, bench, chunks, jobs), strict=True
+            ):
                 if beside:
                     start = len(sums)
                     _alike(np.array_equal(beside.originals[start : start + len(checksums)], checksums), "set of pictures",
@@ -216,11 +239,14 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
                 sums.extend(checksums)
                 for mine, theirs in zip(fresh, new, strict=True):
                     mine.update(theirs)
+                unknown.update(sum(strange, Counter()))
                 bar.update(len(chunk))
     finally:  # of an interrupted one, too
         for (name, version), new in zip(versions.items(), fresh, strict=True):
             if new:
                 answers.save(answers.store(name, version), new)
+    for (name, label), n in unknown.items():
+        print(f"WARNING: {name} answered {label!r} to {n} pictures, which is no class and counts as wrong", file=sys.stderr)
     arrays = {name: {key: np.concatenate([part[k][key] for part in parts], -1) for key in parts[0][k]}
               for k, name in enumerate(names)}  # fmt: skip
     sources = {name: one.sources if isinstance(one, Restorer) else tuple(map(name_of, request.sources))

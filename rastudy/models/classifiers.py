@@ -15,7 +15,7 @@ from rastudy.models import pretrained
 from rastudy.models.precision import checkpoint_contexts
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, folded
 from rastudy.models.small_nets import build_small, n_classes_of
-from rastudy.models.weight_files import load_state, read_pinned, sha256
+from rastudy.models.weight_files import load_state, own_version, read_pinned, sha256
 from rastudy.paths import WEIGHTS, expand
 from rastudy.registry import bounds_of, check_spec, half_of, kind_of, name_of, small_arch
 
@@ -173,6 +173,8 @@ def _version(name: str, kind: str, path: Path) -> tuple[str, str]:
         return name, pretrained.torchvision_version(name)
     if not path.is_file():
         return name, "missing"
+    if kind == "own":
+        return name, own_version(name, path)
     return name, f"{path.parent.name}:" * (kind in ("small", "detector")) + sha256(path)[:8]
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from rastudy import registry
 from rastudy.errors import StudyError
 from rastudy.models import squeezenet
-from rastudy.models.weight_files import load_state, load_state_file, sha256
+from rastudy.models.weight_files import load_state, load_state_file, own_version, sha256
 from rastudy.registry import RECOGNISERS, is_torchvision
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -172,7 +172,7 @@ def load_own(name: str, path: Path) -> Pretrained:
     net = build_network(f"recogniser {name!r}", name)
     mean, std = getattr(net, "mean", (0.0, 0.0, 0.0)), getattr(net, "std", (1.0, 1.0, 1.0))
     net = load_state(net, load_state_file(path), path).to(memory_format=torch.channels_last)
-    return Pretrained(name, net, sha256(path)[:8], mean, std)
+    return Pretrained(name, net, own_version(name, path), mean, std)
 
 
 def build_network(what: str, place: str) -> nn.Module:

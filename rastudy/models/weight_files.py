@@ -1,6 +1,8 @@
 """Files of weights: read without executing anything, and compared with the hashes that are pinned beside them."""
 
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,26 @@ WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")  
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hex digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def source_version(module: str) -> str:
+    """The first digits of the SHA-256 of a user's module, found without importing it; empty where it has no source.
+
+    It may lie in the working directory. Other modules that it imports are not looked at.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, AttributeError, ValueError):
+        return ""
+    file = Path(found.origin) if found and found.origin else Path()
+    return sha256(file)[:8] if file.is_file() else ""
+
+
+def own_version(spec: str, path: Path) -> str:
+    """The version of ``module:function`` with its weights: a mended preprocessing is another network, too."""
+    return "-".join(filter(None, (sha256(path)[:8], source_version(spec.partition(":")[0]))))
 
 
 def pinned_hashes(folder: Path) -> dict[str, str]:

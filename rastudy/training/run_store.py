@@ -22,7 +22,7 @@ from rastudy.data.loaders import data_version
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import weights_versions
 from rastudy.models.own_processors import own_file
-from rastudy.models.weight_files import sha256
+from rastudy.models.weight_files import own_version, sha256
 from rastudy.paths import (
     PACKAGE,
     beside_record,
@@ -85,7 +85,7 @@ def inputs_of(config: Config) -> dict:
     """What a run starts from besides its settings: pictures, and the weights of its source R's and of its pretraining."""
     inputs: dict = {"source_weights": weights_versions(config.sources, config.dataset)}
     if is_own(config.processor):
-        inputs["processor_weights"] = sha256(own_file(config.processor))[:8]
+        inputs["processor_weights"] = own_version(config.processor, own_file(config.processor))
     inputs |= data_version(config, "train")
     if config.pretraining is not None:
         for name, path in zip(("pretrained", "pretrained_transformer"), weights_files(config.pretraining), strict=False):

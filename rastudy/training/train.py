@@ -87,7 +87,7 @@ def train(config: Config, log: Callable[[str], object] = print) -> list[dict]:
     with distributed.group(config.batch_size, config.torch_device().type):
         log = log if distributed.rank() == 0 else lambda _line: None
         pictures = load_pictures(config, "train")
-        check_classes([load_source(name, config) for name in config.sources], pictures, config)
+        check_classes([load_source(name, config) for name in config.sources], pictures.classes, pictures.size, config)
         channels.check(config)
         build_models(config)[0].train()  # raises, before a file is written, where P does not fit the task or has no gradient
         for run in config.chain:
@@ -206,16 +206,21 @@ def relabel(pictures: PictureSet, labels: str, seed: int) -> PictureSet:
     return pictures if labels == "correct" else replace(pictures, labels=wrong[labels]())
 
 
-def check_classes(classifiers: Sequence[nn.Module], pictures: PictureSet, config: Config | None = None) -> None:
-    """Raise StudyError if an R has fewer classes than the data set, or others where a run's classes have no known names."""
-    nameless = config is not None and config.dataset == "folder" and not config.classes
+def check_classes(
+    classifiers: Sequence[nn.Module], classes: Sequence[str], size: Sequence[int], config: Config | None = None
+) -> None:
+    """Raise StudyError if an R has fewer classes than the pictures, or more where its first ones are not known to be theirs.
+
+    They are of a folder whose classes the user has stated alone.
+    """
+    stated = config is not None and config.dataset == "folder" and config.classes
     for classifier in (one for one in classifiers if isinstance(one, Classifier)):
         with torch.inference_mode():
-            picture = torch.zeros(1, 3, *pictures.size, device=classifier.mean.device)
-            known, there = classifier(picture).shape[1], len(pictures.classes)
-        both = f"recogniser {classifier.name} knows {known} classes, {pictures.name} has {there}"
+            picture = torch.zeros(1, 3, *size, device=classifier.mean.device)
+            known, there = classifier(picture).shape[1], len(classes)
+        both = f"recogniser {classifier.name} knows {known} classes, the pictures have {there}"
         if known < there:
             raise StudyError(both)
-        if nameless and known != there:
-            step = "name the class folders in the order of R's labels with --classes a,b,..."
+        if known != there and not stated:
+            step = "take one of the same classes; of a folder, name them in the order of R's labels with --classes a,b,..."
             raise StudyError(f"{both}, and which of R's they are cannot be told; {step}")

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from torch import nn
 from rastudy.data.degradations import to_uint8
 from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
-from rastudy.models.weight_files import sha256
+from rastudy.models.weight_files import sha256, source_version
 from rastudy.paths import expand, read_json, shared, write_json
 
 BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"
@@ -41,6 +42,13 @@ class Answer(NamedTuple):
 
     label: str
     score: float
+
+
+def answer(label: object, score: Any) -> Answer:
+    """What a function or a service gave; ValueError or TypeError where the score is no finite number."""
+    if not math.isfinite(float(score)):
+        raise ValueError(f"the score of {label!r} is {score}")
+    return Answer(str(label), float(score))
 
 
 class BlackBox:
@@ -73,14 +81,14 @@ class Function(BlackBox):
             self.function: Callable = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
             raise StudyError(f"black box function:{spec} cannot be imported from {Path.cwd()}: {error}") from error
-        self.name, self.version = function, "function"
+        self.name, self.version = function, source_version(module) or "function"
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
         found = list(self.function(list(files)))
         if len(found) != len(files):
             raise StudyError(f"black box {self.name} gave {len(found)} answers to {len(files)} pictures")
         try:
-            answers = [[Answer(str(label), float(score)) for label, score in one] for one in found]
+            answers = [[answer(label, score) for label, score in one] for one in found]
         except (TypeError, ValueError) as error:
             raise StudyError(f"black box {self.name} must give (label, score) pairs for each picture: {error}") from error
         return [sorted(one, key=_surest_first) for one in answers]
@@ -257,8 +265,9 @@ class Service(BlackBox):
     def __init__(self, file: Path):
         self.settings, self.name, self.calls = read_settings(file), file.stem, 0
         asks = {name: self.settings[name] for name in ("url", "picture", "fields", "answers", "label", "score")}
-        self.version = hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()[:8]
-        self.cache = shared() / "blackbox" / f"{self.name}-{self.version}"
+        digest = lambda what: hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]  # noqa: E731
+        self.cache = shared() / "blackbox" / f"{self.name}-{digest(asks)}"  # paid for, whatever the labels are called
+        self.version = digest(asks | {"labels": self.settings["labels"]}) if self.settings["labels"] else digest(asks)
         self._next = 0.0
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
@@ -317,7 +326,7 @@ class Service(BlackBox):
             found = json.loads(data)
             for name in filter(None, settings["answers"].split(".")):
                 found = found[name]
-            answers = [Answer(str(one[settings["label"]]), float(one[settings["score"]])) for one in found]
+            answers = [answer(one[settings["label"]], one[settings["score"]]) for one in found]
         except (ValueError, TypeError, KeyError, IndexError) as error:
             problem = f"{type(error).__name__}: {error}): {data[:200].decode(errors='replace')}"
             raise StudyError(f"{self.name}: its answer does not fit the fields answers, label and score ({problem}") from error

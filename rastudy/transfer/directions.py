@@ -130,6 +130,9 @@ def _detection(study: Study) -> list[Variant]:
 
 def _black_boxes(study: Study) -> list[Variant]:
     """Each black box on the study's own test pictures, and on those of the other preset that it reads."""
+    names = [box_name(box) for box in study.black_boxes]
+    if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
+        raise StudyError(f"two black boxes would both be called {twice!r}; leave one out, or give its file another name")
     where = {"": ""} | ({f"_on_{study.elsewhere}": study.elsewhere} if study.elsewhere else {})
     axes = None if study.elsewhere else study.axes
     return [Variant(box_name(box) + suffix, axes, study.dataset, (box,), pictures=pictures)
@@ -137,9 +140,9 @@ def _black_boxes(study: Study) -> list[Variant]:
 
 
 def box_name(box: str) -> str:
-    """``rapidocr``, ``service``, or of ``litert:FILE`` the file's name without its suffix."""
+    """The name that the opened black box has, too: a file's own without its suffix, a function's own."""
     kind, _, rest = box.partition(":")
-    return PurePath(rest).stem if kind == "litert" else kind
+    return rest.rpartition(":")[2] if kind == "function" else PurePath(rest).stem or kind
 
 
 def _upload_aware(study: Study) -> list[Variant]:

@@ -132,7 +132,7 @@ def _read_together(
         return
     if not run.is_baseline and not weights:
         raise StudyError(f"{weights_file(run)}: no such weights; {sweep_command(run.preset, direction)} trains what is missing")
-    pictures = load_pictures(config, "test")
+    pictures, unknown = load_pictures(config, "test"), Counter[str]()
     if config.dataset == "scenes":
         found = {"": _detections(run, pictures, list(versions))}
     else:
@@ -140,11 +140,12 @@ def _read_together(
         found = first_classes(run, pictures, recognisers, [variant.way for variant in todo])
         for asked in (reader for reader in recognisers if isinstance(reader, Asked)):
             report.to_ask += asked.to_ask
-            report.unknown.update(asked.unknown)
+            unknown.update(asked.unknown)
+        report.unknown.update(unknown)
     if counting:
         return
     about = {"config": run.science(), "run_id": run.run_id, "split": "test", "data": pictures.digest, "name": pictures.name,
-             "targets": versions, "weights": weights, "unknown": dict(report.unknown)}  # fmt: skip
+             "targets": versions, "weights": weights, "unknown": dict(unknown)}  # fmt: skip
     of_pictures: Arrays = {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
     for variant in todo:
         part = part_file(run, direction, variant.name)
@@ -205,7 +206,7 @@ def first_classes(run: Config, pictures: PictureSet, readers: list[nn.Module], w
 
     P runs once per picture. Its picture is rounded to 8 bits and goes its way; T, where the run has one, stands before R.
     """
-    check_classes([reader for reader in readers if not isinstance(reader, Asked)], pictures)
+    check_classes(readers, pictures.classes, pictures.size)
     processor, transformer = _networks(run)
     found: dict[str, list[np.ndarray]] = {way: [] for way in ways}
     device = run.torch_device()
