@@ -1,6 +1,7 @@
 """Where files lie, and files that are never seen half-written."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -77,7 +78,20 @@ def to_read(path: Path) -> Path:
         return path
     _, preset, *rest = path.relative_to(root()).parts
     mine = results_folder(preset) / "gains.csv" if rest else path
-    return path if mine.exists() else record_of(path)
+    return path if mine.exists() and not _outlived(preset) else record_of(path)
+
+
+def _borrowed_from(preset: str) -> str:
+    """What a note in borrowed results says: a digest of the record's runs."""
+    runs = record_of(results_folder(preset)) / "runs.csv"
+    digest = hashlib.sha256(runs.read_bytes()).hexdigest()[:16] if runs.is_file() else "none"
+    return f"The record's results, copied to compute from them; rastudy sweep replaces them.\nruns.csv: {digest}\n"
+
+
+def _outlived(preset: str) -> bool:
+    """Whether results here were borrowed from a record that is another one by now."""
+    note = results_folder(preset) / BORROWED
+    return note.is_file() and note.read_text() != _borrowed_from(preset)
 
 
 def borrow(preset: str) -> None:
@@ -87,13 +101,15 @@ def borrow(preset: str) -> None:
         StudyError: there are runs here that are no study yet, and both would mix.
     """
     mine = results_folder(preset)
+    if beside_record() and _outlived(preset):
+        return_borrowed(preset)
     if not beside_record() or (mine / "gains.csv").is_file() or not record_of(mine).is_dir():
         return
     if any((mine / "predictions").glob("*.npz")):
         step = f"rastudy sweep --preset {preset} makes them one, and RASTUDY_ROOT=DIR works elsewhere"
         raise StudyError(f"{mine}: these runs are no study yet, and the record's are not mixed with them; {step}")
     mine.mkdir(parents=True, exist_ok=True)
-    (mine / BORROWED).write_text("The record's results, copied to compute from them; rastudy sweep replaces them.\n")
+    (mine / BORROWED).write_text(_borrowed_from(preset))
     for name in ("figures", "results"):
         shutil.copytree(record_of(root() / name / preset), root() / name / preset, dirs_exist_ok=True)
 

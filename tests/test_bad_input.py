@@ -192,7 +192,7 @@ MISUSES = [
      StudyError, ["r_nan.safetensors", "fc.bias", "not finite"]),
     ("P whose training diverged", p_weights("weights/dn_inf.safetensors"), StudyError, ["dn_inf.safetensors", "not finite"]),
     ("R of too few classes", training("ra", source_arch="resnet18_small@{i}/weights/r5.safetensors"),
-     StudyError, ["5 classes", "has 10"]),
+     StudyError, ["5 classes", "have 10"]),
     ("weights of P missing", p_weights("absent.safetensors"), StudyError, ["absent.safetensors", "no such weights"]),
     ("weights of another P", p_weights("weights/dn.safetensors", 4), StudyError, ["dn.safetensors", "architecture"]),
     ("truncated weights of P", p_weights("weights/cut.safetensors"), StudyError, ["cut.safetensors", "readable"]),

@@ -136,6 +136,19 @@ def test_the_record_is_copied_to_compute_from_it(both):
     assert [path.name for path in mine.rglob("*") if path.is_file()] == ["ann.csv"]  # nobody's copy
 
 
+def test_a_copy_does_not_outlive_its_record(both):
+    """After an update of the clone the record is read, and copied anew where something is computed from it."""
+    paths.borrow("smoke")
+    mine = paths.results_folder("smoke")
+    record = paths.record_of(mine)
+    for name in ("runs.csv", "gains.csv"):
+        (record / name).write_text((record / name).read_text() + "\n")
+    assert paths.to_read(mine / "gains.csv") == record / "gains.csv"
+    paths.borrow("smoke")
+    assert paths.to_read(mine / "gains.csv") == mine / "gains.csv"
+    assert (mine / "gains.csv").read_bytes() == (record / "gains.csv").read_bytes()
+
+
 def test_a_study_of_ones_own_is_not_replaced(both):
     ours(60)
     paths.borrow("smoke")

@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 from PIL import Image
 
+from rastudy.__main__ import main
 from rastudy.analysis import statistics as stats
 from rastudy.boundaries import figures as boundary_plots
 from rastudy.boundaries import measure as boundaries
@@ -250,9 +251,19 @@ def test_other_sources_black_boxes_and_planes_of_the_preset(two_runs, study_root
 def test_two_equal_runs_are_refused(two_runs):
     """RA that gives plain's very pictures has no direction."""
     plain, ra = two_runs
-    weights_file(ra).write_bytes(weights_file(plain).read_bytes())
+    save_untrained(ra, 0)
     with pytest.raises(StudyError, match=rf"direction ra:{SOURCE} is zero for 4 of 4 pictures.*equal.*take another run"):
         boundaries.measure("smoke", [("jpeg", 4.0)], n=4)
+    weights_file(ra).write_bytes(weights_file(plain).read_bytes())
+    with pytest.raises(StudyError, match=r"ra-.*holds the weights of another run \(mode='plain', not 'ra'\)"):
+        boundaries.measure("smoke", [("jpeg", 4.0)], n=4)
+
+
+def test_an_unknown_task_measures_nothing(study_root, capsys):
+    """It is no word for all of them."""
+    for task in ("xyz", "blind"):
+        assert main(["boundaries", "--preset", "smoke", "--task", task]) == 2
+        assert f"task='{task}' is unknown; use one of sr, dn, jpeg" in capsys.readouterr().err
 
 
 def test_missing_runs(study_root):

@@ -43,7 +43,9 @@ def right(*spans: tuple[int, int]) -> np.ndarray:
     return hits
 
 
-def put(mode: str, hits: dict[str, np.ndarray], *, split="test", mse=0.01, group=1, data="d", **overrides) -> str:
+def put(
+    mode: str, hits: dict[str, np.ndarray], *, split="test", mse=0.01, group=1, data="d", version="w", label=0, **overrides
+) -> str:
     """Save hand-made predictions of a smoke run: who is right about which picture. Returns the run id.
 
     ``group``: pictures per group.
@@ -51,12 +53,13 @@ def put(mode: str, hits: dict[str, np.ndarray], *, split="test", mse=0.01, group
     config = make_config(overrides.pop("preset", "smoke"), overrides.pop("task", "sr"), mode, **overrides)
     classes = np.where(np.stack(list(hits.values()))[..., None], np.arange(5), np.arange(5) + 1)
     arrays = {
-        "top5": classes.astype(np.uint16), "top1_float": classes[..., 0].astype(np.uint16), "label": np.zeros(N, np.uint16),
-        "group": (np.arange(N) // group).astype(np.int32), "mse": np.full(N, mse), "ssim": np.full(N, 0.5),
+        "top5": classes.astype(np.uint16), "top1_float": classes[..., 0].astype(np.uint16),
+        "label": np.full(N, label, np.uint16), "group": (np.arange(N) // group).astype(np.int32),
+        "mse": np.full(N, mse), "ssim": np.full(N, 0.5),
         "ssim_release": np.full(N, 0.6),
     }  # fmt: skip
     about = {"config": config.science(), "run_id": config.run_id, "split": split, "data": data, "name": "digits",
-             "targets": dict.fromkeys(hits, "w")}  # fmt: skip
+             "targets": dict.fromkeys(hits, version)}  # fmt: skip
     save_predictions(predictions_file(config, split), arrays, about)
     return config.run_id
 
@@ -392,13 +395,38 @@ def test_primary_contrasts_are_corrected_together(study_root):
         assert row.p_holm == pytest.approx(min(running, 1), abs=2e-5, rel=0.01)  # both have three digits in the file
 
 
-@pytest.mark.parametrize("other", [{"data": "other"}, {"hits": dict(reversed(PLAIN.items()))}], ids=["pictures", "R's"])
+OTHERS = {"pictures": {"data": "other"}, "R's": {"hits": dict(reversed(PLAIN.items()))}, "weights": {"version": "v"},
+          "labels": {"label": 1}, "groups": {"group": 2}}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_pairs_must_match(study_root, other):
-    """A difference of runs that saw other pictures or R's is refused."""
+    """A difference of runs that saw other pictures, labels or R's, or R's with other weights, is refused."""
     put("ra", RA)
     put("plain", **({"hits": PLAIN} | other))
-    with pytest.raises(StudyError, match="other pictures or R's"):
+    with pytest.raises(StudyError, match="other pictures, labels or weights of R's"):
         make_tables("smoke")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [("main", "x", "neither True nor False"), ("main", "", "neither True nor False"), ("trainings_low", "x", "not a number"),
+     ("n_seeds", "five", "not a number"), ("", "", "rows stand there twice")],
+)  # fmt: skip
+def test_tables_that_were_edited_are_refused(study_root, column, value, says):
+    """A blank flag once made every row a main one."""
+    put("plain", PLAIN)
+    put("ra", RA)
+    make_tables("smoke")
+    path = results_file("smoke").with_name("gains.csv")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if column:
+        table.loc[1, column] = value
+    else:
+        table = pd.concat([table, table[:2]])
+    table.to_csv(path, index=False)
+    with pytest.raises(StudyError, match=rf"gains.csv: .*{says}.*rastudy tables"):
+        load_table("smoke", "gains")
 
 
 def test_stale_runs_are_refused(study_root):

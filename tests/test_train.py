@@ -604,11 +604,26 @@ def test_training_on_a_gpu(study_root, mode, precision):
 
 
 def test_the_recogniser_must_know_every_class(study_root):
-    """R with fewer classes than the pictures is refused by name."""
+    """R with fewer classes than the pictures is refused by name, and one of more, whose first ones need not be theirs."""
     pictures = load_pictures(small(), "train")
-    many = type(pictures)("many", "train", pictures.pictures, pictures.labels, pictures.groups, tuple(map(str, range(11))))
-    with pytest.raises(StudyError, match="resnet18_small knows 10 classes, many has 11"):
-        training.check_classes([load_classifier("resnet18_small", "digits")], many)
+    known = [load_classifier("resnet18_small", "digits")]
+    training.check_classes(known, pictures.classes, pictures.size)
+    with pytest.raises(StudyError, match="resnet18_small knows 10 classes, the pictures have 11$"):
+        training.check_classes(known, tuple(map(str, range(11))), pictures.size)
+    with pytest.raises(StudyError, match="knows 10 classes, the pictures have 9, and which of R's they are cannot be told"):
+        training.check_classes(known, pictures.classes[:9], pictures.size)
+
+
+def test_an_altered_t_is_not_what_was_trained(study_root):
+    """Its digest is in the marker beside P's."""
+    config = small("ra_transformer", ra_weight=10.0, epochs=1)
+    train(config, quiet)
+    assert is_trained(config)
+    path = weights_file(config, "transformer")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert not is_trained(config)
 
 
 # --- wrong labels, for controls

@@ -36,7 +36,7 @@ from rastudy.evaluation.predictions import (
     save_predictions,
     tidy_rows,
 )
-from rastudy.grid import Run
+from rastudy.grid import SPLITS, Run
 from rastudy.models.classifiers import Classifier, load_classifier, weights_versions
 from rastudy.models.processors import apply_processor, build_processor, build_transformer
 from rastudy.models.weight_files import sha256
@@ -46,7 +46,7 @@ from rastudy.registry import is_own, is_variant
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import READ_BY, code_versions, is_trained, provenance, run_folder
 from rastudy.training.train import check_classes, train
-from rastudy.training.weights import load_models, load_weights, read_metadata, weights_file
+from rastudy.training.weights import check_run, load_models, load_weights, read_metadata, weights_file
 
 
 @torch.inference_mode()
@@ -113,7 +113,7 @@ def evaluate(config: Config, split: str, log: Callable[[str], object] = print) -
 
     Returns the predictions' file.
     """
-    one_of("split", split, ("val", "test"))
+    one_of("split", split, SPLITS)
     path, marker = predictions_file(config, split), run_folder(config) / f"{split}.json"
     if is_evaluated(config, split):
         log(f"{config.run_id}: evaluated on {split} already")
@@ -225,12 +225,14 @@ def first_places(pictures: PictureSet, count: int) -> np.ndarray:
 def train_command(args: argparse.Namespace) -> None:
     """``rastudy train``: also what torchrun starts."""
     given = {name: value for name, value in vars(args).items() if value is not None}
-    splits = given.pop("evaluate_on")
+    splits = [split.strip() for split in given.pop("evaluate_on").split(",") if split.strip()]
+    for split in splits:
+        one_of("split", split, SPLITS)
     config = make_config(**given)
     with distributed.group(config.batch_size, config.torch_device().type):
         train(config)
-        for split in filter(None, splits.split(",")):
-            evaluate(config, split.strip())
+        for split in splits:
+            evaluate(config, split)
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -265,6 +267,7 @@ def evaluate_files(
     config = replace(config, target_archs=target_archs) if target_archs else config
     transformer = None
     if transformer_file is not None:
+        check_run(transformer_file, config)
         transformer = build_transformer(config)
         load_weights(transformer_file, transformer).eval()
     elif config.mode == "ra_transformer":

@@ -5,6 +5,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ COLUMNS = (
     "run_id", "preset", "dataset", "split", "task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels",
     "seed", "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
 )  # fmt: skip
-NUMBERS = ("value", "low", "high")  # in every table that has such columns
+# columns of numbers and of yes or no, in every table that has them
+NUMBERS = re.compile(r"(.+_)?(value|low|high|gain|p|p_holm|sd|psnr|ssim)|(psnr_|)change|n_(images|groups|seeds)|within_seeds")
+FLAGS = ("main", "primary", "chosen", "same_bits")
 KEY = ("run_id", "split", "target_arch", "target_weights", "metric")
 
 
@@ -114,7 +117,7 @@ def _ten_digits(value: float) -> float:
 def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = KEY) -> pd.DataFrame:
     """Read a results CSV; StudyError for another schema, duplicate keys or missing values."""
     table = _read(Path(path), columns, "make tables", keep_default_na=False, na_values={"value": [""]})
-    if "value" in table and table["value"].isna().any():
+    if "value" in table and pd.to_numeric(table["value"], errors="coerce").isna().any():
         raise StudyError(f"{path}: its column 'value' holds something that is not a number")
     duplicates = table[table.duplicated(list(key), keep=False)]
     if len(duplicates):
@@ -124,7 +127,15 @@ def load_csv(path: Path, columns: Iterable[str] = COLUMNS, key: Iterable[str] = 
 
 def read_table(path: Path, columns: Iterable[str], remedy: str, **kinds: type) -> pd.DataFrame:
     """A table that the study wrote; StudyError where it is missing or damaged (run ``remedy``) or has other columns."""
-    return _read(path, columns, remedy, keep_default_na=True, na_values=[""], dtype=kinds)
+    table = _read(path, columns, remedy, keep_default_na=True, na_values=[""], dtype=kinds)
+    for name in table.columns if len(table) else ():
+        if name in FLAGS and not pd.api.types.is_bool_dtype(table[name]):
+            raise StudyError(f"{path}: its column {name!r} holds something that is neither True nor False; run {remedy}")
+        if NUMBERS.fullmatch(name) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise StudyError(f"{path}: its column {name!r} holds something that is not a number; run {remedy}")
+    if twice := int(table.duplicated().sum()):
+        raise StudyError(f"{path}: {twice} rows stand there twice; run {remedy}")
+    return table
 
 
 def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd.DataFrame:
@@ -136,9 +147,6 @@ def _read(path: Path, columns: Iterable[str], remedy: str, **options: Any) -> pd
         raise StudyError(f"{path}: not a readable CSV ({error})") from error
     if list(table.columns) != list(columns) or not isinstance(table.index, pd.RangeIndex):  # else a row has too many fields
         raise StudyError(f"{path}: has columns {list(table.columns)}, expected {list(columns)}")
-    for name in table.columns.intersection(NUMBERS):
-        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
-            raise StudyError(f"{path}: its column {name!r} holds something that is not a number; run {remedy}")
     return table
 
 

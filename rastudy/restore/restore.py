@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 from tqdm import tqdm
 
-from rastudy.config import Config, make_config
+from rastudy.config import NOT_APPLICABLE, Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_tensor, to_uint8
 from rastudy.data.image_files import centre_crop, is_folder, list_pictures, shorter_side
@@ -50,7 +50,7 @@ from rastudy.registry import TASKS, display_name, mode_name
 from rastudy.restore import image_io
 from rastudy.restore.image_io import FORMATS, MODES, eight_bit
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
-from rastudy.training.weights import build_models, load_weights, weights_file
+from rastudy.training.weights import build_models, check_run, load_weights, weights_file
 
 Told = tuple[str, list[str], list[str]]  # of a picture: what was made, notes for stderr, lines for stdout
 
@@ -79,12 +79,16 @@ def load(
         StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
     preset = preset or of_photographs(task)
-    named = named or str(file_of(make_config(preset, task, mode, strength=strength, device=device)))
+    if not named:
+        run = make_config(preset, task, mode, strength=strength, device=device)
+        named = str(file_of(run))
+        check_run(Path(named), run)
     config, processor = named_processor(named, task, preset, strength, device)
     file = expand(named)
     beside = file.with_name(file.name.replace(".processor.", ".transformer."))
     if not RUNS[config.mode].has_transformer or beside == file:
         return Models(config, processor, None)
+    check_run(beside, config)
     _, transformer = build_models(config)
     return Models(config, processor, load_weights(beside, transformer).eval())
 
@@ -100,7 +104,8 @@ def file_of(config: Config) -> Path:
     preset, task, mode = config.preset, config.task, config.mode
     runs = [replace(config, strength=one) for _, one in degradations(preset, task)]
     there = [f"--strength {run.strength:g}" for run in runs if to_read(weights_file(run)).is_file()]
-    source = f" --source-arch {config.source_arch}" if config.source_arch != PRESETS[preset]["source_arch"] else ""
+    unsaid = (NOT_APPLICABLE, PRESETS[preset]["source_arch"])
+    source = f" --source-arch {config.source_arch}" * (config.source_arch not in unsaid)
     raise StudyError(
         f"{file}: no such weights; there are some for {' and '.join(there) or 'no strength'}, and rastudy train "
         f"--preset {preset} --task {task} --mode {mode} --strength {config.strength:g}{source} makes these; "

@@ -164,9 +164,10 @@ def results() -> Iterator[Finding]:
         records, hashes = to_read(records_file(preset)), {}
         folder = records.parent
         for run, record in read_records(records).items():
-            weights = folder / "weights" / f"{run}.processor.safetensors"
-            if "trained" in record and weights.is_file():  # later seeds' are not committed
-                hashes[weights] = record["trained"]["sha256"]
+            for part, name in (("processor", "sha256"), ("transformer", "transformer_sha256")):
+                weights = folder / "weights" / f"{run}.{part}.safetensors"
+                if name in record.get("trained", {}) and weights.is_file():  # later seeds' are not committed
+                    hashes[weights] = record["trained"][name]
             for split in ("val", "test"):
                 if split in record:
                     hashes[folder / "predictions" / f"{run}.{split}.npz"] = record[split]["predictions"]

@@ -38,7 +38,7 @@ from rastudy.paths import (
 )  # fmt: skip
 from rastudy.registry import is_own
 from rastudy.training.steps import Models
-from rastudy.training.weights import weights_file, weights_files
+from rastudy.training.weights import weights_files
 
 MARKERS = ("config", "trained", "val", "test")  # JSON files of a run folder
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
@@ -100,12 +100,20 @@ def is_trained(config: Config) -> bool:
         return False
     if config.pretraining is not None and not is_trained(config.pretraining):
         return False
-    return not other_settings(config, inputs_of(config)) and read_json(marker).get("sha256") == sha256(weights_file(config))
+    if other_settings(config, inputs_of(config)):
+        return False
+    kept = read_json(marker)  # T's digest is missing in markers of old
+    return all(kept.get(name, digest if name != "sha256" else "") == digest for name, digest in _digests(config).items())
+
+
+def _digests(config: Config) -> dict[str, str]:
+    """The digests of a run's weight files under their names in the marker: P's, and T's."""
+    return dict(zip(("sha256", "transformer_sha256"), map(sha256, weights_files(config)), strict=False))
 
 
 def write_trained(config: Config, curve: list[dict]) -> None:
-    """The marker of a finished training: digest of P, versions of the code, training curve, what it ran on."""
-    marker = {"sha256": sha256(weights_file(config)), "code": code_versions(TRAINED_BY), "curve": curve,
+    """The marker of a finished training: digests of P and T, versions of the code, training curve, what it ran on."""
+    marker = {**_digests(config), "code": code_versions(TRAINED_BY), "curve": curve,
               "provenance": provenance(config)}  # fmt: skip
     write_json(run_folder(config) / "trained.json", marker)
 

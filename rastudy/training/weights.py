@@ -73,9 +73,21 @@ def read_metadata(path: Path) -> dict:
     return settings
 
 
+def check_run(path: Path, config: Config) -> None:
+    """Raise StudyError where a weight file is of another run than its name says: a setting in it differs."""
+    settings, wanted = read_metadata(path), config.science()
+    for name in sorted(settings.keys() & wanted.keys()):
+        if settings[name] != wanted[name]:
+            other = f"{name}={settings[name]!r}, not {wanted[name]!r}"
+            raise StudyError(f"{path}: holds the weights of another run ({other}); put the right file there, or delete it")
+
+
 def load_models(config: Config, place: Callable[[Path], Path] = Path) -> tuple[nn.Module, nn.Module | None]:
     """A finished run's P and T in eval mode; ``place`` finds their files (:func:`rastudy.paths.to_read`: or the record's)."""
     processor, transformer = build_models(config)
+    for file in weights_files(config):
+        if place(file).is_file():
+            check_run(place(file), config)
     load_weights(place(weights_file(config)), processor).eval()
     if transformer is not None:
         load_weights(place(weights_file(config, "transformer")), transformer).eval()
