@@ -105,6 +105,13 @@ def test_negative_and_empty_mean_the_presets(override):
     assert make_config("digits", "jpeg", "ra", **override) == make_config("digits", "jpeg", "ra")
 
 
+@pytest.mark.parametrize("override", [{"strength": -10.0}, {"lr": -5.0}, {"epochs": -3}, {"seed": -2}, {"ra_weight": -0.5}])
+def test_no_other_number_below_0_does(override):
+    """Else a sign that slipped in would be a setting that is ignored."""
+    with pytest.raises(StudyError, match=next(iter(override))):
+        make_config("digits", "jpeg", "ra", **override)
+
+
 @pytest.mark.parametrize("mode", registry.modes("paper") + registry.modes("baseline"))
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid(preset, mode):

@@ -605,6 +605,28 @@ def test_sizes_and_devices_that_are_none(study_root, capsys, words):
     assert status == 2 and "Traceback" not in error and words[-1].rpartition("=")[2] in error
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["--set", "task=dn"], "--set task=dn: use --task for it"), (["--set", "ra_weight=0.5"], "use --ra-weight"),
+     (["--direction", "upload", "--set", "test_images=5"], "--set test_images=5 has no effect on --direction"),
+     (["--split"], "--split names no split; use val or test")],
+    ids=str,
+)  # fmt: skip
+def test_options_that_would_do_nothing(study_root, capsys, words, says):
+    """Are refused: a study of other settings than those asked for must not come out of it."""
+    assert main(["sweep", "--preset", "smoke", "--list", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_part_of_class_folders_has_every_class(tmp_path):
+    """They are sorted by class: the first ones would be of one class."""
+    names = ["a", "bb", "ccc"]
+    fill(tmp_path / "train", names, 6)
+    fill(tmp_path / "test", names, 5)
+    found = load_split("folder", "test", 6, data_dir=str(tmp_path), size=32, n_val=3)
+    assert np.bincount(found.labels).tolist() == [2, 2, 2] and len(set(found.groups)) == 6
+
+
 def test_what_git_refuses_is_told(study_root, monkeypatch):
     """Not a checkout, and a checkout that git does not trust or cannot read, are two things."""
     monkeypatch.setattr(document, "CHECKOUT", study_root)

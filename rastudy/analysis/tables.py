@@ -384,7 +384,7 @@ def main_table(preset: str) -> pd.DataFrame:
     column = np.where(table["metric"] == "top1", table["target_arch"].map(display_name), table["metric"].str.upper())
     shown = [short_name(*key) for key in zip(table["task"], table["strength"], strict=True)]
     wide = table.assign(column=column, task=shown).pivot(index=["task", "mode"], columns="column", values="value")
-    modes = ["none", *registry.modes("paper"), "clean"]
+    modes = ["none", *PRESETS[preset]["modes"], "clean"]
     tasks = [short_name(*key) for key in PRESETS[preset]["degradations"]]
     rows = [(task, mode) for task in tasks for mode in modes if (task, mode) in wide.index]
     order = [display_name(arch) for arch in table.loc[table["metric"] == "top1", "target_arch"].unique()]

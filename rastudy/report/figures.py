@@ -42,7 +42,6 @@ from rastudy.registry import (
     TASKS,
     display_name,
     mode_name,
-    modes,
     reader_name,
     short_name,
     task_name,
@@ -75,7 +74,7 @@ def plot_accuracy(preset: str) -> Figure:
     """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per degradation."""
     rows = without_variants(main_cells(load_table(preset, "accuracy"), preset)).query("metric == 'top1'")
     keys, targets = degradations_in(rows, preset), list(rows["target_arch"].unique())
-    shown = [mode for mode in ("clean", *reversed(modes("paper")), "none") if mode in set(rows["mode"])]
+    shown = [mode for mode in ("clean", *reversed(PRESETS[preset]["modes"]), "none") if mode in set(rows["mode"])]
     figure, axes, spare = square(len(keys), 2.6, sharey=True)
     for ax, key in zip(axes, keys, strict=True):
         for k, mode in enumerate(shown):
@@ -98,7 +97,7 @@ def plot_accuracy(preset: str) -> Figure:
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
     rows = headline(without_variants(main_cells(load_table(preset, "gains"), preset)))
-    keys, shown = degradations_in(rows, preset), [mode for mode in modes("paper")[1:] if mode in set(rows["mode"])]
+    keys, shown = degradations_in(rows, preset), [mode for mode in PRESETS[preset]["modes"] if mode in set(rows["mode"])]
     figure, _ = _heatmaps(rows, keys, "mode", shown, mode_name)
     note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}"
     return finish(figure, note)
@@ -131,16 +130,18 @@ def _heatmaps(
     targets = list(rows["target_arch"].unique())
     text = [f"{v:+.1f}\n[{low:+.1f}, {high:+.1f}]" for v, low, high in rows[["value", "low", "high"]].to_numpy()]
     rows = rows.assign(text=text)
-    figure, axes = panels(len(keys), 1, len(keys) * (0.55 + 0.38 * len(order)), "white")
-    for ax, key in zip(axes[:, 0], keys, strict=True):
-        wide = rows_of(rows, key).pivot(index=index, columns="target_arch", values=["value", "text"]).reindex(order)
+    lines = {key: [one for one in order if one in set(rows_of(rows, key)[index])] for key in keys}
+    heights = [0.55 + 0.38 * len(those) for those in lines.values()]
+    figure, axes = panels(len(keys), 1, sum(heights), "white", height_ratios=heights)
+    for ax, (key, those) in zip(axes[:, 0], lines.items(), strict=True):
+        wide = rows_of(rows, key).pivot(index=index, columns="target_arch", values=["value", "text"]).reindex(those)
         values, texts = (wide[what].reindex(columns=targets) for what in ("value", "text"))
         limit = max(float(np.nanmax(np.abs(values.astype(float)))), 0.1)
-        values.columns, values.index = [display_name(arch) for arch in targets], [name(one) for one in order]
+        values.columns, values.index = [display_name(arch) for arch in targets], [name(one) for one in those]
         heatmap(ax, values, texts.fillna(""), cbar_kws={"label": "pp"}, cmap="RdBu", center=0, vmin=-limit, vmax=limit)
         of_source = rows_of(rows, key).query("role == 'source'")
         for column, row in zip(of_source["target_arch"], of_source[index], strict=True):
-            place = (targets.index(column), list(order).index(row))
+            place = (targets.index(column), those.index(row))
             ax.add_patch(Rectangle(place, 1, 1, fill=False, ec="black", lw=1.5, clip_on=False, zorder=3))
         ax.tick_params(rotation=0)
         ax.set(xlabel="", ylabel="")

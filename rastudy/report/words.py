@@ -51,10 +51,10 @@ def kept(preset: str, condition: str, mode: str = "ra", of: str = "value") -> st
     return said(row, names, 2, "")
 
 
-def read_by(preset: str, condition: str, target: str, source: str = "") -> str:
-    """RA's gain for one target model, from the preset's source or from another."""
+def read_by(preset: str, condition: str, target: str, source: str = "", mode: str = "ra") -> str:
+    """A mode's gain for one target model, from the preset's source or from another."""
     task, strength = degradation_of(preset, condition)
-    wanted = {"task": task, "strength": strength, "mode": "ra", "baseline": "plain", "target_arch": target}
+    wanted = {"task": task, "strength": strength, "mode": mode, "baseline": "plain", "target_arch": target}
     wanted |= {"source_arch": source or PRESETS[preset]["source_arch"], "other": NOT_APPLICABLE}
     return said(_only(where(load_table(preset, "gains"), **wanted), f"{preset}, {condition}, {source}, {target}"))
 
