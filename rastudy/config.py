@@ -259,7 +259,7 @@ class Config:
 def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -> Config:
     """A preset's settings for one task and mode, with some fields replaced.
 
-    An override that is negative or an empty string means "as the preset has it", so that notebook parameters stay flat
+    An override of -1 or an empty string means "as the preset has it", so that notebook parameters stay flat
     literals.
 
     Raises:

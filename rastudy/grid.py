@@ -52,7 +52,7 @@ class Run:
 def product(preset: str, tasks=(), modes=(), seeds=(-1,), sources=("",), weights=(-1.0,), processors=("",),
             labels=("",), uploads=("",), budgets=(1,), datasets=("",), one_cycle=False, strengths=(), splits=None,
             **overrides) -> list[Run]:  # fmt: skip
-    """Runs of a product of axes; an empty or negative value means the preset's.
+    """Runs of a product of axes; an empty value or -1 means the preset's.
 
     ``tasks`` take every strength that the preset has of them, or ``strengths``. ``budgets`` multiply the epochs.
     ``uploads``: what R's loss reads P's picture through, of modes with R.
