@@ -18,6 +18,7 @@ from rastudy.evaluation.predictions import (
     load_csv,
     load_predictions,
     load_results,
+    load_run,
     predictions_file,
     results_file,
     save_predictions,
@@ -188,3 +189,20 @@ def test_every_record_is_of_a_run_that_there_is(preset):
         read = {run for variant in load_predictions(path).about.values() for run in variant}
         assert read <= {run.config.run_id for run in runs(preset, path.stem)}, path.name
     assert not sorted(set(read_records(ROOT / "results" / preset / "records.json")) - there)
+
+
+def test_what_is_no_runs_predictions_is_refused(study_root):
+    """Of another kind, of another version, or with arrays that do not fit together: by name, never as a KeyError."""
+    config = make_config("smoke", "dn", "plain")
+    path, found = predictions_file(config, "test"), hand_made(config)
+    arrays, about = found.arrays, found.about
+    newer = about | {"config": about["config"] | {"warmup": 5}}
+    spoilt = {"no predictions of a run": (about, {k: v for k, v in arrays.items() if k != "group"}),
+              "settings warmup of another version": (newer, arrays),
+              "differ in number": (about, arrays | {"top5": arrays["top5"][:, :10]})}  # fmt: skip
+    for message, (said, given) in spoilt.items():
+        save_predictions(path, given, said)
+        with pytest.raises(StudyError, match=message):
+            load_run(path)
+    save_predictions(path, arrays, about | {"data": "d"})
+    assert load_run(path).targets == list(about["targets"])

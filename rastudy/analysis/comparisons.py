@@ -14,7 +14,7 @@ from rastudy.analysis import statistics as stats
 from rastudy.config import NOT_APPLICABLE, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
-from rastudy.evaluation.predictions import Predictions, load_predictions
+from rastudy.evaluation.predictions import Predictions, load_run
 from rastudy.paths import results_folder
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import TASKS, name_of, role_of
@@ -116,7 +116,7 @@ def main_key(preset: str, task: str, strength: float, mode: str) -> tuple:
 def load_cells(preset: str, split: str) -> dict[tuple, Cell]:
     """Every cell of a preset that was evaluated on ``split``, in canonical order."""
     files = sorted((results_folder(preset) / "predictions").glob(f"*.{split}.npz"))
-    return cells_of(map(load_predictions, files))
+    return cells_of(map(load_run, files))
 
 
 def cells_of(found: Iterable[Predictions]) -> dict[tuple, Cell]:

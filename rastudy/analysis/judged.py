@@ -69,7 +69,10 @@ def kept(path: Path) -> Judged:
     groups, originals = arrays.pop("group"), arrays.pop("original")
     for key, values in arrays.items():
         name, _, what = key.rpartition(".")
-        by_name[name][what] = values
+        by_name.setdefault(name, {})[what] = values
+    shapes = {"hits": (len(about["readers"]), len(groups)), "mse": (len(groups),), "ssim": (len(groups),)}
+    if any({what: values.shape for what, values in found.items()} != shapes for found in by_name.values()):
+        raise StudyError(f"{path}: damaged (its arrays do not fit its restorers and recognisers); judge again")
     sources = {name: tuple(found) for name, found in about["sources"].items()}
     said = about["config"]
     config = make_config(said["preset"], said["task"], "none", strength=said["strength"])

@@ -18,7 +18,7 @@ from rastudy.analysis.matched import MATCHED, matched_rows
 from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation import metrics
-from rastudy.evaluation.predictions import COLUMNS, load_predictions, load_results, read_table, results_file, tidy_rows
+from rastudy.evaluation.predictions import COLUMNS, load_results, load_run, read_table, results_file, tidy_rows
 from rastudy.paths import nothing_here, results_folder, short, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import display_name, is_variant, role_of, short_name
@@ -305,7 +305,7 @@ def make_tables(preset: str, log: Callable[[str], object] = print) -> list[Path]
     """
     one_of("preset", preset, PRESETS)
     folder = results_folder(preset)
-    predictions = [load_predictions(path) for path in sorted((folder / "predictions").glob("*.npz"))]
+    predictions = [load_run(path) for path in sorted((folder / "predictions").glob("*.npz"))]
     if not predictions:
         raise StudyError(f"results/{preset}/predictions is empty; run rastudy sweep --preset {preset}")
     table = results_file(preset)

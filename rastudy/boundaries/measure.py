@@ -331,6 +331,7 @@ def measure(
     if n < 0:
         raise StudyError(f"pictures={n} is not valid; use 0 or more; 0: the preset's number")
     files, boxes = [], [open_black_box(spec) for spec in black_boxes]
+    jobs = 1 if any(spec.startswith("service:") for spec in black_boxes) else jobs  # one process counts its calls
     for task, strength in keys or degradations(preset):
         config = make_config(preset, task, "plain", strength=strength, **where)
         pictures = partial(first_pictures, load_pictures(config, "test"))

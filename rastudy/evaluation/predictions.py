@@ -3,6 +3,7 @@
 ``results/<preset>/predictions/<run_id>.<split>.npz`` is the evidence; everything else here is derived from it.
 """
 
+import dataclasses
 import io
 import json
 import re
@@ -76,6 +77,22 @@ def load_predictions(path: Path) -> Predictions:
         raise StudyError(f"{path}: no such predictions; run rastudy sweep first") from error
     except Exception as error:  # zip, zlib, header and JSON errors alike mean damage
         raise StudyError(f"{path}: damaged predictions ({error}); the sweep makes them anew") from error
+
+
+def load_run(path: Path) -> Predictions:
+    """A run's predictions; StudyError for a file of another kind or version, or with arrays that do not fit together."""
+    about, arrays = found = load_predictions(path)
+    fields = {field.name for field in dataclasses.fields(Config)}
+    if not ({"config", "run_id", "split", "data", "targets"} <= about.keys() and {"label", "group", "top5"} <= arrays.keys()):
+        raise StudyError(f"{path}: no predictions of a run; move it out of this folder")
+    if strange := sorted(about["config"].keys() - fields):
+        raise StudyError(f"{path}: has the settings {', '.join(strange)} of another version; its own version reads it")
+    n = len(arrays["label"])
+    if len(arrays["group"]) != n or arrays["top5"].shape[:2] != (len(found.targets), n):
+        raise StudyError(
+            f"{path}: damaged predictions (labels, groups and answers differ in number); the sweep makes them anew"
+        )
+    return found
 
 
 def tidy_rows(predictions: Predictions) -> list[dict]:

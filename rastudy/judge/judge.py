@@ -210,6 +210,7 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
             pictures, another degradation or other recognisers.
     """
     bench = _Bench(request)  # what is wrong is said before any process starts
+    jobs = 1 if any(spec.startswith("service:") for spec in request.readers) else jobs  # one process counts its calls
     names, versions = [one.name for one in bench.restorers], bench.versions
     called = [*(beside.arrays if beside else ()), *names]
     if twice := next((name for k, name in enumerate(called) if name in called[:k]), ""):

@@ -216,7 +216,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
     path = place / MANIFEST
     try:
         told = json.loads(path.read_text())
-        known = told["version"] == VERSION and all(len(found) == 2 for found in told["files"].values())
+        known = told["version"] == VERSION and told["files"] and all(len(found) == 2 for found in told["files"].values())
         asked = [told[name] for name in ("preset", "task", "strength", "image_size", "resize")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StudyError(

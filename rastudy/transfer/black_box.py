@@ -84,7 +84,10 @@ class Function(BlackBox):
         self.name, self.version = function, source_version(module) or "function"
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
-        found = list(self.function(list(files)))
+        try:
+            found = list(self.function(list(files)))
+        except Exception as error:  # the user's own code may raise anything
+            raise StudyError(f"black box {self.name} raised {type(error).__name__}: {error}") from error
         if len(found) != len(files):
             raise StudyError(f"black box {self.name} gave {len(found)} answers to {len(files)} pictures")
         try:
