@@ -13,11 +13,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
 from rastudy.config import Config, make_config
+from rastudy.data import loaders
 from rastudy.data import photo_cache as cache
 from rastudy.data.degradations import degrade
 from rastudy.data.image_files import list_pictures
 from rastudy.data.imagenet import GROUND_TRUTH, KAGGLE, SYNSET_LABELS, photo_labels, split_of, wnids, write_split
-from rastudy.data.loaders import CropLoader, evaluation_batches, load_pictures, loader_of
+from rastudy.data.loaders import CropLoader, data_version, evaluation_batches, load_pictures, loader_of
 from rastudy.data.photo_cache import CachedPhotos, FilePhotos, cache_folder, open_cache, pixels_file, table_file, verify
 from rastudy.errors import StudyError
 from rastudy.training.run_store import is_trained
@@ -243,6 +244,12 @@ def test_the_flat_validation_folder(tmp_path, truth):
     (tmp_path / "train").mkdir()
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000001.JPEG"])  # evaluated in class order, as ImageFolder has it
     assert load_pictures(imagenet(tmp_path, test_images=0), "test").groups.tolist() == [1, 0, 2]
+    if truth == SYNSET_LABELS:  # a mended ground truth is another run's
+        config = imagenet(tmp_path, test_images=0)
+        before = data_version(config, "test")
+        (tmp_path / "val" / truth).write_text("\n".join(reversed(classes)))
+        loaders._version.cache_clear()
+        assert data_version(config, "test") != before
     photographs(tmp_path / "val", ["ILSVRC2012_val_00000005.JPEG"])
     with pytest.raises(StudyError, match="00000005.*no class"):
         labels_of(tmp_path / "val")

@@ -83,6 +83,14 @@ def test_what_cannot_be_adapted(folder, capsys, arguments):
     assert "leave out --seed and --untrained" in capsys.readouterr().err
 
 
+def test_a_degradation_without_adapting_is_refused(folder, capsys):
+    """Else the clean recognisers would be trained anew, over those that a study is pinned to."""
+    for words in (["--task", "dn"], ["--strength", "4"]):
+        assert main(["recognisers", *words]) == 2
+        assert "are for --adapt-to" in capsys.readouterr().err
+    assert not list(folder.glob("*"))
+
+
 def test_the_same_seed_gives_the_same_weights():
     """Bit for bit; another seed gives others."""
     train, val = load_split("digits", "train", 256), load_split("digits", "val", 50)

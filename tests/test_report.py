@@ -150,6 +150,7 @@ def test_findings_follow_from_the_csvs():
     assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
     lost, kept = (words.read_by("imagenette", "sr x4", "squeezenet", mode=mode) for mode in ("ra_unsupervised", "perceptual"))
     assert high(lost) < 0 and low(kept) > -1
+    assert high(words.control("untrained_equal")) < 0
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
     assert low(with_t[0]) > high(with_t[1]) and low(words.gain("cifar10", "dn", "ra_transformer")) < 0

@@ -1,6 +1,7 @@
 """Photographs in ImageNet's folders: which files, which labels, which split."""
 
 import csv
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -61,6 +62,16 @@ def photo_labels(folder: Path, files: Sequence[str]) -> np.ndarray:
         shown = f"{', '.join(unknown[:10])}{', ...' * (len(unknown) > 10)}"
         raise StudyError(f"{folder}: no class of ImageNet-1k, whose folders are named by wnid (n01440764): {shown}; {step}")
     return np.array([label[name.split("/")[0]] for name in files], np.int64)
+
+
+def labels_digest(folder: Path, files: Sequence[str]) -> str:
+    """A digest of the labels that a ground-truth file, which may be mended, gives flat photographs; else empty."""
+    if not files or any("/" in name for name in files):
+        return ""
+    try:
+        return f"-{hashlib.sha256(_from_ground_truth(folder, files).tobytes()).hexdigest()[:8]}"
+    except StudyError:  # without labels: enough for a loss that needs none
+        return ""
 
 
 def _from_ground_truth(folder: Path, files: Sequence[str]) -> np.ndarray:

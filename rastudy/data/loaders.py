@@ -16,7 +16,7 @@ from rastudy.data import distributed
 from rastudy.data.datasets import CIFAR10_FILES, PictureSet, load_split, part_of_folder
 from rastudy.data.degradations import degrade
 from rastudy.data.image_files import centre_crop, list_pictures
-from rastudy.data.imagenet import part_of
+from rastudy.data.imagenet import labels_digest, part_of
 from rastudy.data.photo_cache import FilePhotos, Photos
 from rastudy.errors import StudyError
 from rastudy.paths import expand
@@ -69,11 +69,12 @@ def data_version(config: Config, split: str) -> dict[str, str]:
 
 @cache
 def _version(folder: Path | None, resize: int = 0) -> str:
-    """A digest, first 16 hex digits: with ``resize`` of photographs, else of every file's content."""
+    """A digest, first 16 hex digits: with ``resize`` of photographs (and flat ones' labels), else of every file's content."""
     if folder is None or not folder.is_dir():
         return "missing"
     if resize:
-        return FilePhotos(folder, list_pictures(folder), resize).digest()[:16]
+        photos = list_pictures(folder)
+        return FilePhotos(folder, photos, resize).digest()[:16] + labels_digest(folder, photos)
     sha = hashlib.sha256()
     files = sorted(p.name for p in folder.iterdir()) if folder.name == CIFAR10_FILES else list_pictures(folder)
     for name in files:

@@ -170,6 +170,10 @@ def recognisers_command(args: argparse.Namespace) -> None:
         one_of("adapt-to", args.adapt_to, ("none", "plain"))
         if args.seed or args.untrained:
             raise StudyError("--adapt-to fine-tunes the recognisers of seed 0; leave out --seed and --untrained")
+    elif args.task or args.strength != -1:
+        raise StudyError(
+            "--task and --strength are for --adapt-to, which fine-tunes on degraded pictures; leave them out, or add it"
+        )
     torch.set_num_threads(1)
     recipe, folder, archs = RECIPES[args.preset], WEIGHTS / args.preset, args.arch or registry.main_recognisers()
     train = load_split(args.preset, "train", recipe["train_images"], data_dir=args.data)
