@@ -130,7 +130,7 @@ PRESETS["cifar10"] = {
     "full": (
         {"tasks": ("blind",), "modes": _BLIND},
         {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
-        {"modes": ("plain", "ra"), "tasks": ("sr", "jpeg"), "seeds": (1, 2)},
+        {"modes": ("plain", "ra"), "tasks": ("sr", "dn", "jpeg"), "seeds": (1, 2)},
         {"modes": ("ra",), "strengths": (4.0, 10.0), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
