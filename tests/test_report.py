@@ -83,7 +83,7 @@ def test_claims_are_those_of_the_csvs(page):
             ].to_dict("records")
             ends = ("trainings_low", "trainings_high") if row["n_seeds"] >= 3 else ("low", "high")
             told = "{:+.1f} [{:+.1f}, {:+.1f}], ".format(*(float(row[name]) for name in ("value", *ends)))
-            assert cell.startswith(told + (f"{row['n_seeds']} trainings" if row["n_seeds"] > 1 else "this training"))
+            assert cell.startswith(told + (f"{row['n_seeds']} trainings" if row["n_seeds"] > 1 else "1 training"))
             checked += 1
     assert checked >= 3 * 3 * 2 * 3  # modes, tasks, roles, studies
 
@@ -331,7 +331,7 @@ def test_studies(study_root):
         document.studies_of("smoke, digit") if claims.has_results("smoke") else document.studies_of("digit")
     with pytest.raises(StudyError, match="rastudy sweep --preset smoke"):
         document.studies_of("smoke")
-    row = dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1]}
+    row = dict.fromkeys(GAINS, 1) | {"mode": registry.modes("paper")[1], "main": True, "primary": False}
     write_csv(study_root / "results" / "smoke" / "gains.csv", [row], GAINS)
     assert document.studies_of(" smoke ") == ["smoke"]
 

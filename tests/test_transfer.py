@@ -428,7 +428,7 @@ def test_a_black_box(small_study, monkeypatch):
     assert count(counting=True, log=said.append) == 6 * 60
     table = run("black_box", black_box="function:my_box:guess")
     assert set(table["reader"]) == {"guess", "mean"} and (table["verdict"] == "undecided (floor)").all()
-    about, arrays = predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "function")
+    about, arrays = predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", "guess")
     bright = about["unknown"]["bright"]
     assert bright == (arrays["top5"] == 10).sum() > 0
     assert count(counting=True, log=said.append) == 0

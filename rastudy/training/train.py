@@ -17,6 +17,7 @@ from rastudy.data.loaders import Batch, CropLoader, Loader, load_pictures, loade
 from rastudy.errors import StudyError
 from rastudy.models.classifiers import Classifier
 from rastudy.models.detectors import load_source
+from rastudy.registry import MODES
 from rastudy.training import channels
 from rastudy.training.launch import torchrun
 from rastudy.training.run_store import (
@@ -211,7 +212,7 @@ def check_classes(
 ) -> None:
     """Raise StudyError if an R has fewer classes than the pictures, or more where its first ones are not known to be theirs.
 
-    They are of a folder whose classes the user has stated alone.
+    They are of a folder whose classes the user has stated alone; photographs that are trained on without labels have no class.
     """
     stated = config is not None and config.dataset == "folder" and config.classes
     for classifier in (one for one in classifiers if isinstance(one, Classifier)):
@@ -221,6 +222,7 @@ def check_classes(
         both = f"recogniser {classifier.name} knows {known} classes, the pictures have {there}"
         if known < there:
             raise StudyError(both)
-        if known != there and not stated:
+        unlabelled = there == 1 and config is not None and not MODES[config.mode].reads_labels
+        if known != there and not (stated or unlabelled):
             step = "take one of the same classes; of a folder, name them in the order of R's labels with --classes a,b,..."
             raise StudyError(f"{both}, and which of R's they are cannot be told; {step}")
