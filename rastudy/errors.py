@@ -24,6 +24,13 @@ def one_of(name: str, value: object, allowed: Iterable) -> None:
         raise StudyError(f"{name}={value!r} is unknown; use one of {', '.join(map(str, allowed))}")
 
 
+def all_differ(what: str, names: Iterable[str], step: str) -> None:
+    """Raise StudyError with the next step where two of some things would have one name."""
+    names = list(names)
+    if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
+        raise StudyError(f"two {what} would both be called {twice!r}; {step}")
+
+
 def told(error: OSError) -> str:
     """What the system refused, of which file, with a next step where there is one."""
     said = error.strerror or str(error)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from rastudy.analysis.judged import COLUMNS, Judged, falls_short, keep, kept, table
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import to_tensor
-from rastudy.errors import StudyError
+from rastudy.errors import StudyError, all_differ
 from rastudy.evaluation import metrics
 from rastudy.judge import answers
 from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
@@ -179,8 +179,7 @@ def opened_readers(request: Request, config: Config) -> list[tuple]:
     if shallow := next((spec for spec in specs if spec in SHALLOW), ""):
         raise StudyError(f"recogniser {shallow!r} is fitted to a study's training pictures; name one that has weights")
     readers = [reader_of(spec, config.dataset, lambda: None) for spec in specs]
-    if twice := next((name for k, (name, *_) in enumerate(readers) if name in [one for one, *_ in readers[:k]]), ""):
-        raise StudyError(f"two recognisers would both be called {twice!r}; leave one out, or give its file another name")
+    all_differ("recognisers", (name for name, *_ in readers), "leave one out, or give its file another name")
     return readers
 
 
@@ -213,8 +212,7 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
     jobs = 1 if any(spec.startswith("service:") for spec in request.readers) else jobs  # one process counts its calls
     names, versions = [one.name for one in bench.restorers], bench.versions
     called = [*(beside.arrays if beside else ()), *names]
-    if twice := next((name for k, name in enumerate(called) if name in called[:k]), ""):
-        raise StudyError(f"two restorers would both be called {twice!r}; rename a folder or leave one out")
+    all_differ("restorers", called, "rename a folder or leave one out")
     places = list(range(len(bench.pictures)))
     if beside:
         own, found = beside.config, bench.config

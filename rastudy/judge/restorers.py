@@ -19,7 +19,6 @@ from rastudy.paths import expand
 from rastudy.presets import of_photographs, tasks_of
 from rastudy.registry import MODES, TASKS, is_own, name_of
 from rastudy.restore.restore import file_of, load
-from rastudy.training.weights import check_run
 
 Filter = Callable[[np.ndarray, float | None], np.ndarray]  # (H, W, 3) in [0, 1] and the noise's sigma, if known, to the same
 
@@ -130,9 +129,7 @@ def open_restorer(name: str, config: Config) -> Restorer:
         own = learned in tasks_of(config.preset) or not config.of_photographs
         preset = config.preset if own else of_photographs(learned)
         run = make_config(preset, learned, mode, strength=of_task, source_arch=source)
-        file = file_of(run)
-        check_run(file, run)
-        models = load(preset, learned, named=str(file), device=config.device)
+        models = load(preset, learned, named=str(file_of(run)), device=config.device)
         if models.config.factor not in (1, config.factor):
             raise StudyError(f"restorer {name!r} enlarges pictures, and {task} does not; name it with task {learned}")
     elif first not in TASKS and (is_own(name) or expand(name).is_file()):

@@ -79,10 +79,7 @@ def load(
         StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
     preset = preset or of_photographs(task)
-    if not named:
-        run = make_config(preset, task, mode, strength=strength, device=device)
-        named = str(file_of(run))
-        check_run(Path(named), run)
+    named = named or str(file_of(make_config(preset, task, mode, strength=strength, device=device)))
     config, processor = named_processor(named, task, preset, strength, device)
     file = expand(named)
     beside = file.with_name(file.name.replace(".processor.", ".transformer."))
@@ -100,6 +97,7 @@ def file_of(config: Config) -> Path:
     file = weights_file(config)
     file = file if file.is_file() else to_read(file)
     if file.is_file():
+        check_run(file, config)
         return file
     preset, task, mode = config.preset, config.task, config.mode
     runs = [replace(config, strength=one) for _, one in degradations(preset, task)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from rastudy import registry
 from rastudy.data.digits import OTHER_DATA
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, all_differ, one_of
 from rastudy.grid import Run, grid, merge, product
 from rastudy.paths import WEIGHTS
 from rastudy.presets import PRESETS, degradations
@@ -130,9 +130,7 @@ def _detection(study: Study) -> list[Variant]:
 
 def _black_boxes(study: Study) -> list[Variant]:
     """Each black box on the study's own test pictures, and on those of the other preset that it reads."""
-    names = [box_name(box) for box in study.black_boxes]
-    if twice := next((name for k, name in enumerate(names) if name in names[:k]), ""):
-        raise StudyError(f"two black boxes would both be called {twice!r}; leave one out, or give its file another name")
+    all_differ("black boxes", map(box_name, study.black_boxes), "leave one out, or give its file another name")
     where = {"": ""} | ({f"_on_{study.elsewhere}": study.elsewhere} if study.elsewhere else {})
     axes = None if study.elsewhere else study.axes
     return [Variant(box_name(box) + suffix, axes, study.dataset, (box,), pictures=pictures)
