@@ -23,6 +23,7 @@ from rastudy.presets import PRESETS, settings_of
 from rastudy.registry import resolve
 
 Option = tuple[tuple[str, ...], dict[str, Any]]
+NO_EFFECT = ("needs", "without")  # of an option: others that it has no effect without, or beside
 CORES = os.cpu_count() or 1
 LONGEST_NAME = 255  # bytes of a file's name
 
@@ -37,7 +38,10 @@ class Command(NamedTuple):
 
 
 def option(*names: str, says: str, least: float | None = None, **settings: Any) -> Option:
-    """An option of argparse's; its lowest value, which is held, and its default are added to its sentence."""
+    """An option of argparse's; its lowest value, which is held, and its default are added to its sentence.
+
+    ``needs="--x"``, ``without="--x --y"``: it is refused where it would have no effect, see :func:`check_effects`.
+    """
     default = settings.get("default")
     if least is not None:
         sentence, given, rest = says.partition(" (default")
@@ -84,8 +88,8 @@ def place(word: str) -> Path:
     return path
 
 
-def flag(*names: str, says: str) -> Option:
-    return option(*names, says=says, action="store_true")
+def flag(*names: str, **settings: Any) -> Option:
+    return option(*names, action="store_true", **settings)
 
 
 OF_PHOTOGRAPHS = ""  # a default preset that depends on the task
@@ -126,7 +130,8 @@ def evaluate_options() -> list[Option]:
         option("--strength", says="of a P of your own: factor, sigma or quality (default: the preset's)", type=float,
                default=-1.0),
         option("--data", says="folder of class folders (default: the test pictures of P's own data set)", default=""),
-        option("--classes", says="class folders to read, separated by commas (default: all that R knows)", default=""),
+        option("--classes", says="class folders to read, separated by commas (default: all that R knows)", default="",
+               needs="--data"),
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
         option("--out", says="also write the rows to this CSV (default: none)", type=place),
         DEVICE, SKIP,
@@ -151,7 +156,8 @@ def sweep_options() -> list[Option]:
                metavar="NAME=VALUE"),
         option("--direction", says="run these transfer studies instead: categories, datasets, other_pictures, detection, "
                "families, black_box, upload, upload_aware, multi_source (default: none)", nargs="*", default=[]),
-        option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr"),
+        option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr",
+               needs="--direction"),
         flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
                nargs="+", default=[], metavar="ID"),
@@ -174,11 +180,12 @@ def transfer_options() -> list[Option]:
 def boundaries_options() -> list[Option]:
     return [
         preset(["digits"], "the studies", nargs="*"),
-        option("--task", says="one task alone, at the preset's first strength (default: all)", default=""),
-        flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families"),
-        option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0),
+        option("--task", says="one task alone, at the preset's first strength (default: all)", default="", without="--tables"),
+        flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families",
+             without="--tables"),
+        option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0, without="--tables"),
         option("--black-box", says="readers known by their answers alone, with commas between: litert:FILE.tflite or another "
-               "of sweep's (default: none)", default=""),
+               "of sweep's (default: none)", default="", without="--tables"),
         DATA, JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip
@@ -190,11 +197,12 @@ def restore_options() -> list[Option]:
         option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
         option("--task", says="sr (enlarge), dn (remove noise), jpeg (remove compression artefacts) or blind (whatever it went "
                "through) (default: --degrade's)", default=""),
-        option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra"),
+        option("--mode", says="how P was trained: plain, ra, ra_unsupervised or ra_transformer", default="ra",
+               without="--compare --processor"),
         option("--degrade", says="INPUT are clean pictures: degrade them first as this task's protocol does (default: no)",
-               default="", metavar="TASK"),
+               default="", metavar="TASK", without="--processor"),
         option("--compare", says="restore by each of these modes, and set the results side by side in one more file "
-               "(default: by --mode alone)", nargs="+", default=[], metavar="MODE"),
+               "(default: by --mode alone)", nargs="+", default=[], metavar="MODE", without="--processor"),
         preset(OF_PHOTOGRAPHS, "whose P"),
         option("--strength", says="factor, sigma or quality that P was trained for (default: the preset's)", type=float,
                default=-1.0),
@@ -227,9 +235,9 @@ def judge_options() -> list[Option]:
                default=""),
         option("--task", says="of the preset's own test pictures: sr, dn, jpeg or blind (default: the manifest's)", default=""),
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
-        DATA,
+        (DATA[0], DATA[1] | {"without": "--pictures"}),
         option("--count", says="only so many of the preset's test pictures: the first; of a set sorted by class evenly spaced "
-               "ones; 0: all", least=0, default=0),
+               "ones; 0: all", least=0, default=0, without="--pictures"),
         option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),
         option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
                default=[], metavar="R"),
@@ -247,8 +255,13 @@ def judge_options() -> list[Option]:
 def report_options() -> list[Option]:
     return [
         preset([], "the studies", nargs="*"),
-        option("--data", says="folder of the pictures of the one study named, for its gallery (default: none)", default=""),
-        option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html"),
+        option(
+            "--data",
+            says="folder of the pictures of the one study named, for its gallery (default: none)",
+            default="",
+            without="--readme",
+        ),
+        option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html", without="--readme"),
         flag("--readme", says="rewrite the record's README and results/RESULTS.md instead"),
     ]
 
@@ -259,12 +272,12 @@ def recognisers_options() -> list[Option]:
                default="digits"),
         option("--arch", says="which recognisers (default: the five; of scenes both detectors)", nargs="*", default=[]),
         DATA,
-        option("--seed", says="written to <arch>_seed<S>.safetensors if not 0", least=0, default=0),
-        flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors"),
+        option("--seed", says="written to <arch>_seed<S>.safetensors if not 0", least=0, default=0, without="--adapt-to"),
+        flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors", without="--adapt-to"),
         option("--adapt-to", says="none or plain: fine-tune on pictures that this mode's seed-0 run gives (default: clean "
                "pictures)", default=""),
-        option("--task", says="with --adapt-to: sr, dn or jpeg (default: none)", default=""),
-        option("--strength", says="with --adapt-to (default: the task's first)", type=float, default=-1.0),
+        option("--task", says="with --adapt-to: sr, dn or jpeg (default: none)", default="", needs="--adapt-to"),
+        option("--strength", says="with --adapt-to (default: the task's first)", type=float, default=-1.0, needs="--adapt-to"),
     ]  # fmt: skip
 
 
@@ -353,6 +366,17 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, known, 1)
                 self.error(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
 
+    def check_effects(self, options: argparse.Namespace, rules: dict[str, list[list[str]]]) -> None:
+        """Refuse what was given without an option that it needs, or beside one that leaves it no effect."""
+        actions = self._option_string_actions
+        given = {name for name, one in actions.items() if getattr(options, one.dest, one.default) != one.default}
+        for name in given & rules.keys():
+            needs, without = rules[name]
+            if needs and not given & {*needs}:
+                self.error(f"{name} has no effect without {' or '.join(needs)}; leave it out, or add that")
+            if beside := given & {*without}:
+                self.error(f"{name} has no effect beside {min(beside)}; leave one of them out")
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
@@ -372,11 +396,14 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         hint = f"did you mean {near[0]}?" if near else f"use {', '.join(COMMANDS)}"
         top.error(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
-    parser = Parser(f"rastudy {name}", description=command.says)
+    parser, rules = Parser(f"rastudy {name}", description=command.says), {}
     for names, settings in command.options():
+        rules[names[-1]] = [settings.pop(kind, "").split() for kind in NO_EFFECT]
         parser.add_argument(*names, **settings)
     parser.check_options(arguments[1:])
-    return command, parser.parse_args(arguments[1:])
+    options = parser.parse_args(arguments[1:])
+    parser.check_effects(options, rules)
+    return command, options
 
 
 @contextlib.contextmanager

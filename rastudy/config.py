@@ -114,6 +114,9 @@ class Config:
         object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
         self._check_values()
         mode = MODES[self.mode]
+        object.__setattr__(self, "source_arch", ",".join(registry.in_order(self.sources)))
+        for name, named in (("target_archs", self.targets), ("classes", self.stated_classes)):
+            object.__setattr__(self, name, ",".join(named))
         if not mode.has_source:  # the same run whatever R was named
             object.__setattr__(self, "ra_weight", 0.0)
             object.__setattr__(self, "source_arch", NOT_APPLICABLE)
@@ -178,20 +181,25 @@ class Config:
         return registry.dataset_of(self.dataset).photographs
 
     @property
+    def decoded(self) -> int:
+        """The shorter side, in pixels, of a user's picture before its middle is read: of photographs ``resize``."""
+        return self.resize if self.of_photographs else self.image_size
+
+    @property
     def is_baseline(self) -> bool:
         return registry.is_baseline(self.mode)
 
     @property
     def sources(self) -> list[str]:
-        return [] if self.source_arch == NOT_APPLICABLE else [name.strip() for name in self.source_arch.split(",")]
+        return [] if self.source_arch == NOT_APPLICABLE else registry.names_in(self.source_arch)
 
     @property
     def stated_classes(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.classes.split(",") if name.strip())
+        return tuple(registry.names_in(self.classes))
 
     @property
     def targets(self) -> list[str]:
-        return [name.strip() for name in self.target_archs.split(",")]
+        return registry.names_in(self.target_archs)
 
     @property
     def pretraining(self) -> "Config | None":
@@ -277,6 +285,9 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -
     settings = {k: v for k, v in (PRESETS[preset] | own).items() if k in names}
     settings["ra_weight"] = own["ra_weights"].get(mode, 0.0)
     config = Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
+    data = registry.dataset_of(config.dataset)
+    if config.data_dir and not data.needs_folder:
+        raise StudyError(f"data_dir={config.data_dir!r} has no effect: {data.shown} are embedded; leave it out")
     if given.get("upload") and not config.sources:
         raise StudyError(f"upload={given['upload']!r} needs a recogniser in the loss, and mode={mode!r} has none; leave it out")
     return config

@@ -31,6 +31,18 @@ def all_differ(what: str, names: Iterable[str], step: str) -> None:
         raise StudyError(f"two {what} would both be called {twice!r}; {step}")
 
 
+def agree(what: str, found: object, **asked: object) -> None:
+    """Raise StudyError where something asked for is not what was found; ``-1`` and an empty text ask for nothing.
+
+    Args:
+        what: the subject and verb of the message.
+        found: has an attribute of each name.
+    """
+    for name, value in asked.items():
+        if value not in ("", -1, getattr(found, name)):
+            raise StudyError(f"{what} with {name}={getattr(found, name)!r}, not {value!r}; leave {name} out")
+
+
 def told(error: OSError) -> str:
     """What the system refused, of which file, with a next step where there is one."""
     said = error.strerror or str(error)

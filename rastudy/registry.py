@@ -278,9 +278,9 @@ def channels_of(upload: str) -> dict[str, tuple[float, float]]:
         StudyError: an unknown channel, one named twice, or a range that is none or beyond the channel's limits.
     """
     found: dict[str, tuple[float, float]] = {}
-    if upload and not upload.replace(",", "").strip():
+    if upload and not names_in(upload):
         raise StudyError(f"upload={upload!r} names no channel; use some of {', '.join(CHANNELS)}")
-    for spec in (one.strip() for one in upload.split(",") if one.strip()):
+    for spec in names_in(upload):
         name, _, stated = spec.partition(":")
         one_of("upload", name, CHANNELS)
         channel = CHANNELS[name]
@@ -309,6 +309,22 @@ def dataset_of(name: str) -> Dataset:
 def recognisers(*kinds: str) -> tuple[str, ...]:
     """Names of the recognisers of these kinds."""
     return tuple(name for name, one in RECOGNISERS.items() if one.kind in kinds)
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a text that has commas between them, without blanks around them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def source_names(source_arch: str) -> list[str]:
+    """The recognisers in a run's loss by their names in tables."""
+    return [name_of(spec) for spec in names_in(source_arch) if spec != "-"]
+
+
+def in_order(specs: Iterable[str]) -> list[str]:
+    """Recognisers in the registry's order, the user's own last: with several in a loss, their order makes no other run."""
+    places = {name: k for k, name in enumerate(RECOGNISERS)}
+    return sorted(specs, key=lambda spec: (places.get(spec.partition("@")[0], len(places)), spec))
 
 
 def main_recognisers() -> tuple[str, ...]:

@@ -60,6 +60,23 @@ def test_run_ids_are_readable_and_stable():
     assert two.sources == ["resnet18_small", "vgg16_bn_small"] and "-2sources-" in two.run_id
 
 
+def test_names_between_commas_are_what_they_name():
+    """Neither blanks nor the order of the sources make another run; the order of classes gives their labels, and stays."""
+    one = make_config("digits", "sr", "ra", source_arch="resnet18_small,vgg16_bn_small")
+    for other in ("vgg16_bn_small, resnet18_small", " resnet18_small ,vgg16_bn_small,"):
+        assert make_config("digits", "sr", "ra", source_arch=other) == one
+    own = make_config("digits", "sr", "ra", source_arch="vgg16_bn_small@b.pt, resnet18_small@a.pt")
+    assert own.sources == ["resnet18_small@a.pt", "vgg16_bn_small@b.pt"]
+    folder = {"dataset": "folder", "data_dir": "x"}
+    assert make_config("digits", "sr", classes="b, a", **folder).classes == "b,a"
+
+
+def test_a_folder_beside_embedded_pictures_is_refused():
+    """Else the user's own would seem to be read."""
+    with pytest.raises(StudyError, match="data_dir='x' has no effect: digits are embedded"):
+        make_config("digits", "sr", data_dir="x")
+
+
 @pytest.mark.parametrize("arch", ["my_module:build@/data/w.pt", "torchscript:../mine.pt", "resnet18_small@~/w.safetensors"])
 def test_run_ids_are_file_names(arch):
     """A recogniser given by its file puts no path into the names of a run's files."""

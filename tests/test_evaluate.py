@@ -371,7 +371,7 @@ def test_the_command_refuses_another_task(ground):
     """Exit code 2 and a message that names file and fix, no traceback."""
     done = command(ground, "--processor", ground["plain"], "--task", "dn", "--data", ground["data"])
     assert done.returncode == 2 and not done.stdout
-    assert "trained for task 'sr', not 'dn'" in done.stderr and str(ground["plain"]) in done.stderr
+    assert "trained with task='sr', not 'dn'" in done.stderr and str(ground["plain"]) in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

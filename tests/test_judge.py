@@ -19,6 +19,8 @@ from rastudy import registry
 from rastudy.__main__ import main
 from rastudy.analysis.judged import UNSEEN, Judged, falls_short, keep, kept, table
 from rastudy.config import make_config
+from rastudy.data.datasets import read_folder
+from rastudy.data.image_files import read_whole
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation import metrics
@@ -357,6 +359,8 @@ def spoilt(case: str, prepared: Path) -> list[str]:
         (prepared / "manifest.json").write_text(json.dumps(told | {"image_size": 64}))
     elif case == "another task":
         words += ["--task", "sr"]
+    elif case == "another preset":
+        words[-1] = "cifar10"
     elif case == "unknown":
         words[0] = "medain"
     elif case == "enlarges":
@@ -376,11 +380,12 @@ SAYS = {
     "empty": "holds no pictures", "missing": r"1 of 24 pictures are missing: ", "another set": "none of the originals' names",
     "size": "has 31 x 32 pixels, its original 32 x 32", "grey": "is a grey picture", "transparent": "transparent pixels",
     "damaged": "not a readable picture", "two suffixes": "two pictures have this name", "no place": "no such folder",
-    "flat originals": "lies in no class folder", "no class": "the class folder .*seven",
+    "flat originals": "lies in no class folder", "no class": "seven: no class of digits; its class folders are 0, 1",
     "manifest": "not a manifest",
     "altered": "not the file that rastudy degrade wrote", "no manifest": "manifest.json: missing",
     "unknown": "'medain' is unknown", "reference": "'ideal' is unknown",
-    "another protocol": "another protocol", "another task": "degraded with task jpeg, not sr",
+    "another protocol": "another protocol", "another task": "degraded with task='jpeg', not 'sr'; leave task out",
+    "another preset": "degraded with preset='digits', not 'cifar10'",
     "enlarges": "does not; name it with task sr", "twice": "would both be called 'mine'", "no task": "no task was named",
     "shallow": "fitted to a study's training pictures",
 }  # fmt: skip
@@ -415,6 +420,29 @@ def test_degrade_refuses(originals, tmp_path, capsys):
     shutil.copy(next(originals.rglob("*.png")), flat)
     assert main([words[0], str(flat), *words[2:], str(tmp_path / "out")]) == 2
     assert "lies in no class folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (flat / "7").mkdir()
+    file = flat / "7" / "a.webp"
+    next(flat.glob("*.png")).unlink()
+    picture = Image.new("RGB", (40, 31))
+    for others, message in (
+        ([], "40 x 31 is smaller than the 32 pixels"),
+        ([Image.new("RGB", (40, 31), "red")], "is an animation of 2"),
+    ):
+        picture.save(file, save_all=True, append_images=others)
+        assert main([words[0], str(flat), *words[2:], str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+    picture.save(flat / "7" / "a.png")
+
+
+def test_a_larger_picture_is_prepared_as_evaluation_prepares_it(study_root, tmp_path, capsys):
+    """The shorter side resized, then the middle: by both commands, of class folders as of photographs."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (tmp_path / "in" / "7").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "in" / "7" / "a.png")
+    assert main(["degrade", str(tmp_path / "in"), "--preset", "digits", "--task", "jpeg", "-o", str(tmp_path / "out")]) == 0
+    expected = np.asarray(Image.fromarray(pixels).resize((48, 32), Image.Resampling.BILINEAR))[:, 8:40]
+    assert (read_whole(tmp_path / "out" / ORIGINAL / "7" / "a.png") == expected).all()
+    assert (read_folder(tmp_path / "in", 32)[0][0] == expected).all()
 
 
 # --- a P of the user's own

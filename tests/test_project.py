@@ -155,6 +155,25 @@ def test_a_stated_range_is_held(name, capsys):
                 assert ended.value.code == 2 and wanted in capsys.readouterr().err
 
 
+def test_what_would_have_no_effect_is_refused(capsys):
+    """Whatever an option is declared to need, or to have no effect beside: what was asked for is done, or refused."""
+    tried = 0
+    for name in COMMANDS:
+        known = {names[-1]: settings for names, settings in options_of(name)}
+        required = [one for one, settings in known.items() if settings.get("required") or not one.startswith("-")]
+        others = [word for one in required for word in ([one, "x"] if one.startswith("-") else ["x"])]
+        words = {one: [one] if settings.get("action") == "store_true" else [one, "7"] for one, settings in known.items()}
+        for one, settings in known.items():
+            needs, without = (settings.get(kind, "").split() for kind in ("needs", "without"))
+            assert {*needs, *without} <= known.keys(), (name, one)
+            for beside in (*([[]] if needs else []), *(words[other] for other in without)):
+                with pytest.raises(SystemExit) as ended:
+                    main([name, *others, *words[one], *beside])
+                assert ended.value.code == 2 and "has no effect" in capsys.readouterr().err, (name, one, beside)
+                tried += 1
+    assert tried > 15
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sweep", "--help"]], ids=" ".join)
 def test_help_needs_no_torch(arguments):
     """It takes 0.15 s of CPU time on the machine where this was written, importing torch 5 s. The bound of 1.5 s is three times

@@ -484,7 +484,6 @@ def test_comparing_files(tmp_path, flower, capsys):
         ((), "no task was named"),
         (("--degrade", "blur"), "task='blur' is unknown"),
         (("--degrade", "jpeg", "--task", "sr"), "leave one out"),
-        (("--degrade", "jpeg", "--processor", "x.safetensors"), "--processor names one P"),
         (("--degrade", "jpeg", "--compare", "plain", "clean"), "mode='clean' has no P"),
         (("--task", "blur"), "task='blur' is unknown"),
         (("--task", "jpeg", "--mode", "clean"), "mode='clean' has no P"),
@@ -508,8 +507,11 @@ def test_own_weights(tmp_path):
     save_weights(file, build_processor("srresnet", 1, config.channels, config.blocks), config)
     models = load(task="dn", named=str(file))
     assert models.config.run_id == config.run_id and models.transformer is None and not models.processor.training
-    with pytest.raises(StudyError, match="trained for task 'dn', not 'jpeg'"):
-        load(task="jpeg", named=str(file))
+    for given in ({"task": "jpeg"}, {"strength": 0.3}, {"preset": "digits"}):  # it has one of each
+        ((name, value),) = given.items()
+        with pytest.raises(StudyError, match=f"trained with {name}=.*, not {value!r}; leave {name} out"):
+            load(**{"task": "dn", "named": str(file)} | given)
+    assert load(task="dn", named=str(file), preset="smoke", strength=config.strength).config.run_id == config.run_id
 
 
 @pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])

@@ -17,7 +17,7 @@ from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import Predictions, load_run
 from rastudy.paths import results_folder
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import TASKS, name_of, role_of
+from rastudy.registry import TASKS, role_of, source_names
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")
@@ -183,8 +183,7 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[Pair]:
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
     """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R."""
     named = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"])
-    sources = [name_of(spec.strip()) for spec in named.split(",")]
-    roles = [role_of(arch, sources) for arch in cell.targets]
+    roles = [role_of(arch, source_names(named)) for arch in cell.targets]
     for r, (arch, role) in enumerate(zip(cell.targets, roles, strict=True)):
         yield arch, role, [r]
     if unseen := [r for r, role in enumerate(roles) if role == "unseen"]:

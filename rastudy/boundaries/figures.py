@@ -46,7 +46,7 @@ from rastudy.errors import StudyError, one_of
 from rastudy.models.classifiers import load_classifier
 from rastudy.paths import BATCH
 from rastudy.presets import PRESETS, degradations, tasks_of
-from rastudy.registry import display_name, mode_name, short_name, task_name
+from rastudy.registry import display_name, mode_name, names_in, short_name, task_name
 
 DRAWN = 33  # points along either axis of a plane that is drawn
 STRATUM_NAMES = {"leave": "correct: leaves its class", "enter": "misclassified: enters its true class"}
@@ -404,6 +404,6 @@ def boundaries_command(args: argparse.Namespace) -> None:
                 one_of("task", args.task, tasks_of(preset))
             keys = degradations(preset, args.task)
             where = {"data_dir": args.data, "device": args.device}
-            log, boxes = partial(print, flush=True), [box for box in args.black_box.split(",") if box]
+            log, boxes = partial(print, flush=True), names_in(args.black_box)
             paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log, boxes, **where)
         print(*paths, *draw(preset), sep="\n")

@@ -194,7 +194,8 @@ def read_folder(
         failed: takes a sentence for each picture that cannot be used, which is then left out.
 
     Returns:
-        pictures (N, size, size, 3) uint8, labels (N,) int64, class names; sorted by class, then by file name.
+        pictures (N, size, size, 3) uint8, prepared by :func:`.image_files.square_of`; labels (N,) int64; class names; sorted by
+        class, then by file name.
 
     Raises:
         StudyError: the folder is missing or empty, its class folders are not those that are known or stated, a class has no
@@ -221,7 +222,7 @@ def read_folder(
             labels.append(label[name])
         except StudyError as error:
             if not skip_unreadable and failed is None:
-                raise
+                raise StudyError(f"{error}, or set skip_unreadable") from error
             (skipped if failed is None else failed).append(str(error))
     if skipped:
         warnings.warn(f"{folder}: skipped {len(skipped)} pictures, the first because of {skipped[0]}", stacklevel=2)

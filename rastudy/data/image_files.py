@@ -174,13 +174,25 @@ def is_picture(path: Path) -> bool:
         return False
 
 
+def check_single(file: Image.Image) -> int:
+    """How many pictures a file holds; StudyError for an animation or pages, of which none is the one that is meant.
+
+    Cameras put a preview or a map of gains behind the photograph (MPO): that is the first.
+    """
+    n = getattr(file, "n_frames", 1)
+    if n > 1 and file.format != "MPO":
+        raise StudyError(f"is an animation of {n} pictures, or has as many pages; save the one you mean as a file")
+    return n
+
+
 def read_whole(path: Path, resize: int = 0) -> np.ndarray:
     """Decode one picture, its shorter side resized to ``resize`` pixels (0: kept): (H, W, 3) uint8.
 
-    Raises StudyError if it is unreadable.
+    Raises StudyError if it is unreadable, or one of several in its file.
     """
     try:
         with Image.open(path) as file:
+            check_single(file)
             file.load()
             # ASSUMPTION: Pictures are upright. EXIF orientation is applied, as every viewer and browser does; the release and
             # torchvision ignore it, and read turned photographs.
@@ -189,7 +201,7 @@ def read_whole(path: Path, resize: int = 0) -> np.ndarray:
         if isinstance(error, StudyError):
             raise StudyError(f"{path}: {error}") from error
         why = f"a link to {os.readlink(path)}, which is not there" if is_dead_link(path) else error
-        raise StudyError(f"{path}: not a readable picture ({why}); mend it or set skip_unreadable") from error
+        raise StudyError(f"{path}: not a readable picture ({why}); mend it, or take it away") from error
     return np.asarray(shorter_side(image, resize) if resize else image)
 
 
@@ -207,10 +219,23 @@ def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
     return picture[top : top + size, left : left + size]
 
 
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """Decode one picture and take its middle: (size, size, 3) uint8; StudyError if it is unreadable or smaller than that."""
+def square_of(picture: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 as a study prepares it: the shorter side at ``resize``, then the middle (size, size, 3)."""
+    return np.ascontiguousarray(centre_crop(np.asarray(shorter_side(Image.fromarray(picture), resize)), size))
+
+
+def as_read(picture: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """What recognisers of ``size`` pixels read of any picture: it is prepared (:func:`square_of`), unless it has that size."""
+    return picture if picture.shape[:2] == (size, size) else square_of(picture, size, resize)
+
+
+def read_picture(path: Path, size: int, resize: int = 0) -> np.ndarray:
+    """Decode one picture and prepare it (:func:`square_of`; ``resize`` 0: ``size``): (size, size, 3) uint8.
+
+    Raises StudyError if it is unreadable, or smaller than that: recognisers never read an enlarged thumbnail.
+    """
     picture = read_whole(path)
     if min(picture.shape[:2]) < size:
         height, width, _ = picture.shape
-        raise StudyError(f"{path}: {width} x {height} is smaller than the crop of {size} pixels")
-    return centre_crop(picture, size)
+        raise StudyError(f"{path}: {width} x {height} is smaller than the {size} pixels that recognisers read; leave it out")
+    return square_of(picture, size, resize or size)

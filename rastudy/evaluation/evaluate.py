@@ -26,7 +26,7 @@ from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.image_files import list_pictures
 from rastudy.data.imagenet import part_of
 from rastudy.data.loaders import data_version, digest_of, evaluation_batches, load_pictures
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, agree, one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.predictions import (
     COLUMNS,
@@ -171,8 +171,8 @@ def weights_of(config: Config) -> dict[str, str]:
 def evaluate_splits(config: Config, splits: str) -> pd.DataFrame:
     """Evaluate a run on splits separated by commas; returns its figures, a row per split and target R."""
     rows = []
-    for split in filter(None, splits.split(",")):
-        rows += tidy_rows(load_predictions(evaluate(config, split.strip())))
+    for split in registry.names_in(splits):
+        rows += tidy_rows(load_predictions(evaluate(config, split)))
     table = pd.DataFrame(rows)
     return (
         table
@@ -225,7 +225,7 @@ def first_places(pictures: PictureSet, count: int) -> np.ndarray:
 def train_command(args: argparse.Namespace) -> None:
     """``rastudy train``: also what torchrun starts."""
     given = {name: value for name, value in vars(args).items() if value is not None}
-    splits = [split.strip() for split in given.pop("evaluate_on").split(",") if split.strip()]
+    splits = registry.names_in(given.pop("evaluate_on"))
     for split in splits:
         one_of("split", split, SPLITS)
     config = make_config(**given)
@@ -294,8 +294,8 @@ def named_processor(
     """A P in eval mode, and its run's settings.
 
     Args:
-        name: its safetensors file, as training wrote it; or one of :mod:`rastudy.models.own_processors`' names, whose
-            settings are those of the preset's plain P.
+        name: its safetensors file, as training wrote it, whose task, preset and strength are none but those that are given;
+            or one of :mod:`rastudy.models.own_processors`' names, whose settings are those of the preset's plain P.
 
     Raises:
         StudyError: no such P, or one of another task.
@@ -306,8 +306,7 @@ def named_processor(
         return config, build_processor(config.processor, config.factor, 0, 0).to(config.torch_device())
     file = expand(name)
     config = config_of(file, device, **others)
-    if config.task != task:
-        raise StudyError(f"{file} was trained for task {config.task!r}, not {task!r}")
+    agree(f"{file} was trained", config, task=task, preset=preset, strength=strength)
     processor = build_processor(config.processor, config.factor, config.channels, config.blocks)
     return config, load_weights(file, processor).eval().to(config.torch_device()).to(memory_format=torch.channels_last)
 

@@ -27,15 +27,15 @@ from tqdm import tqdm
 from rastudy.analysis.judged import COLUMNS, Judged, falls_short, keep, kept, table
 from rastudy.config import Config, make_config
 from rastudy.data.degradations import to_tensor
+from rastudy.data.image_files import as_read
 from rastudy.errors import StudyError, all_differ
 from rastudy.evaluation import metrics
 from rastudy.judge import answers
-from rastudy.judge.pictures import MANIFEST, Pictures, Restored, as_read, label_name, of_folder, of_preset
+from rastudy.judge.pictures import MANIFEST, Pictures, Restored, label_name, of_folder, of_preset
 from rastudy.judge.restorers import Restorer, known, open_restorer
 from rastudy.models.classical import SHALLOW
 from rastudy.paths import expand, write_atomic, write_csv
-from rastudy.presets import of_photographs
-from rastudy.registry import check_specs, is_own, name_of
+from rastudy.registry import check_specs, is_own, name_of, names_in
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
 from rastudy.report.html import page as page_of
@@ -144,7 +144,7 @@ class _Bench:
         self, pictures: np.ndarray, originals: np.ndarray, batch: list[int], fresh: list[answers.Known]
     ) -> dict[str, np.ndarray]:
         both = [torch.stack([to_tensor(one) for one in some]) for some in (pictures, originals)]
-        read = np.stack([as_read(picture, self.config) for picture in pictures])
+        read = np.stack([as_read(picture, self.config.image_size, self.config.decoded) for picture in pictures])
         hits = []
         for reader, store, new in zip(self.readers, self.stores, fresh, strict=True):
             said, first = answers.ask(reader, read, store)
@@ -174,7 +174,7 @@ def opened(name: str, pictures: Pictures) -> "Restorer | Restored":
 
 def opened_readers(request: Request, config: Config) -> list[tuple]:
     """Each recogniser's name, version, and what loads it."""
-    specs = [one for spec in request.readers for one in spec.split(",")] or list(config.targets)
+    specs = [one for spec in request.readers for one in names_in(spec)] or list(config.targets)
     check_specs(spec for spec in specs if not is_black_box(spec) and spec not in SHALLOW)
     if shallow := next((spec for spec in specs if spec in SHALLOW), ""):
         raise StudyError(f"recogniser {shallow!r} is fitted to a study's training pictures; name one that has weights")
@@ -276,7 +276,7 @@ def judge_command(args: argparse.Namespace) -> int:
     there = list(beside.arrays) if beside else []
     reference = args.reference or (beside.reference if beside else "none" if prepared else (folders or args.restorer)[0])
     restorers = dict.fromkeys([*([reference] if reference not in (*folders, *there) else []), *args.restorer])
-    preset = args.preset or (of_photographs(args.task) if args.pictures else "digits")
+    preset = args.preset or ("" if args.pictures else "digits")
     request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
                       tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
     judged = judge(request, args.jobs, beside)

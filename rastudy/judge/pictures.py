@@ -24,15 +24,14 @@ from tqdm import tqdm
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, to_tensor, to_uint8
-from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_whole
+from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_picture, read_whole
 from rastudy.data.imagenet import photo_labels, wnids
 from rastudy.data.loaders import load_pictures
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, agree
 from rastudy.evaluation.evaluate import first_places
 from rastudy.models.weight_files import sha256
 from rastudy.paths import write_atomic, write_json
-from rastudy.presets import PRESETS, of_photographs, tasks_of
-from rastudy.restore.restore import middle_square
+from rastudy.presets import of_photographs, tasks_of
 
 MANIFEST, ORIGINAL, DEGRADED = "manifest.json", "original", "degraded"
 VERSION = 1  # of the manifest
@@ -88,16 +87,14 @@ def of_folder(place: Path, preset: str, task: str = "", strength: float = -1.0, 
     if not (place / MANIFEST).is_file():
         if (place / ORIGINAL).is_dir() and (place / DEGRADED).is_dir():
             raise StudyError(f"{place / MANIFEST}: missing; rastudy degrade writes it, with the pictures that it lists")
-        one_of("preset", preset, PRESETS)
+        preset = preset or of_photographs(task)
         config = make_config(preset, task or tasks_of(preset)[0], "none", strength=strength, device=device)
         files = class_files(place)
         names, labels, classes = list(files), labels_of(place, files, config.dataset), classes_of(config.dataset)
         return Pictures(names, labels, np.arange(len(names)), classes, _reading(place, files), None, config)
     told = read_manifest(place)
-    for what, mine, theirs in (("task", task, told["task"]), ("strength", strength, told["strength"])):
-        if mine not in ("", -1.0, theirs):
-            raise StudyError(f"{place / MANIFEST}: these pictures were degraded with {what} {theirs}, not {mine}; leave it out")
     config = make_config(told["preset"], told["task"], "none", strength=told["strength"], device=device)
+    agree(f"{place / MANIFEST}: these pictures were degraded", config, preset=preset, task=task, strength=strength)
     digests: dict[str, list[str]] = told["files"]
     files = {name: f"{name}.png" for name in digests}
     labels = labels_of(place / ORIGINAL, files, config.dataset)
@@ -153,7 +150,8 @@ def labels_of(folder: Path, files: dict[str, str], dataset: str) -> np.ndarray:
         return photo_labels(folder, list(files.values()))
     classes = names_of_classes(dataset)
     for name in sorted({file.split("/")[0] for file in files.values()}):
-        one_of(f"the class folder {folder / name}, ", name, classes)
+        if name not in classes:
+            raise StudyError(f"{folder / name}: no class of {dataset}; its class folders are {', '.join(classes)}")
     return np.array([classes.index(file.split("/")[0]) for file in files.values()], np.int64)
 
 
@@ -243,11 +241,7 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
         raise StudyError(f"{out}: holds other files; name a new folder")
     digests = {}
     for k, (name, file) in enumerate(tqdm(files.items(), unit="pictures", disable=None)):
-        original = as_read(read_whole(folder / file), config)
-        if min(original.shape[:2]) < config.image_size:
-            raise StudyError(
-                f"{folder / file}: is smaller than {config.image_size} pixels, which recognisers of {config.preset} read"
-            )
+        original = read_picture(folder / file, config.image_size, config.decoded)
         pair = original, to_uint8(degrade(original, task, config.strength, k))
         places = [out / part / f"{name}.png" for part in (ORIGINAL, DEGRADED)]
         for picture, path in zip(pair, places, strict=True):
@@ -256,13 +250,6 @@ def prepare(folder: Path, out: Path, preset: str, task: str, strength: float = -
     about = {"version": VERSION, "preset": config.preset, "task": task, "strength": config.strength, "files": digests}
     write_json(out / MANIFEST, about | {"image_size": config.image_size, "resize": config.resize})
     return out
-
-
-def as_read(picture: np.ndarray, config: Config) -> np.ndarray:
-    """A picture as the preset's recognisers read it: of another size than theirs, the middle square of the resized one."""
-    if picture.shape[:2] == (config.image_size, config.image_size):
-        return picture
-    return np.ascontiguousarray(middle_square(Image.fromarray(picture), config))
 
 
 def degrade_command(args: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.models.classifiers import Classifier
 from rastudy.paths import BATCH, expand, short
 from rastudy.presets import PRESETS
-from rastudy.registry import MODES, display_name, mode_name, short_name
+from rastudy.registry import MODES, display_name, mode_name, names_in, short_name
 from rastudy.report.figures import RING
 from rastudy.report.style import degradations_in
 from rastudy.report.words import said as with_interval
@@ -145,7 +145,7 @@ def files_written(files: Sequence[Path | None]) -> None:
 
 def files_of(config: Config, splits: str) -> list[Path]:
     """What a run has written: weights and predictions."""
-    read = [predictions_file(config, split.strip()) for split in splits.split(",") if split.strip()]
+    read = [predictions_file(config, split) for split in names_in(splits)]
     return [short(path) for path in (*weights_files(config), *read) if path.is_file()]
 
 
@@ -228,7 +228,7 @@ def run_table(config: Config, splits: str) -> pd.DataFrame:
     The last row of a split is the gain over plain with its 95 % interval over pictures, in percentage points.
     """
     rows: list[dict[str, Any]] = []
-    for split in filter(None, (name.strip() for name in splits.split(","))):
+    for split in names_in(splits):
         runs = {run.run_id: run for run in (*(replace(config, mode=mode) for mode in ("none", "plain", "clean")), config)}
         order = sorted(runs.values(), key=lambda run: (run.mode == "clean", run.mode == config.mode))
         files = {run.mode: predictions_file(run, split) for run in order}

@@ -19,7 +19,7 @@ from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
 from rastudy.paths import CHECKOUT, PACKAGE, is_record, results_folder, root, short, to_read, write_atomic
 from rastudy.presets import PRESETS
-from rastudy.registry import dataset_of
+from rastudy.registry import dataset_of, names_in
 from rastudy.report import judgement, travel, words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
@@ -36,7 +36,7 @@ Show = Callable[[Path], str]  # a figure's file to what stands for it in the tex
 
 def studies_of(names: str) -> list[str]:
     """The studies to tell of, from names separated by commas; by default every study with results."""
-    studies = [name.strip() for name in names.split(",") if name.strip()] or present_studies()
+    studies = names_in(names) or present_studies()
     for name in studies:
         one_of("preset", name, PRESETS)
         if not has_results(name):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from rastudy.data.image_files import as_meant, png_chunks, upright
+from rastudy.data.image_files import as_meant, check_single, png_chunks, upright
 from rastudy.errors import StudyError
 from rastudy.paths import write_atomic
 
@@ -47,14 +47,12 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
     try:
         chunks = png_chunks(path)
         with open_file(path) as file:
-            n = getattr(file, "n_frames", 1)
-            if file.format != "MPO" and n > 1:
-                raise StudyError(f"{path}: is an animation of {n} pictures; save the one you mean as a file")
+            n = check_single(file)
             file.load()
             file.info["colour_chunks"] = {name: data for name, data in chunks.items() if name in COLOUR_CHUNKS}
             picture, notes = prepare(as_meant(file, chunks))
-    except StudyError:
-        raise
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from error
     except Exception as error:  # PIL's readers raise many types; all mean that this file cannot be read
         raise StudyError(f"{path}: not a readable PNG, JPEG or WebP picture ({error}); open and save it anew") from error
     if n > 1:  # cameras put a preview or a map of gains behind the photograph

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from rastudy.config import NOT_APPLICABLE, Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_tensor, to_uint8
-from rastudy.data.image_files import centre_crop, is_folder, list_pictures, shorter_side
+from rastudy.data.image_files import as_read, is_folder, list_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.classifiers import Classifier, load_classifier
@@ -78,8 +78,8 @@ def load(
     Raises:
         StudyError: no such weights, damaged ones, or a P that was trained for another task.
     """
-    preset = preset or of_photographs(task)
-    named = named or str(file_of(make_config(preset, task, mode, strength=strength, device=device)))
+    run = {"strength": strength, "device": device}
+    named = named or str(file_of(make_config(preset or of_photographs(task), task, mode, **run)))
     config, processor = named_processor(named, task, preset, strength, device)
     file = expand(named)
     beside = file.with_name(file.name.replace(".processor.", ".transformer."))
@@ -356,26 +356,19 @@ def available_readers(config: Config, specs: Sequence[str] = ()) -> list[Classif
     return readers
 
 
-def middle_square(picture: Image.Image, config: Config) -> np.ndarray:
-    """A picture prepared as the preset's are: its shorter side resized, the middle (image_size, image_size, 3)."""
-    resized = shorter_side(picture, config.resize if config.of_photographs else config.image_size)
-    return centre_crop(np.asarray(resized), config.image_size)
-
-
 @torch.inference_mode()
 def verdicts(
     picture: Image.Image, config: Config, readers: Sequence[Classifier], transformer: nn.Module | None = None
 ) -> list[tuple[str, float]]:
     """Each recogniser's first class for a picture and its probability.
 
-    The picture is prepared like the preset's pictures: the shorter side at ``resize`` (256 for photographs, 32 for small
-    presets), the middle square, without alpha. Of a large picture that is a small part of what P restored.
+    They read the middle square, without alpha (:func:`.image_files.as_read`): of a long picture a small part of what P gave.
     """
     rgb = eight_bit(picture).convert("RGB")
     length = 4 * min(rgb.size)  # of a longer strip the middle
     left, top = (max(0, (side - length) // 2) for side in rgb.size)
     rgb = rgb.crop((left, top, rgb.width - left, rgb.height - top))
-    seen = to_tensor(middle_square(rgb, config))[None].to(config.torch_device())
+    seen = to_tensor(as_read(np.asarray(rgb), config.image_size, config.decoded))[None].to(config.torch_device())
     seen = round_to_8_bits(seen) if transformer is None else transformer(seen)
     names, found = names_of_classes(config.dataset), []
     for reader in readers:
@@ -407,8 +400,6 @@ def restore_command(args: argparse.Namespace) -> int:
         raise StudyError(f"--degrade {task} is undone by the P's of {task}, not of --task {args.task}; leave one out")
     readers = lambda config: [] if args.classify is None else available_readers(config, args.classify)  # noqa: E731
     if args.degrade or args.compare:
-        if args.processor:
-            raise StudyError("--processor names one P; --degrade and --compare take the preset's, by mode")
         modes = load_modes(args.preset, task, args.compare or [args.mode], args.strength, args.device)
         config = next(iter(modes.values())).config
         failed = compare_files(args.input, args.out, modes, readers(config), degraded=bool(args.degrade))

@@ -98,7 +98,7 @@ def step(config: Config) -> Cost:
 
 def reading(config: Config, target_archs: str) -> Cost:
     """P (and T) once and every target R twice (P's picture in 8 bits and its floats), per picture; R once of baselines."""
-    targets = [_forward(_reader(config), name.strip()) for name in target_archs.split(",")]
+    targets = [_forward(_reader(config), name) for name in registry.names_in(target_archs)]
     if config.is_baseline:
         return sum(targets, Cost(0, 0))
     nets = [_forward(config, part) for part in ("", "T")[: 1 + registry.MODES[config.mode].has_transformer]]

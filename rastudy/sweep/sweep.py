@@ -32,6 +32,7 @@ from rastudy.grid import Run, in_order, is_first, merge, select
 from rastudy.models.processors import apply_processor
 from rastudy.paths import NOTEBOOKS, expand, is_record, results_folder, return_borrowed, root, short, write_csv
 from rastudy.presets import PRESETS, degradations
+from rastudy.registry import names_in
 from rastudy.report.claims import STUDIES
 from rastudy.report.document import refresh
 from rastudy.report.notebooks import execute, kernel_pool, publish, reading_notebooks
@@ -39,6 +40,7 @@ from rastudy.sweep import cost
 from rastudy.sweep.status import show_status
 from rastudy.training.run_store import is_trained, merge_records, restore_records, run_folder
 from rastudy.training.weights import load_models
+from rastudy.transfer.black_box import open_black_box
 from rastudy.transfer.directions import runs
 from rastudy.transfer.read import read_direction
 from rastudy.transfer.tables import make_table, table_file
@@ -49,6 +51,8 @@ PUBLISHED = ("digits", "datasets")  # preset and direction of the transfer noteb
 def sweep_command(args: argparse.Namespace) -> int:
     of_directions = [run for name in args.direction for run in runs(args.preset, name, args.data, args.black_box)]
     asked = select(args, of_directions)
+    for box in names_in(args.black_box) if "black_box" in args.direction else ():  # what it lacks is said before any training
+        open_black_box(box)
     if args.keep_committed:
         restore_records(run.config for run in asked)
     if args.list:

@@ -27,7 +27,7 @@ from rastudy.models.pretrained import needs_download, torchvision_address
 from rastudy.models.weight_files import pinned_hashes, sha256
 from rastudy.paths import WEIGHTS, expand, root, short, to_read
 from rastudy.presets import PRESETS
-from rastudy.registry import DATASETS
+from rastudy.registry import DATASETS, names_in
 from rastudy.training.run_store import read_records, records_file
 
 NEEDED_BY = {  # an extra: the part of the study that needs it
@@ -151,7 +151,7 @@ def recognisers() -> Iterator[Finding]:
         what = f"recognisers of {folder.name}: {len(pinned) - len(bad)} of {len(pinned)} as pinned"
         step = f"git checkout rastudy/weights/{folder.name} restores {', '.join(path.name for path in bad)}"
         yield checked(not bad, what, step, "wrong")
-    names = PRESETS["imagenet"]["target_archs"].split(",")
+    names = names_in(PRESETS["imagenet"]["target_archs"])
     missing = [torchvision_address(name) for name in names if needs_download(name)]
     what = f"torchvision's weights (preset imagenet): {len(names) - len(missing)} of {len(names)}"
     places = "".join(f"\n            {url} at {file}" for url, file in missing)

@@ -23,7 +23,7 @@ from rastudy.data.datasets import PictureSet, load_split
 from rastudy.data.degradations import to_uint8
 from rastudy.data.digits import OTHER_DATA
 from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import one_of
 from rastudy.models.precision import autocast
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.processors import apply_processor
@@ -168,12 +168,6 @@ def recognisers_command(args: argparse.Namespace) -> None:
         one_of("arch", arch, registry.recognisers("small"))
     if args.adapt_to:
         one_of("adapt-to", args.adapt_to, ("none", "plain"))
-        if args.seed or args.untrained:
-            raise StudyError("--adapt-to fine-tunes the recognisers of seed 0; leave out --seed and --untrained")
-    elif args.task or args.strength != -1:
-        raise StudyError(
-            "--task and --strength are for --adapt-to, which fine-tunes on degraded pictures; leave them out, or add it"
-        )
     torch.set_num_threads(1)
     recipe, folder, archs = RECIPES[args.preset], WEIGHTS / args.preset, args.arch or registry.main_recognisers()
     train = load_split(args.preset, "train", recipe["train_images"], data_dir=args.data)

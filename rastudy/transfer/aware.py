@@ -12,6 +12,7 @@ from rastudy.analysis.comparisons import COUNTS, ESTIMATE, Cell, named
 from rastudy.analysis.tables import TRAININGS, rounded
 from rastudy.evaluation.predictions import read_table
 from rastudy.paths import results_folder, to_read, write_csv
+from rastudy.registry import source_names
 from rastudy.transfer.kept import load_kept
 from rastudy.transfer.upload import UPLOADS
 
@@ -49,7 +50,8 @@ def _cell_rows(way: str, unlike: bool, aware: Cell, plain: Cell, without: Cell) 
     for other in (plain, without):
         comparisons.check_paired(aware, other)
     settings = aware.settings
-    source = [r for r, name in enumerate(aware.targets) if name in settings["source_arch"].split(",")]
+    sources = source_names(settings["source_arch"])
+    source = [r for r, name in enumerate(aware.targets) if name in sources]
     others = [r for r in range(len(aware.targets)) if r not in source]
     for readers, places in {"unlike": others}.items() if unlike else {"source": source, "unseen": others}.items():
         base, one, two = (cell.hits[:, places].mean(1) for cell in (plain, without, aware))  # S N

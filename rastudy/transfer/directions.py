@@ -191,9 +191,9 @@ def variants(preset: str, direction: str, black_box: str = BLACK_BOX) -> list[Va
     if found.only and home not in found.only:
         raise StudyError(f"direction={direction!r} needs a study of {' or '.join(found.only)}, not {preset}{found.hint}")
     axes = {"seeds": PRESETS[preset].get("transfer_seeds", (0,)), "modes": registry.modes("baseline", "paper")}
-    readers = tuple(PRESETS[preset]["target_archs"].split(",")) if home not in SMALL else registry.main_recognisers()
+    readers = tuple(registry.names_in(PRESETS[preset]["target_archs"])) if home not in SMALL else registry.main_recognisers()
     unlike = registry.unlike_recognisers(*(("small", "shallow") if home in SMALL else ("torchvision",)))
-    boxes, elsewhere = tuple(black_box.split(",")), PRESETS[preset].get("elsewhere", "")
+    boxes, elsewhere = tuple(registry.names_in(black_box)), PRESETS[preset].get("elsewhere", "")
     tried = found.variants(Study(preset, home, axes, readers, unlike, boxes, elsewhere))
     if not tried:
         raise StudyError(f"preset {preset} has no {direction}: it names no {found.needs}")

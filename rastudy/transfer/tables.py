@@ -38,7 +38,7 @@ from rastudy.evaluation import average_precision as detection
 from rastudy.evaluation.predictions import read_table
 from rastudy.paths import nothing_here, results_folder, root, short, to_read, write_csv
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import kind_of
+from rastudy.registry import kind_of, source_names
 from rastudy.transfer import aware
 from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant, direction_of, sweep_command, variants
 from rastudy.transfer.kept import kept_file, load_kept
@@ -134,7 +134,7 @@ def _clean_of(cells: Cells) -> Cell | None:
 def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: AtHome | None) -> Iterator[dict]:
     """The rows of one cell that classifiers read; the source R itself, where it reads, is no part of their mean."""
     gain = cell.hits - plain.hits  # S R N
-    at_source = cell.settings["source_arch"].split(",") if variant.dataset == cell.settings["dataset"] else []
+    at_source = source_names(cell.settings["source_arch"]) if variant.dataset == cell.settings["dataset"] else []
     sources = [name for name in at_source if name in variant.readers]
     names = {r: target for r, target in enumerate(cell.targets) if variant.dataset or target in variant.readers}
     bounds = {r: clean.hits[:, clean.targets.index(name)].mean() for r, name in names.items()} if clean else {}

@@ -135,6 +135,8 @@ def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, pro
 def voc_command(args: argparse.Namespace) -> None:
     """Print the average precision of both baselines and of P, and write it to ``--out``."""
     config = config_of(args.processor)
+    if registry.MODES[config.mode].has_transformer:
+        raise StudyError(f"{args.processor}: P of {config.mode}, whose T stands before a classifier; detectors read P alone")
     processor = load_weights(args.processor, build_processor(config.processor, config.factor, config.channels, config.blocks))
     processor.eval().to(config.torch_device())
     rows: list[dict] = []
