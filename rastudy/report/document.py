@@ -81,10 +81,10 @@ def document(studies: Sequence[str], show: Show, pictures_of: str = "", where: s
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def findings() -> str:
-    """The record's findings, with their figures."""
+def findings(full: bool = True) -> str:
+    """The record's findings, with their figures; for the README those that decide alone."""
     presets = present_studies()
-    helpers = words.HELPERS | {"boundaries": lambda what: words.boundaries(what, presets)}
+    helpers = words.HELPERS | {"boundaries": lambda what: words.boundaries(what, presets), "full": full}
     items = re.split(r"\n(?=\d\. )", _environment().get_template("findings.md.j2").render(helpers).strip())
     return "\n".join(textwrap.fill(" ".join(item.split()), 128, subsequent_indent="   ") for item in items)
 
@@ -186,7 +186,7 @@ def linked(path: Path) -> str:
 
 def render(text: str) -> str:
     """The README's text with what stands between markers made anew."""
-    makers = MAKERS | {"findings": lambda: findings() + "\n", "main": lambda: MAKERS["main"](IN_README)}
+    makers = MAKERS | {"findings": lambda: findings(full=False) + "\n", "main": lambda: MAKERS["main"](IN_README)}
     return MARKED.sub(lambda found: found[1] + makers[found["name"]]() + found[3], text)
 
 
