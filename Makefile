@@ -46,7 +46,7 @@ report: $(VENV)/installed
 	$(RUN) -m rastudy report
 
 recognisers: $(VENV)/installed
-	$(RUN) -m rastudy recognisers --preset digits
+	$(RUN) -m rastudy recognisers --preset digits --again
 
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -276,6 +276,7 @@ def recognisers_options() -> list[Option]:
         flag("--untrained", says="initial weights, a control: written to <arch>_untrained.safetensors", without="--adapt-to"),
         option("--adapt-to", says="none or plain: fine-tune on pictures that this mode's seed-0 run gives (default: clean "
                "pictures)", default=""),
+        flag("--again", says="train those, too, whose weights are there: over the file, in the package"),
         option("--task", says="with --adapt-to: sr, dn or jpeg (default: none)", default="", needs="--adapt-to"),
         option("--strength", says="with --adapt-to (default: the task's first)", type=float, default=-1.0, needs="--adapt-to"),
     ]  # fmt: skip

@@ -285,9 +285,7 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -
     settings = {k: v for k, v in (PRESETS[preset] | own).items() if k in names}
     settings["ra_weight"] = own["ra_weights"].get(mode, 0.0)
     config = Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
-    data = registry.dataset_of(config.dataset)
-    if config.data_dir and not data.needs_folder:
-        raise StudyError(f"data_dir={config.data_dir!r} has no effect: {data.shown} are embedded; leave it out")
+    registry.check_folder(config.dataset, config.data_dir)
     if given.get("upload") and not config.sources:
         raise StudyError(f"upload={given['upload']!r} needs a recogniser in the loss, and mode={mode!r} has none; leave it out")
     return config

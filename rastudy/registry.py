@@ -303,6 +303,12 @@ def dataset_of(name: str) -> Dataset:
     return DATASETS[whole]
 
 
+def check_folder(dataset: str, data_dir: str) -> None:
+    """Raise StudyError where the user names a folder of pictures that this data set would not read."""
+    if data_dir and not (data := dataset_of(dataset)).needs_folder:
+        raise StudyError(f"data_dir={data_dir!r} has no effect: {data.shown} are embedded; leave it out")
+
+
 # --- recognisers
 
 

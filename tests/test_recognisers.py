@@ -16,6 +16,7 @@ from rastudy.models.classifiers import load_classifier
 from rastudy.models.small_nets import build_small
 from rastudy.models.weight_files import pinned_hashes, sha256
 from rastudy.training import fit_classifiers as recognisers
+from rastudy.training import fit_detectors
 from rastudy.training.fit_classifiers import train_recogniser, untrained_recogniser
 
 SHORT = {"train_images": 384, "epochs": 1, "lr": 4e-3, "augment": True, "longer": {"resnet50_small": 2}}
@@ -91,6 +92,22 @@ def test_a_degradation_without_adapting_is_refused(folder, capsys):
             main(["recognisers", *words])
         assert f"{words[0]} has no effect without --adapt-to" in capsys.readouterr().err
     assert not list(folder.glob("*"))
+
+
+@pytest.mark.parametrize("preset", ["digits", "scenes"])
+def test_pinned_weights_are_not_trained_over_unasked(folder, monkeypatch, capsys, preset):
+    """Every run of the record rests on them: a command that was typed to try it must not replace them."""
+    monkeypatch.setattr(fit_detectors, "WEIGHTS", folder.parent)
+    place, name = folder.parent / preset, {"digits": "resnet18_small", "scenes": "fcos_small"}[preset]
+    place.mkdir(parents=True)
+    (place / f"{name}.safetensors").write_bytes(b"pinned")
+    for words in ([], ["--data", "x"]):
+        status = main(["recognisers", "--preset", preset, "--arch", name, *words])
+        said = "".join(capsys.readouterr())
+        assert (status, "there already; --again" in said, "has no effect" in said) == (
+            (2, False, True) if words else (0, True, False)
+        )
+    assert (place / f"{name}.safetensors").read_bytes() == b"pinned"
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rastudy.errors import StudyError
-from rastudy.paths import write_atomic
+from rastudy.paths import short, write_atomic
 
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")  # of checkpoints, the wanted one first
 
@@ -47,6 +47,14 @@ def pinned_hashes(folder: Path) -> dict[str, str]:
     sums = folder / "SHA256SUMS"
     lines = sums.read_text().splitlines() if sums.is_file() else []
     return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def is_wanted(path: Path, again: bool) -> bool:
+    """Whether to train what a pinned file holds: where it is there, which every run that read it rests on, only ``again``."""
+    if path.is_file() and not again:
+        print(f"{short(path)}: there already; --again trains it anew, and then every run that it was part of is another")
+        return False
+    return True
 
 
 def write_pinned(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from rastudy.models.precision import autocast
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.processors import apply_processor
 from rastudy.models.small_nets import build_small
-from rastudy.models.weight_files import load_state_file, sha256, write_pinned
+from rastudy.models.weight_files import is_wanted, load_state_file, sha256, write_pinned
 from rastudy.paths import WEIGHTS
 from rastudy.registry import HALVES, PARITIES
 from rastudy.training.fit_detectors import fit_detectors
@@ -161,9 +161,10 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 
 def recognisers_command(args: argparse.Namespace) -> None:
+    one_of("preset", args.preset, ("scenes", *RECIPES))
+    registry.check_folder(args.preset, args.data)
     if args.preset == "scenes":
-        return fit_detectors(args.arch or registry.recognisers("detector"))
-    one_of("preset", args.preset, RECIPES)
+        return fit_detectors(args.arch or registry.recognisers("detector"), args.again)
     for arch in args.arch:
         one_of("arch", arch, registry.recognisers("small"))
     if args.adapt_to:
@@ -174,17 +175,19 @@ def recognisers_command(args: argparse.Namespace) -> None:
     val = load_split(args.preset, "val", 0, data_dir=args.data)
     if args.adapt_to:
         run = make_config(args.preset, args.task, args.adapt_to, strength=args.strength, data_dir=args.data)
-        return fine_tune(archs, folder, run, train, val)
+        return fine_tune(archs, folder, run, train, val, args.again)
     for arch in archs:
+        name = arch + f"_seed{args.seed}" * bool(args.seed) + "_untrained" * args.untrained
+        if not is_wanted(path := folder / f"{name}.safetensors", args.again):
+            continue
         if args.untrained:
             state, metadata = untrained_recogniser(arch, train, args.seed)
         else:
             state, metadata = train_recogniser(arch, train, val, args.seed, recipe)
-        name = arch + f"_seed{args.seed}" * bool(args.seed) + "_untrained" * args.untrained
-        write_pinned(folder / f"{name}.safetensors", state, metadata)
+        write_pinned(path, state, metadata)
 
 
-def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet, val: PictureSet) -> None:
+def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet, val: PictureSet, again: bool) -> None:
     """Fine-tune the recognisers of clean pictures on what a run's P (or a baseline) gives; trains the run first."""
     train_run(run)
     recipe = {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
@@ -195,7 +198,9 @@ def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet
         return processed(run, train, of_train.epoch(run.seed, run.pretrain_epochs + epoch))
 
     for arch in archs:
-        clean = folder / f"{arch}.safetensors"
+        clean, path = folder / f"{arch}.safetensors", folder / f"{arch}_on_{run.mode}_{run.task}{run.strength:g}.safetensors"
+        if not is_wanted(path, again):
+            continue
         state, metadata = train_recogniser(arch, train, val, 0, recipe, load_state_file(clean), redraw)
         metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
-        write_pinned(folder / f"{arch}_on_{run.mode}_{run.task}{run.strength:g}.safetensors", state, metadata)
+        write_pinned(path, state, metadata)

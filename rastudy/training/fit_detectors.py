@@ -11,7 +11,7 @@ from torch import nn
 from rastudy.data import digits, scenes
 from rastudy.errors import one_of
 from rastudy.models.detectors import DETECTORS, detection_loss, first_label_of
-from rastudy.models.weight_files import write_pinned
+from rastudy.models.weight_files import is_wanted, write_pinned
 from rastudy.paths import WEIGHTS
 
 TRAINING: dict[str, Any] = {"scenes": 4000, "epochs": 12, "lr": 2e-3}
@@ -43,12 +43,14 @@ def train_detector(name: str, recipe: dict, seed: int = 0) -> dict[str, torch.Te
     return net.eval().state_dict()
 
 
-def fit_detectors(names: Sequence[str]) -> None:
-    """Train detectors and write their weights and hashes."""
+def fit_detectors(names: Sequence[str], again: bool) -> None:
+    """Train detectors, with ``again`` those that are there, too, and write their weights and hashes."""
     torch.set_num_threads(1)
     digest = hashlib.sha256(scenes.render("train", TRAINING["scenes"])[0].tobytes()).hexdigest()[:16]
     for name in names:
         one_of("detector", name, DETECTORS)
+        if not is_wanted(path := WEIGHTS / "scenes" / f"{name}.safetensors", again):
+            continue
         metadata = {"arch": name, "dataset": "scenes", "classes": "".join(digits.CLASSES)}
         metadata |= {k: str(v) for k, v in TRAINING.items()} | {"digest": digest}
-        write_pinned(WEIGHTS / "scenes" / f"{name}.safetensors", train_detector(name, TRAINING), metadata)
+        write_pinned(path, train_detector(name, TRAINING), metadata)
