@@ -208,5 +208,5 @@ def test_no_transfer_at_all(monkeypatch):
 
 def test_a_figure_of_several_sets_tells_both_numbers():
     rows = pd.DataFrame({"n_images": [300, 2949], "n_groups": [300, 2949], "n_seeds": [1, 3]})
-    assert plots.sample(rows) == ("300 to 2,949 test pictures", "1 to 3 trainings")
-    assert plots.sample(rows[:1], "validation") == ("300 validation pictures", "1 training")
+    assert style.sample(rows) == ("300 to 2,949 test pictures", "1 to 3 trainings")
+    assert style.sample(rows[:1], "validation") == ("300 validation pictures", "1 training")

@@ -1,4 +1,4 @@
-"""What all figures share: their width, the colours of recognisers and verdicts, and how they are saved."""
+"""What all figures share: their width, the look of recognisers, modes and verdicts, intervals, and how they are saved."""
 
 import io
 import math
@@ -18,11 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rastudy.analysis.comparisons import ESTIMATE
 from rastudy.errors import NothingToShow
 from rastudy.paths import root, short, write_atomic
-from rastudy.registry import RECOGNISERS, TASKS, is_variant, small_arch
+from rastudy.presets import degradations
+from rastudy.registry import MODES, RECOGNISERS, TASKS, is_variant, small_arch
 
 Plotted = ParamSpec("Plotted")
+Degradation = tuple[str, float]  # task and strength
+Style = dict[str, Any]  # matplotlib's settings
 MISSING = "missing"  # the gid of a figure that is a sentence
 AMPLIFIED = 5  # times: the difference that is shown beside the pictures
 WIDTH, DPI = 8.4, 200  # of every figure, in inches, and its pixels: 1,680, twice what a README shows
@@ -31,6 +35,8 @@ LINE = 134  # letters of a note
 RIGHT, WRONG, UNKNOWN = "#005a96", "#b84a00", "#555555"  # verdicts; never told apart by colour alone
 COLOURS, SEEN = 256, 16  # of a palette; levels of 255 that one pixel in 1,000 may be off by
 PALETTE = sns.color_palette("colorblind", 10)
+SOURCE: Style = {"color": "#d55e00", "marker": "^"}  # of the R in the loss
+UNSEEN: Style = {"color": "#0072b2", "marker": "o"}  # of the others
 LINES, MARKERS = ("-", "-.", ":"), "osD^vPX*<>"  # with the colour they tell recognisers apart
 FAMILIES = [name for name in RECOGNISERS if f"{name}_small" not in RECOGNISERS]  # torchvision's five look as ours
 
@@ -158,6 +164,50 @@ def _shows(path: Path, picture: Image.Image) -> bool:
 def rows_of(rows: pd.DataFrame, key: tuple[str, float]) -> pd.DataFrame:
     """The rows of one degradation."""
     return rows[(rows["task"] == key[0]) & (rows["strength"] == key[1])]
+
+
+def degradations_in(rows: pd.DataFrame, preset: str) -> list[Degradation]:
+    """The preset's degradations that a table has rows of; StudyError where there is none."""
+    keys = [key for key in degradations(preset) if len(rows_of(rows, key))]
+    if not keys:
+        raise NothingToShow(
+            f"Nothing to draw yet: results/{preset} has no run of this kind with the preset's own settings; rastudy sweep "
+            f"--preset {preset} makes them."
+        )
+    return keys
+
+
+def look_of(mode: str) -> Style:
+    """A mode's colour and marker."""
+    return {"color": MODES[mode].colour, "marker": MODES[mode].marker}
+
+
+def intervals(
+    ax: Axes, places: Any, rows: pd.DataFrame | pd.Series, names: Sequence[str] = ESTIMATE, across: bool = False, **look: Any
+) -> None:
+    """Points with their intervals.
+
+    Args:
+        places: where each row is drawn, on the x axis; with ``across`` on the y axis, and values go along x.
+        rows: a row per point, or one row.
+        names: the columns of value, lower and upper end.
+    """
+    value, low, high = (np.atleast_1d(rows[name]) for name in names)
+    error, places = [value - low, high - value], np.atleast_1d(places)
+    if across:
+        ax.errorbar(value, places, xerr=error, **{"ls": ""} | look)
+    else:
+        ax.errorbar(places, value, yerr=error, **{"ls": ""} | look)
+
+
+def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
+    """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 trainings``."""
+    least, n, groups = int(rows["n_images"].min()), int(rows["n_images"].max()), int(rows["n_groups"].max())
+    of = f" of {groups:,} digits" if groups != n else ""
+    low, high = (int(end) for end in (rows["n_seeds"].min(), rows["n_seeds"].max()))
+    trainings = f"{high} training{'s' * (high > 1)}" if low == high else f"{low} to {high} trainings"
+    many = f"{n:,}" if least == n else f"{least:,} to {n:,}"
+    return f"{many} {split} pictures{of}".replace("  ", " "), trainings
 
 
 def verdict(said: str, guess: int, label: int) -> tuple[str, dict[str, Any]]:

@@ -21,19 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rastudy import registry
-from rastudy.analysis.style import (
-    AMPLIFIED,
-    finish,
-    heatmap,
-    look_of_reader,
-    panels,
-    rows_of,
-    save,
-    say_below,
-    show_picture,
-    square,
-    verdict,
-)
+from rastudy.analysis import style
+from rastudy.analysis.comparisons import GAIN
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables
@@ -74,11 +63,11 @@ def draw(preset: str) -> list[Path]:
     for key in tables.measured_files(preset):
         figures = {"distances": plot_distances(load_measured(preset, *key)), "reached": plot_reached(preset, *key),
                    "pairs": plot_pairs(preset, *key), "path": plot_path(preset, *key)}  # fmt: skip
-        paths += [save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
+        paths += [style.save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
         plt.close("all")
-    paths.append(save(plot_added(preset), preset, "boundary_added"))
+    paths.append(style.save(plot_added(preset), preset, "boundary_added"))
     if len(load_table(preset, "boundary_explains")):
-        paths.append(save(plot_explains(preset), preset, "boundary_explains"))
+        paths.append(style.save(plot_explains(preset), preset, "boundary_explains"))
     return paths
 
 
@@ -91,7 +80,7 @@ def plot_distances(m: Measured) -> Figure:
     colours = {ra: registry.MODES["ra"].colour, "clean": "#009e73", "spectrum": "#000000", "white": "#999999"}
     unseen = [r for r, reader in enumerate(m.readers) if m.is_unseen(reader, ra)]
     at = np.linspace(0, boundary.REACH, 81)
-    figure, axes = panels(1, len(STRATA), 3.0, sharey=True)
+    figure, axes = style.panels(1, len(STRATA), 3.0, sharey=True)
     for ax, (stratum, right) in zip(axes[0], STRATA.items(), strict=True):
         chosen = m.right == right  # R N
         counts = chosen.sum(1)
@@ -116,34 +105,34 @@ def plot_distances(m: Measured) -> Figure:
     axes[0, 0].set_ylabel("boundary reached (%)")
     task, strength = m.base["task"], m.base["strength"]
     note = f"{task_name(task, strength)}. Means of {len(unseen)} unseen recognisers; bands: their range."
-    return finish(figure, note, axes[0, 0])
+    return style.finish(figure, note, axes[0, 0])
 
 
 def plot_reached(preset: str, task: str, strength: float) -> Figure:
     """Share of pictures whose boundary lies within the scan, with intervals: directions x R's, a panel per stratum."""
-    table = rows_of(load_table(preset, "boundary_distances"), (task, strength))
+    table = style.rows_of(load_table(preset, "boundary_distances"), (task, strength))
     table = table[(table["metric"] == "reached") & (table["reader"] != "mean_unseen")]
     readers, directions = list(table["reader"].unique()), list(table["along"].unique())
-    figure, axes = panels(1, 2, 1.5 + 0.22 * len(directions), "white", sharey=True)
+    figure, axes = style.panels(1, 2, 1.5 + 0.22 * len(directions), "white", sharey=True)
     for ax, stratum in zip(axes[0], STRATA, strict=True):
         rows = table[table["stratum"] == stratum]
         value = rows.pivot(index="along", columns="reader", values="value").reindex(index=directions, columns=readers)
         value.columns = [display_name(reader) for reader in readers]
         value.index = [direction_name(direction, main_source(preset)) for direction in directions]
-        heatmap(ax, value, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, annot_kws={"size": 8.5})
+        style.heatmap(ax, value, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, annot_kws={"size": 8.5})
         ax.tick_params(axis="y", rotation=0)
         ax.tick_params(axis="x", rotation=90)
         title = f"{STRATUM_NAMES[stratum]} (n = {rows['n_images'].min()} to {rows['n_images'].max()})"
         ax.set_title(title.replace(": ", ":\n"), loc="left")
         ax.set(xlabel="", ylabel="")
     note = f"{task_name(task, strength)}: boundary within {boundary.REACH:g} RA steps, % of pictures."
-    return finish(figure, f"{note} 95 % intervals: boundary_distances.csv.")
+    return style.finish(figure, f"{note} 95 % intervals: boundary_distances.csv.")
 
 
 def save_if_free(figure: Figure, preset: str, name: str) -> Path | None:
     """Save a figure of pictures if these may be published: the data set's, or those that stand for its photographs."""
     dataset = registry.dataset_of(PRESETS[preset]["dataset"])
-    return save(figure, preset, name) if dataset.may_show or dataset.photographs else None
+    return style.save(figure, preset, name) if dataset.may_show or dataset.photographs else None
 
 
 class Around(NamedTuple):
@@ -196,7 +185,7 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
     order = [int(label) for label in labels[np.argsort(-counts)]]
     colours = np.full((max(order) + 1, 3), to_rgb(OTHERS))
     colours[order[:10]] = sns.color_palette("tab10", 10)[: len(order)]
-    figure, axes = panels(len(planes), len(nets), 0.6 + 1.6 * len(planes), "white")
+    figure, axes = style.panels(len(planes), len(nets), 0.6 + 1.6 * len(planes), "white")
     for row, (kind, plane) in zip(axes, planes.items(), strict=True):
         for ax, name in zip(row, nets, strict=True):
             found, margin = maps[kind, name]
@@ -217,13 +206,13 @@ def plot_planes(config: Config, around: Around, readers: Sequence[str]) -> Figur
         handles.append(Line2D([], [], marker=marker, ls="", color="white", mec="black", ms=7, label=mode_name(mode)))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(7, len(handles)), frameon=False)
     note = "One test picture, seed 0. Along x: RA's step; along y: the direction named at the left. Pale: the model is unsure."
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
 def plot_pairs(preset: str, task: str, strength: float) -> Figure:
     """Matrices of R's: kappa over all planes, and rank correlations of distances along RA's and along random directions."""
-    planes = rows_of(load_table(preset, "boundary_planes"), (task, strength)).query("along == 'all' and metric == 'kappa'")
-    pairs = rows_of(load_table(preset, "boundary_pairs"), (task, strength)).query("metric == 'rank' and stratum == 'leave'")
+    planes, pairs = (style.rows_of(load_table(preset, f"boundary_{name}"), (task, strength)) for name in ("planes", "pairs"))
+    planes, pairs = planes.query("along == 'all' and metric == 'kappa'"), pairs.query("metric == 'rank' and stratum == 'leave'")
     readers = list(dict.fromkeys([*planes["reader"], *planes["other"]]))
     shown = {
         "Cohen's kappa on planes": planes,
@@ -231,13 +220,13 @@ def plot_pairs(preset: str, task: str, strength: float) -> Figure:
         "... along random directions\nof RA's spectrum": pairs[pairs["along"] == "spectrum"],
     }
     names = [display_name(r) for r in readers]
-    figure, axes = panels(1, 3, 1.6 + 0.24 * len(readers), "white", sharey=True)
+    figure, axes = style.panels(1, 3, 1.6 + 0.24 * len(readers), "white", sharey=True)
     for ax, (title, table) in zip(axes[0], shown.items(), strict=True):
         values = pd.DataFrame(np.nan, names, names)
         for row in table.itertuples():
             i, j = sorted((readers.index(row.reader), readers.index(row.other)), reverse=True)
             values.iloc[i, j] = row.value
-        heatmap(ax, values.iloc[1:, :-1], fmt=".2f", cmap="viridis", vmin=0, vmax=1, cbar=False)
+        style.heatmap(ax, values.iloc[1:, :-1], fmt=".2f", cmap="viridis", vmin=0, vmax=1, cbar=False)
         ax.set_title(title, loc="left")
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
@@ -246,17 +235,18 @@ def plot_pairs(preset: str, task: str, strength: float) -> Figure:
         f"{task_name(task, strength)}. Distances: of the {low} to {high} test pictures that both classify correctly. Planes: "
         f"of {planes['n_images'].max()} test pictures. 95 % intervals: boundary_pairs.csv, boundary_planes.csv."
     )
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
 def plot_path(preset: str, task: str, strength: float) -> Figure:
     """Top-1 of every R, PSNR and SSIM on the line from plain's pictures (0) through RA's (1), with 95 % bands."""
-    table = rows_of(load_table(preset, "boundary_path"), (task, strength)).assign(t=lambda rows: rows["along"].astype(float))
+    table = style.rows_of(load_table(preset, "boundary_path"), (task, strength))
+    table = table.assign(t=table["along"].astype(float))
     readers = list(table["reader"].dropna().unique())
-    figure, axes = panels(1, 3, 3.2, width_ratios=(1.6, 1, 1))
+    figure, axes = style.panels(1, 3, 3.2, width_ratios=(1.6, 1, 1))
     for reader in readers:
         is_source = reader == main_source(preset)
-        _line(axes[0, 0], table[table["reader"] == reader], display_name(reader), is_source, **look_of_reader(reader))
+        _line(axes[0, 0], table[table["reader"] == reader], display_name(reader), is_source, **style.look_of_reader(reader))
     for ax, metric in zip(axes[0, 1:], ("psnr", "ssim"), strict=True):
         _line(ax, table[table["metric"] == metric], "", band=True, color="black", marker="o")
     for ax, ylabel in zip(axes[0], ("top-1 (%)", "PSNR (dB)", "SSIM"), strict=True):
@@ -268,7 +258,7 @@ def plot_path(preset: str, task: str, strength: float) -> Figure:
         f"{task_name(task, strength)}, n = {table['n_images'].max()} test pictures; bands: 95 % intervals, of top-1 for "
         "the source model alone."
     )
-    return finish(figure, note, axes[0, 0], columns=4)
+    return style.finish(figure, note, axes[0, 0], columns=4)
 
 
 def _line(ax: Axes, rows: pd.DataFrame, label: str, band: bool, **look: Any) -> None:
@@ -280,11 +270,11 @@ def _line(ax: Axes, rows: pd.DataFrame, label: str, band: bool, **look: Any) -> 
 def plot_added(preset: str) -> Figure:
     """Where the energy lies that a step from plain's picture adds: frequency bands, edges, colour; and its size."""
     table = load_table(preset, "boundary_added")
-    lines = [(key, along) for key in degradations(preset) for along in rows_of(table, key)["along"].unique()]
+    lines = [(key, along) for key in degradations(preset) for along in style.rows_of(table, key)["along"].unique()]
     names = [f"{short_name(*key)}: {direction_name(along, main_source(preset))}" for key, along in lines]
     rows = table.set_index(["task", "strength", "along", "metric"])
     of = lambda metric: rows.loc[[(*key, along, metric) for key, along in lines]]  # noqa: E731
-    figure, (axes,) = panels(1, 3, 1.2 + 0.2 * len(lines), sharey=True, width_ratios=(1.6, 1, 1))
+    figure, (axes,) = style.panels(1, 3, 1.2 + 0.2 * len(lines), sharey=True, width_ratios=(1.6, 1, 1))
     y, left = range(len(lines)), np.zeros(len(lines))
     for k, (name, colour) in enumerate(zip(BAND_NAMES, sns.color_palette("viridis", len(BAND_NAMES)), strict=True)):
         width = of(f"band{k}")["value"].to_numpy()
@@ -292,8 +282,7 @@ def plot_added(preset: str) -> Figure:
         left += width
     for k, metric, marker, colour in ((1, "edges", "o", "#d55e00"), (1, "colour", "s", "#0072b2"),
                                       (2, "rms", "o", "black"), (2, "largest", "s", "#808080")):  # fmt: skip
-        value, low, high = of(metric)[["value", "low", "high"]].to_numpy().T
-        axes[k].errorbar(value, y, xerr=[value - low, high - value], fmt=marker, ms=4, color=colour, label=metric)
+        style.intervals(axes[k], y, of(metric), across=True, marker=marker, ms=4, color=colour, label=metric)
     axes[0].set(xlim=(0, 100), xlabel="% of its energy, by frequency")
     axes[0].set_yticks(y, names)
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
@@ -307,19 +296,19 @@ def plot_added(preset: str) -> Figure:
         f"Means over n = {table['n_images'].max()} pictures with 95 % intervals. edges: the {100 * boundaries.EDGES:.0f} % of "
         "pixels where plain's luminance is steepest; colour: not the same in all three channels."
     )
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
 def plot_difference(around: Around, t: float = 1.0) -> Figure:
     """Plain's picture, the one on the way to RA's at t, the clean one, and the difference to plain, amplified around grey."""
     step = t * around.steps[f"ra:{around.source}"]
     shown = {"plain": around.start, f"t = {t:g}" if t != 1 else "RA": around.at(t), "clean": around.gt,
-             f"RA - plain, x{AMPLIFIED}": 0.5 + AMPLIFIED * step}  # fmt: skip
-    figure, axes = panels(1, len(shown), 2.4, "white")
+             f"RA - plain, x{style.AMPLIFIED}": 0.5 + style.AMPLIFIED * step}  # fmt: skip
+    figure, axes = style.panels(1, len(shown), 2.4, "white")
     for ax, (name, picture) in zip(axes[0], shown.items(), strict=True):
-        show_picture(ax, to_uint8(picture))
+        style.show_picture(ax, to_uint8(picture))
         ax.set_title(name)
-    return finish(figure, f"The step has an RMS of {255 * float(boundary.rms(step)):.1f} levels of 255.")
+    return style.finish(figure, f"The step has an RMS of {255 * float(boundary.rms(step)):.1f} levels of 255.")
 
 
 @torch.inference_mode()
@@ -329,19 +318,19 @@ def plot_strip(
     """The picture at several t on the way from plain's (0) through RA's (1), with the R's predictions, a cross where wrong."""
     nets = {name: load_classifier(name, config.dataset) for name in readers}
     columns = math.ceil(len(steps) / 2)
-    figure, axes, _ = square(len(steps), 2.8, columns, style="white")
+    figure, axes, _ = style.square(len(steps), 2.8, columns, style="white")
     for ax, t in zip(axes, steps, strict=True):
         picture = around.at(t)
-        show_picture(ax, to_uint8(picture))
+        style.show_picture(ax, to_uint8(picture))
         ax.set_title("plain (t = 0)" if t == 0 else "RA (t = 1)" if t == 1 else f"t = {t:g}")
         lines = []
         for name, net in nets.items():
             best = net(picture[None]).softmax(1).max(1)
             guess = int(best.indices)
             said = f"{display_name(name)}: {around.classes[guess]} ({100 * float(best.values):.0f} %)"
-            lines.append(verdict(said, guess, around.label))
-        say_below(ax, lines, 8)
-    return finish(figure, "One test picture, seed 0; t: of plain + t (RA - plain).")
+            lines.append(style.verdict(said, guess, around.label))
+        style.say_below(ax, lines, 8)
+    return style.finish(figure, "One test picture, seed 0; t: of plain + t (RA - plain).")
 
 
 def slider(config: Config, around: Around, readers: Sequence[str]) -> object:
@@ -367,18 +356,17 @@ def slider(config: Config, around: Around, readers: Sequence[str]) -> object:
 def plot_explains(preset: str) -> Figure:
     """Similarity of two R's against what RA from one gains for the other: a dot per pair, rows degradations."""
     points, tests = load_table(preset, "boundary_points"), load_table(preset, "boundary_explains")
-    keys = [key for key in degradations(preset) if len(rows_of(points, key).dropna(subset=["kappa", "gain"])) >= 4]
+    keys = [key for key in degradations(preset) if len(style.rows_of(points, key).dropna(subset=["kappa", "gain"])) >= 4]
     if not keys:
         raise StudyError(f"{preset}: too few pairs of recognisers; run {boundaries.command_of(preset)} --full")
-    figure, axes = panels(len(keys), 3, 0.8 + 2.2 * len(keys), sharey="row", sharex="col")
+    figure, axes = style.panels(len(keys), 3, 0.8 + 2.2 * len(keys), sharey="row", sharex="col")
     for row, key in zip(axes, keys, strict=True):
-        here, gains = rows_of(points, key), rows_of(tests, key).query("outcome == 'gain'")
+        here, gains = style.rows_of(points, key), style.rows_of(tests, key).query("outcome == 'gain'")
         for ax, similarity in zip(row, tables.SIMILARITIES, strict=True):
             for source in sorted(points["source"].unique(), key=list(registry.RECOGNISERS).index):
                 of = here[here["source"] == source]
-                error = [of["gain"] - of["gain_low"], of["gain_high"] - of["gain"]]
-                style = look_of_reader(source) | {"ls": "", "ms": 4, "lw": 1, "label": display_name(source)}
-                ax.errorbar(of[similarity], of["gain"], yerr=error, **style)
+                look = style.look_of_reader(source) | {"ls": "", "ms": 4, "lw": 1, "label": display_name(source)}
+                style.intervals(ax, of[similarity], of, GAIN, **look)
             found = gains[gains["similarity"] == similarity].itertuples()
             names = {"mantel": "all pairs", "targets": "targets of one source"}
             ax.set_title("\n".join(f"{names[t.test]}: rho {t.rho:+.2f}, p {t.p_holm:.2g}" for t in found), fontsize=8)
@@ -390,7 +378,7 @@ def plot_explains(preset: str) -> Figure:
         "A dot: an ordered pair of R's, coloured by the source; bars: 95 % intervals over pictures. p: by permuting networks, "
         "Holm-corrected over all tests of this data set."
     )
-    return finish(figure, note, axes[0, -1])
+    return style.finish(figure, note, axes[0, -1])
 
 
 def boundaries_command(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from rastudy import registry
+from rastudy.analysis import style
 from rastudy.analysis.checks import paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, ends
 from rastudy.analysis.statistics import MARGIN, kind_of_difference
@@ -12,7 +13,6 @@ from rastudy.analysis.tables import WITHIN, load_table, main_cells
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import TASKS, mode_name, short_name
-from rastudy.report.style import sample
 
 STUDIES = {name: document["shown"] for name, document in PRESETS.items() if document.get("shown")}  # with committed results
 # the rows of the claims table: a task, and its strength where the task has only a few; None: the preset's own
@@ -133,7 +133,7 @@ def claims_table(presets: Sequence[str] = ()) -> str:
 
 def _header(preset: str) -> str:
     """A study's column: its data, with the pictures that its intervals rest on."""
-    return f"ours, {study_name(preset)} ({sample(main_cells(load_table(preset, 'gains'), preset), '')[0]})"
+    return f"ours, {study_name(preset)} ({style.sample(main_cells(load_table(preset, 'gains'), preset), '')[0]})"
 
 
 def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:

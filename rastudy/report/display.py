@@ -20,8 +20,8 @@ from sklearn.datasets import load_sample_images
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
+from rastudy.analysis import style
 from rastudy.analysis.comparisons import paired, targets_by_role
-from rastudy.analysis.style import MISSING, finish, look_of_reader, panels, rows_of, show_picture
 from rastudy.analysis.tables import main_table, own_cells
 from rastudy.config import Config
 from rastudy.data.loaders import load_pictures
@@ -32,7 +32,6 @@ from rastudy.paths import BATCH, expand, short
 from rastudy.presets import PRESETS
 from rastudy.registry import MODES, display_name, mode_name, names_in, short_name
 from rastudy.report.figures import RING
-from rastudy.report.style import degradations_in
 from rastudy.report.words import said as with_interval
 from rastudy.restore.image_io import open_picture
 from rastudy.restore.restore import files_of as files_of_folder
@@ -113,7 +112,7 @@ def section(title: str, says: str, *shown: pd.DataFrame | Figure | None) -> None
 
 
 def _is_empty(one: pd.DataFrame | Figure | None) -> bool:
-    return one is None or (one.get_gid() == MISSING if isinstance(one, Figure) else one.empty)
+    return one is None or (one.get_gid() == style.MISSING if isinstance(one, Figure) else one.empty)
 
 
 @contextmanager
@@ -162,10 +161,10 @@ def plot_pictures(versions: Mapping[str, Sequence[np.ndarray]], says: Mapping[st
     """A column per version, a row per picture (H, W, 3) uint8; ``says``: a version's captions, a text per picture."""
     captions, rows = says or {}, len(next(iter(versions.values())))
     lines = 1 + max((text.count("\n") + 1 for texts in captions.values() for text in texts), default=0)
-    figure, axes = panels(rows, len(versions), rows * (6.4 / max(len(versions), 4) + 0.13 * lines), "white")
+    figure, axes = style.panels(rows, len(versions), rows * (6.4 / max(len(versions), 4) + 0.13 * lines), "white")
     for (name, pictures), column in zip(versions.items(), axes.T, strict=True):
         for ax, picture, caption in zip(column, pictures, captions.get(name, [""] * rows), strict=True):
-            show_picture(ax, picture, caption)
+            style.show_picture(ax, picture, caption)
         column[0].set_title(name)
     return figure
 
@@ -208,7 +207,7 @@ def plot_compared(
 
 def plot_loss(curves: Sequence[Sequence[Mapping[str, float]]]) -> Figure:
     """Training curves, those of what a run starts from first: image and recognition loss against the pictures seen."""
-    figure, axes = panels(1, 2, 2.6)
+    figure, axes = style.panels(1, 2, 2.6)
     for ax, name in zip(axes[0], ("image_loss", "recognition_loss"), strict=True):
         seen = 0.0
         for k, curve in enumerate(curves):
@@ -219,7 +218,7 @@ def plot_loss(curves: Sequence[Sequence[Mapping[str, float]]]) -> Figure:
             seen += curve[-1]["images"] if curve else 0
         ax.set(xlabel="thousand pictures seen", ylabel=name.replace("_", " "))
     axes[0, 0].set_yscale("log")
-    return finish(figure, "Means between the points.", axes[0, 0])
+    return style.finish(figure, "Means between the points.", axes[0, 0])
 
 
 def run_table(config: Config, splits: str) -> pd.DataFrame:
@@ -261,7 +260,7 @@ def plot_margins(t: np.ndarray, margins: Mapping[tuple[str, str], np.ndarray]) -
         margins: (R, direction) to (T,): the true class's probability minus the largest other; the boundary is where it is 0.
     """
     readers = list(dict.fromkeys(reader for reader, _ in margins))
-    figure, axes = panels(1, len(readers), 2.7, sharey=True)
+    figure, axes = style.panels(1, len(readers), 2.7, sharey=True)
     looks = dict(zip(dict.fromkeys(along for _, along in margins), (("#d55e00", "-"), ("#808080", "--")), strict=False))
     for reader, ax in zip(readers, axes[0], strict=True):
         for along, (colour, line) in looks.items():
@@ -274,7 +273,7 @@ def plot_margins(t: np.ndarray, margins: Mapping[tuple[str, str], np.ndarray]) -
         ax.set(title=display_name(reader), xlabel="distance from plain's picture (RA steps)")
     axes[0, 0].set_ylabel("margin of the true class")
     axes[0, 0].plot([], [], label="boundary", **CROSSING)
-    return finish(figure, "Dotted: RA's picture. Above 0 the true class is read.", axes[0, 0])
+    return style.finish(figure, "Dotted: RA's picture. Above 0 the true class is read.", axes[0, 0])
 
 
 # --- the choice of a weight
@@ -307,16 +306,16 @@ def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
         tried: of :func:`tried_weights`; ``chosen``: those of its rows whose weight is chosen.
     """
     tried = tried[~tried["mode"].map(lambda mode: MODES[mode].has_transformer)]  # T leaves P's picture as it is
-    modes, keys = [mode for mode in MODES if mode in set(tried["mode"])], degradations_in(tried, preset)
-    figure, axes = panels(len(modes), len(keys), 2.3 * len(modes), sharey="row")
+    modes, keys = [mode for mode in MODES if mode in set(tried["mode"])], style.degradations_in(tried, preset)
+    figure, axes = style.panels(len(modes), len(keys), 2.3 * len(modes), sharey="row")
     for mode, line in zip(modes, axes, strict=True):
         gains = tried.loc[tried["mode"] == mode, "gain"]
         line[0].set_ylim(max(LOWEST, gains.min() - 0.5), gains.max() + 1)
         for key, ax in zip(keys, line, strict=True):
-            here, ringed = (rows_of(rows[rows["mode"] == mode], key) for rows in (tried, chosen))
+            here, ringed = (style.rows_of(rows[rows["mode"] == mode], key) for rows in (tried, chosen))
             for reader, curve in here.sort_values("ra_weight").groupby("reader", sort=False):
-                style = look_of_reader(reader) | {"lw": 2.2 if curve["role"].iloc[0] == "source" else 1.0, "ms": 3.5}
-                ax.plot(curve["db_lost"], curve["gain"], label=display_name(reader), **style)
+                look = style.look_of_reader(reader) | {"lw": 2.2 if curve["role"].iloc[0] == "source" else 1.0, "ms": 3.5}
+                ax.plot(curve["db_lost"], curve["gain"], label=display_name(reader), **look)
             ax.plot(ringed["db_lost"], ringed["gain"], **RING | {"ms": 8, "ls": ""})
             ax.axhline(0, color="black", lw=1)
             ax.set_title(f"{mode_name(mode)}\n{short_name(*key)}")
@@ -327,4 +326,4 @@ def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
     source = display_name(PRESETS[preset]["source_arch"])
     note = f"Validation, one seed. A point is a weight; ringed: the chosen one. Thick: {source}, the source model."
     note += " What costs far more is outside."
-    return finish(figure, note, axes[0, 0])
+    return style.finish(figure, note, axes[0, 0])

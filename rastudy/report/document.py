@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rastudy.analysis.style import save
+from rastudy.analysis import style
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
@@ -195,8 +195,8 @@ def refresh() -> None:
     if not is_record():
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
     write_hero()
-    save(judgement.plot_judgements(present_studies()), ".", "judgement")
-    save(travel.plot_blind(present_studies()), ".", "blind")
+    style.save(judgement.plot_judgements(present_studies()), ".", "judgement")
+    style.save(travel.plot_blind(present_studies()), ".", "blind")
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():

@@ -16,20 +16,9 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from rastudy.analysis import style
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN, headline
-from rastudy.analysis.style import (
-    SMALL,
-    finish,
-    heatmap,
-    ink,
-    look_of_reader,
-    panels,
-    rows_of,
-    says_what_is_missing,
-    square,
-    two_lines,
-)
 from rastudy.analysis.tables import load_table, main_cells, without_variants
 from rastudy.config import make_config
 from rastudy.errors import StudyError
@@ -46,8 +35,6 @@ from rastudy.registry import (
     short_name,
     task_name,
 )
-from rastudy.report import style
-from rastudy.report.style import Degradation, degradations_in, intervals, look_of, sample
 from rastudy.training.run_store import curves_file, read_curves
 
 LOWEST = -8  # of the axes of trade-off and controls; values below it are written as text
@@ -69,23 +56,23 @@ CROWDED = 5  # times the smallest step between strengths: from there on the axis
 # --- the main comparison
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_accuracy(preset: str) -> Figure:
     """Top-1 of every R under every mode, with 95 % intervals over pictures; a panel per degradation."""
     rows = without_variants(main_cells(load_table(preset, "accuracy"), preset)).query("metric == 'top1'")
-    keys, targets = degradations_in(rows, preset), list(rows["target_arch"].unique())
+    keys, targets = style.degradations_in(rows, preset), list(rows["target_arch"].unique())
     shown = [mode for mode in ("clean", *reversed(PRESETS[preset]["modes"]), "none") if mode in set(rows["mode"])]
-    figure, axes, spare = square(len(keys), 2.6, sharey=True)
+    figure, axes, spare = style.square(len(keys), 2.6, sharey=True)
     for ax, key in zip(axes, keys, strict=True):
         for k, mode in enumerate(shown):
-            cell = rows_of(rows[rows["mode"] == mode], key).set_index("target_arch").reindex(targets)
+            cell = style.rows_of(rows[rows["mode"] == mode], key).set_index("target_arch").reindex(targets)
             x = np.arange(len(targets)) + (k - (len(shown) - 1) / 2) * 0.13
-            intervals(ax, x, cell, ms=3.5, label=mode_name(mode), **look_of(mode))
+            style.intervals(ax, x, cell, ms=3.5, label=mode_name(mode), **style.look_of(mode))
         _name_below(ax, [display_name(arch) for arch in targets], task_name(*key))
     for ax in axes[::2]:
         ax.set_ylabel("top-1 (%)")
     source = display_name(PRESETS[preset]["source_arch"])
-    return finish(
+    return style.finish(
         figure,
         f"{_n(rows)} Bars, some hidden by their marker: 95 % intervals over pictures. Source model: {source}.",
         axes[-1],
@@ -93,35 +80,35 @@ def plot_accuracy(preset: str) -> Figure:
     )
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_gains(preset: str) -> Figure:
     """Difference to plain in points, RA modes x target R's, a panel per degradation; intervals in the cells."""
     rows = headline(without_variants(main_cells(load_table(preset, "gains"), preset)))
-    keys, shown = degradations_in(rows, preset), [mode for mode in PRESETS[preset]["modes"] if mode in set(rows["mode"])]
+    keys, shown = style.degradations_in(rows, preset), [mode for mode in PRESETS[preset]["modes"] if mode in set(rows["mode"])]
     figure, _ = _heatmaps(rows, keys, "mode", shown, mode_name)
     note = f"{_n(rows)} Top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}"
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_matrix(preset: str) -> Figure:
     """Gain of ``ra`` over plain by source model (rows) and target R (columns), a panel per degradation."""
     rows = headline(without_variants(load_table(preset, "gains")))
     rows = rows[(rows["mode"] == "ra") & (rows["baseline"] == "plain") & ~rows["source_arch"].str.contains(",")]
     same = [name for name in CELL if name != "source_arch"]  # as in the main comparison, with any source model
     rows = rows.merge(main_cells(rows, preset)[same].drop_duplicates(), on=same)
-    present = degradations_in(rows, preset)
-    keys = [key for key in present if rows_of(rows, key)["source_arch"].nunique() > 1] or present[:1]
+    present = style.degradations_in(rows, preset)
+    keys = [key for key in present if style.rows_of(rows, key)["source_arch"].nunique() > 1] or present[:1]
     sources = [arch for arch in rows["target_arch"].unique() if arch in set(rows["source_arch"])]
-    rows = pd.concat([rows_of(rows, key) for key in keys])
+    rows = pd.concat([style.rows_of(rows, key) for key in keys])
     figure, axes = _heatmaps(rows, keys, "source_arch", sources, display_name)
     for ax in axes:
         ax.set_ylabel("source model")
-    return finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}")
+    return style.finish(figure, f"{_n(rows)} RA's top-1 minus plain's, in pp; framed: the source model. {INTERVALS} {SCALES}")
 
 
 def _heatmaps(
-    rows: pd.DataFrame, keys: list[Degradation], index: str, order: Sequence[str], name: Callable[[str], str]
+    rows: pd.DataFrame, keys: list[style.Degradation], index: str, order: Sequence[str], name: Callable[[str], str]
 ) -> tuple[Figure, list[Axes]]:
     """Gains with their intervals, a panel and a scale of colours per degradation.
 
@@ -130,16 +117,16 @@ def _heatmaps(
     targets = list(rows["target_arch"].unique())
     text = [f"{v:+.1f}\n[{low:+.1f}, {high:+.1f}]" for v, low, high in rows[["value", "low", "high"]].to_numpy()]
     rows = rows.assign(text=text)
-    lines = {key: [one for one in order if one in set(rows_of(rows, key)[index])] for key in keys}
+    lines = {key: [one for one in order if one in set(style.rows_of(rows, key)[index])] for key in keys}
     heights = [0.55 + 0.38 * len(those) for those in lines.values()]
-    figure, axes = panels(len(keys), 1, sum(heights), "white", height_ratios=heights)
+    figure, axes = style.panels(len(keys), 1, sum(heights), "white", height_ratios=heights)
     for ax, (key, those) in zip(axes[:, 0], lines.items(), strict=True):
-        wide = rows_of(rows, key).pivot(index=index, columns="target_arch", values=["value", "text"]).reindex(those)
+        wide = style.rows_of(rows, key).pivot(index=index, columns="target_arch", values=["value", "text"]).reindex(those)
         values, texts = (wide[what].reindex(columns=targets) for what in ("value", "text"))
         limit = max(float(np.nanmax(np.abs(values.astype(float)))), 0.1)
         values.columns, values.index = [display_name(arch) for arch in targets], [name(one) for one in those]
-        heatmap(ax, values, texts.fillna(""), cbar_kws={"label": "pp"}, cmap="RdBu", center=0, vmin=-limit, vmax=limit)
-        of_source = rows_of(rows, key).query("role == 'source'")
+        style.heatmap(ax, values, texts.fillna(""), cbar_kws={"label": "pp"}, cmap="RdBu", center=0, vmin=-limit, vmax=limit)
+        of_source = style.rows_of(rows, key).query("role == 'source'")
         for column, row in zip(of_source["target_arch"], of_source[index], strict=True):
             place = (targets.index(column), those.index(row))
             ax.add_patch(Rectangle(place, 1, 1, fill=False, ec="black", lw=1.5, clip_on=False, zorder=3))
@@ -149,38 +136,38 @@ def _heatmaps(
     return figure, list(axes[:, 0])
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_paper(preset: str) -> Figure:
     """Our gains beside the paper's (ImageNet), by task and mode: each R a point, ours with intervals.
 
     Of a task with several strengths, the paper's: sr x4.
     """
     ours, paper = headline(without_variants(main_cells(load_table(preset, "gains"), preset))), paper_gains()
-    keys = [key for key in degradations_in(ours, preset) if key[0] != "sr" or key[1] == 4]
+    keys = [key for key in style.degradations_in(ours, preset) if key[0] != "sr" or key[1] == 4]
     ours = ours[ours["role"] != "mean_unseen"]
     theirs = sorted(paper["target_arch"].unique(), key=list(RECOGNISERS).index)
     names = list(dict.fromkeys(map(display_name, [*ours["target_arch"], *theirs])))
-    figure, axes = panels(1, len(keys), 3.0 if len(names) <= MANY else 3.6, sharey=True)
+    figure, axes = style.panels(1, len(keys), 3.0 if len(names) <= MANY else 3.6, sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
         for k, mode in enumerate(mode for mode in ("ra", "ra_unsupervised") if mode in set(ours["mode"])):
-            look, x = look_of(mode), np.arange(len(names)) + (k - 0.5) * 0.3
-            found = (rows_of(ours[ours["mode"] == mode], key), paper[(paper["task"] == key[0]) & (paper["mode"] == mode)])
+            look, x = style.look_of(mode), np.arange(len(names)) + (k - 0.5) * 0.3
+            found = (style.rows_of(ours[ours["mode"] == mode], key), paper[(paper["task"] == key[0]) & (paper["mode"] == mode)])
             mine, published = (rows.set_index(rows["target_arch"].map(display_name)).reindex(names) for rows in found)
-            intervals(ax, x, mine, ms=5, label=f"{mode_name(mode)}, ours", **look)
+            style.intervals(ax, x, mine, ms=5, label=f"{mode_name(mode)}, ours", **look)
             ax.plot(x + 0.12, published["value"], ls="", mfc="none", ms=5, label=f"{mode_name(mode)}, paper", **look)
         ax.axhline(0, color="black", lw=1)
         _name_below(ax, names, task_name(*key))
     axes[0, 0].set_ylabel(GAIN_AXIS)
     note = f"Filled: ours. {INTERVALS} Open: the paper, ImageNet, n = 50,000, one run a cell."
-    return finish(figure, f"{_n(ours)} {note}", axes[0, -1])
+    return style.finish(figure, f"{_n(ours)} {note}", axes[0, -1])
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_curves(preset: str, seed: int = 0) -> Figure:
     """Training curves of the main comparison's runs, one seed: image loss per picture seen, pretraining included."""
     keys, found = degradations(preset), read_curves(to_read(curves_file(preset)))
     curves = {run: pd.DataFrame(rows) for run, rows in found.items()}
-    figure, axes, spare = square(len(keys), 2.3)
+    figure, axes, spare = style.square(len(keys), 2.3)
     for ax, (task, strength) in zip(axes, keys, strict=True):
         runs = [make_config(preset, task, mode, seed=seed, strength=strength) for mode in PRESETS[preset]["modes"]]
         start = curves.get(runs[0].pretraining.run_id) if runs[0].pretraining else None
@@ -198,10 +185,10 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
     note = f"Training loss, averaged between points; one run each (seed {seed})." + " P of RA with T is plain's." * any(
         MODES[mode].has_transformer for mode in PRESETS[preset]["modes"]
     )
-    return finish(figure, note, axes[-1], spare)
+    return style.finish(figure, note, axes[-1], spare)
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     """Top-1 of every R against the strength of each degradation; the preset's strength is marked.
 
@@ -209,11 +196,11 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
         table: of :func:`rastudy.evaluation.evaluate.degradation_table`.
     """
     tasks = list(table["task"].unique())
-    figure, axes = panels(1, len(tasks), 2.8, sharey=True)
+    figure, axes = style.panels(1, len(tasks), 2.8, sharey=True)
     for ax, task in zip(axes[0], tasks, strict=True):
         part = table[table["task"] == task]
         for arch, line in part.groupby("target_arch", sort=False):
-            look, share = look_of_reader(arch), line["top1"] / 100
+            look, share = style.look_of_reader(arch), line["top1"] / 100
             ax.plot(line["strength"], line["top1"], ms=4, label=display_name(arch), **look)
             half = 196 * np.sqrt(share * (1 - share) / line["n_images"])
             ax.fill_between(line["strength"], line["top1"] - half, line["top1"] + half, color=look["color"], alpha=0.12, lw=0)
@@ -229,13 +216,13 @@ def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
     axes[0, 0].set(ylabel="top-1 (%)", ylim=(0, 102))
     note = f"n = {int(table['n_images'].max())} validation pictures, no processing. "
     note += "Bands: 95 % intervals, pictures taken as independent."
-    return finish(figure, note, axes[0, -1])
+    return style.finish(figure, note, axes[0, -1])
 
 
 # --- weights, costs and controls
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_tradeoff(preset: str) -> Figure:
     """Validation: gain of source and unseen R's, and below it PSNR change, against the weight; the chosen weight is ringed.
 
@@ -244,15 +231,15 @@ def plot_tradeoff(preset: str) -> Figure:
     rows = load_table(preset, "tradeoff")
     has_t = rows["mode"].map(lambda mode: MODES[mode].has_transformer)  # whose weight changes nothing: its learning rate does
     rows = rows.assign(x=rows["transformer_lr"].where(has_t, rows["ra_weight"]))[~has_t | (rows["transformer_lr"] > 0)]
-    keys, shown = degradations_in(rows, preset), [mode for mode in MODES if mode in set(rows["mode"])]
+    keys, shown = style.degradations_in(rows, preset), [mode for mode in MODES if mode in set(rows["mode"])]
     lines = [(mode, what) for mode in shown for what in ("gain", "psnr")[: 1 if MODES[mode].has_transformer else 2]]
     heights = [1.5 if what == "gain" else 0.8 for _, what in lines]
     size = sum(heights) + 0.35 * len(shown) + 0.6
-    figure, axes = panels(len(lines), len(keys), size, height_ratios=heights)
+    figure, axes = style.panels(len(lines), len(keys), size, height_ratios=heights)
     for (mode, what), line in zip(lines, axes, strict=True):
         last, part = (mode, "psnr") not in lines or what == "psnr", rows[rows["mode"] == mode]
         for key, ax in zip(keys, line, strict=True):
-            cell = rows_of(part, key).sort_values("x")
+            cell = style.rows_of(part, key).sort_values("x")
             if cell.empty:
                 ax.set(xticks=[], yticks=[])
                 ax.text(0.5, 0.5, "not tried", transform=ax.transAxes, ha="center", va="center", fontsize=8)
@@ -265,9 +252,9 @@ def plot_tradeoff(preset: str) -> Figure:
                 ax.set_xlabel("T's learning rate" if MODES[mode].has_transformer else "recognition weight", fontsize=8)
         line[0].set_ylabel("gain (pp)" if what == "gain" else "PSNR (dB)")
     figure.align_ylabels(axes[:, 0])
-    note = f"n = {sample(rows, 'validation')[0]}, one training. Changes against plain. Bands: 95 % intervals over pictures."
-    note += " Red: gains below the axis, of the source, then of unseen R's."
-    return finish(figure, note, next(ax for ax in axes[0] if ax.lines))
+    note = f"n = {style.sample(rows, 'validation')[0]}, one training. Changes against plain. Bands: 95 % intervals over "
+    note += "pictures. Red: gains below the axis, of the source, then of unseen R's."
+    return style.finish(figure, note, next(ax for ax in axes[0] if ax.lines))
 
 
 def _gain_by_weight(ax: Axes, cell: pd.DataFrame) -> None:
@@ -284,7 +271,7 @@ def _gain_by_weight(ax: Axes, cell: pd.DataFrame) -> None:
     for _, row in cell[cell[["source_gain", "unseen_gain"]].min(axis=1) < LOWEST].iterrows():
         text = f"{row['source_gain']:+.0f}\n{row['unseen_gain']:+.0f}"
         ax.annotate(text, (row["x"], 0), (5, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="left",
-                    fontsize=SMALL, color="#c00000")  # fmt: skip
+                    fontsize=style.SMALL, color="#c00000")  # fmt: skip
 
 
 def _psnr_by_weight(ax: Axes, cell: pd.DataFrame) -> None:
@@ -304,58 +291,58 @@ def _weight_axis(ax: Axes, weights: pd.Series, named: bool) -> None:
     ax.set_xlim(weights.min() / 1.6, weights.max() * 1.6)
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_equal_cost(preset: str) -> Figure:
     """Gain over plain by every mode and reader, of ResNet-18's and of unseen R's, with the picture's PSNR."""
     rows = load_table(preset, "equal_cost").query("mode != 'clean'")
-    keys, rows = degradations_in(rows, preset), rows.assign(trained_on=rows["reader"].map(reader_name))
+    keys, rows = style.degradations_in(rows, preset), rows.assign(trained_on=rows["reader"].map(reader_name))
     lines = list(dict.fromkeys(zip(rows["mode"], rows["trained_on"], strict=True)))
-    figure, axes = panels(1, len(keys), 0.9 + 0.24 * len(lines), sharey=True)
+    figure, axes = style.panels(1, len(keys), 0.9 + 0.24 * len(lines), sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
-        for _, row in rows_of(rows, key).iterrows():
+        for _, row in style.rows_of(rows, key).iterrows():
             y, colour = lines.index((row["mode"], row["trained_on"])), MODES[row["mode"]].colour
-            intervals(ax, y, row, GAIN, across=True, marker="o", color=colour, ms=4)
+            style.intervals(ax, y, row, GAIN, across=True, marker="o", color=colour, ms=4)
             if row["trained_on"] == "clean pictures":
-                intervals(ax, y + 0.3, row, UNSEEN, across=True, marker="s", mfc="white", color=colour, ms=4)
-            ax.text(1.01, y, f"{row['psnr']:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=SMALL)
-        ax.text(1.01, -0.9, "PSNR", transform=ax.get_yaxis_transform(), va="center", fontsize=SMALL)
+                style.intervals(ax, y + 0.3, row, UNSEEN, across=True, marker="s", mfc="white", color=colour, ms=4)
+            ax.text(1.01, y, f"{row['psnr']:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=style.SMALL)
+        ax.text(1.01, -0.9, "PSNR", transform=ax.get_yaxis_transform(), va="center", fontsize=style.SMALL)
         ax.axvline(0, color="black", lw=1)
-        ax.set(title=two_lines(*key), xlabel=GAIN_AXIS)
+        ax.set(title=style.two_lines(*key), xlabel=GAIN_AXIS)
     axes[0, 0].set_yticks(range(len(lines)), [f"{mode_name(mode)}; R on {reader}" for mode, reader in lines])
     axes[0, 0].invert_yaxis()
     for label, look in (("ResNet-18, adapted or not", {"marker": "o"}), ("unseen R's", {"marker": "s", "mfc": "white"})):
         axes[0, 0].plot([], [], ls="", color="#4d4d4d", label=label, **look)
-    return finish(figure, f"n = {sample(rows)[0]}, one training. Bars: 95 % intervals over pictures.", axes[0, 0])
+    return style.finish(figure, f"n = {style.sample(rows)[0]}, one training. Bars: 95 % intervals over pictures.", axes[0, 0])
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_controls(preset: str) -> Figure:
     """Gain over its baseline of every control, of the source model and of the mean unseen R; a panel per degradation."""
     rows = load_table(preset, "controls")
-    keys, lines = degradations_in(rows, preset), list(rows["control"].unique())
-    figure, axes = panels(1, len(keys), 1 + 0.26 * len(lines), sharey=True)
+    keys, lines = style.degradations_in(rows, preset), list(rows["control"].unique())
+    figure, axes = style.panels(1, len(keys), 1 + 0.26 * len(lines), sharey=True)
     source = display_name(PRESETS[preset]["source_arch"])
     for ax, key in zip(axes[0], keys, strict=True):
-        part = rows_of(rows, key)
+        part = style.rows_of(rows, key)
         y = part["control"].map(lines.index)
         for names, shift, look, label in ((GAIN, -0.12, style.SOURCE, source), (UNSEEN, 0.12, style.UNSEEN, "mean unseen R")):
-            intervals(ax, y + shift, part, names, across=True, ms=4, label=label, **look)
+            style.intervals(ax, y + shift, part, names, across=True, ms=4, label=label, **look)
             for place, value in zip(y, part[names[0]], strict=True):
                 if value < LOWEST:
                     text = f" {value:+.0f} pp"
-                    ax.text(LOWEST, place + 1.7 * shift, text, color=look["color"], va="center", fontsize=SMALL)
+                    ax.text(LOWEST, place + 1.7 * shift, text, color=look["color"], va="center", fontsize=style.SMALL)
         ax.axvline(0, color="black", lw=1)
         ax.set_xlim(left=max(LOWEST, part[["gain_low", "unseen_low"]].min(axis=None) - 0.5))
         ax.set(title=task_name(*key), xlabel="gain over its baseline (pp)")
     axes[0, 0].set_yticks(range(len(lines)), [control_name(line) for line in lines])
     axes[0, 0].invert_yaxis()
-    return finish(figure, f"{_n(rows)} Bars: {INTERVALS} Numbers at the left edge: gains below the axis.", axes[0, -1])
+    return style.finish(figure, f"{_n(rows)} Bars: {INTERVALS} Numbers at the left edge: gains below the axis.", axes[0, -1])
 
 
 # --- transfer
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_transfer(table: pd.DataFrame) -> Figure:
     """A direction's gains over plain with intervals, a panel per degradation; open: the same run's gain at home.
 
@@ -366,25 +353,25 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     rows = table[table["reader"] == "mean"] if many else table
     alone = rows.groupby("variant")["reader"].transform(lambda readers: readers[readers != "mean"].nunique()) == 1
     rows = rows[many | ~(alone & (rows["reader"] == "mean"))]
-    keys, shown = degradations_in(rows, rows["preset"].iloc[0]), [mode for mode in MODES if mode in set(rows["mode"])]
+    keys, shown = style.degradations_in(rows, rows["preset"].iloc[0]), [mode for mode in MODES if mode in set(rows["mode"])]
     rows = headline(rows.assign(line=[_line(row, many) for row in rows.to_dict("records")]))
     rows = one_row_a_place(rows, ("line", "mode", "task", "strength"))
     lines = list(rows["line"].unique())
-    figure, axes = panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(2, len(shown)), sharey=True)
+    figure, axes = style.panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(2, len(shown)), sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
         for k, mode in enumerate(shown):
-            part = rows_of(rows[rows["mode"] == mode], key)
+            part = style.rows_of(rows[rows["mode"] == mode], key)
             y = part["line"].map(lines.index) + (k - (len(shown) - 1) / 2) * 0.22
-            intervals(ax, y, part, across=True, ms=4, label=mode_name(mode), **look_of(mode))
-            ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **look_of(mode))
-        ax.set_title(two_lines(*key))
+            style.intervals(ax, y, part, across=True, ms=4, label=mode_name(mode), **style.look_of(mode))
+            ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **style.look_of(mode))
+        ax.set_title(style.two_lines(*key))
         ax.set_xlabel(GAIN_AXIS if len(keys) < 4 else "gain (pp)")
         _name_lines(ax, lines)
     note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
-    return finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
+    return style.finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_transfer_summary(table: pd.DataFrame) -> Figure:
     """RA's gain in every direction that was tried: a row per direction and variant, a panel per preset, a column per task.
 
@@ -402,7 +389,9 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
     every = [_column(name, strength) for name, task in TASKS.items() for strength in task.choices[::-1] or (0,)]
     present, shown = [name for name in every if name in set(rows["column"])], dict(iter(rows.groupby("preset", sort=False)))
     counts = [part["line"].nunique() for part in shown.values()]
-    figure, axes = panels(len(shown), 1, 1.1 + 0.4 * len(shown) + 0.2 * sum(counts), "white", height_ratios=counts, sharex=True)
+    figure, axes = style.panels(
+        len(shown), 1, 1.1 + 0.4 * len(shown) + 0.2 * sum(counts), "white", height_ratios=counts, sharex=True
+    )
     limit = float(rows["value"].abs().max())
     colours = ScalarMappable(SymLogNorm(2, vmin=-limit, vmax=limit), "RdBu")
     for ax, (preset, part) in zip(axes[:, 0], shown.items(), strict=True):
@@ -412,7 +401,7 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
             colour = colours.to_rgba(row["value"])
             ax.add_patch(Rectangle(place, 1, 1, fc=colour, ec="white"))
             said = f"{row['value']:+.1f}  {VERDICTS[row['verdict']]}"
-            ax.text(place[0] + 0.5, place[1] + 0.5, said, ha="center", va="center", color=ink(colour), fontsize=8.5)
+            ax.text(place[0] + 0.5, place[1] + 0.5, said, ha="center", va="center", color=style.ink(colour), fontsize=8.5)
         ax.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=8.5)
         ax.set(xlim=(0, len(present)), ylim=(len(lines), 0))
         ax.set_xticks(
@@ -430,7 +419,7 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
     bar.minorticks_off()
     note = ("Mean of the readers, in top-1 (detectors: AP50). \u2713 transfers, \u2717 does not, ? undecided, \u2013 nothing "
             "to transfer: by 95 % intervals, which the tables give.")  # fmt: skip
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
 def _column(task: str, strength: float) -> str:
@@ -478,7 +467,7 @@ def _span(counts: pd.Series) -> str:
 
 
 def _n(rows: pd.DataFrame) -> str:
-    return f"n = {', '.join(sample(rows))}."
+    return f"n = {', '.join(style.sample(rows))}."
 
 
 def _name_below(ax: Axes, names: Sequence[str], title: str) -> None:

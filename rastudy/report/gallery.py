@@ -15,21 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
+from rastudy.analysis import style
 from rastudy.analysis.comparisons import Cell, check_paired
-from rastudy.analysis.style import (
-    AMPLIFIED,
-    RIGHT,
-    WRONG,
-    finish,
-    panels,
-    rows_of,
-    save,
-    say_below,
-    says_what_is_missing,
-    show_picture,
-    two_lines,
-    verdict,
-)
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_uint8
@@ -43,11 +30,10 @@ from rastudy.models.processors import apply_processor
 from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import MODES, dataset_of, display_name, is_variant, mode_name, task_name
-from rastudy.report.style import degradations_in
 from rastudy.training.weights import load_models, weights_file
 
 SHOWN = 8  # pictures in a figure of what RA turns
-WAYS = {"gained": ("corrected \u2713", RIGHT), "lost": ("broken \u2717", WRONG)}  # in which RA turns a prediction
+WAYS = {"gained": ("corrected \u2713", style.RIGHT), "lost": ("broken \u2717", style.WRONG)}  # in which RA turns a prediction
 TURNED = ("task", "strength", "target_arch", "gained", "lost", "n_images")
 
 
@@ -106,19 +92,19 @@ def versions(pictures: PictureSet, plain: Config, ra: Config, places: Sequence[i
 def plot_degradations(pictures: PictureSet, preset: str, count: int = 6) -> Figure:
     """The first pictures of a set: the original, and each task's input to P (sr: after bicubic upsampling)."""
     keys, count = degradations(preset), min(count, len(pictures))
-    figure, axes = panels(1 + len(keys), count, 0.2 + 1.3 * (1 + len(keys)), "white")
+    figure, axes = style.panels(1 + len(keys), count, 0.2 + 1.3 * (1 + len(keys)), "white")
     for k in range(count):
         gt, label = pictures.pictures[k], pictures.labels[k]
-        show_picture(axes[0, k], gt, pictures.classes[label] if label >= 0 else "")
+        style.show_picture(axes[0, k], gt, pictures.classes[label] if label >= 0 else "")
         for row, (task, strength) in enumerate(keys, start=1):
-            show_picture(axes[row, k], to_uint8(no_processing(degrade(gt, task, strength, seed=k), task, strength)))
-    names = ["original", *(two_lines(*key) for key in keys)]
+            style.show_picture(axes[row, k], to_uint8(no_processing(degrade(gt, task, strength, seed=k), task, strength)))
+    names = ["original", *(style.two_lines(*key) for key in keys)]
     for ax, name in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(name, fontsize=9)
     return figure
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 @torch.inference_mode()
 def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
@@ -138,22 +124,22 @@ def show_restored(config: Config, count: int = 6) -> Figure:
         what = f"{config.preset}, {task_name(config.task, config.strength)}"
         raise NothingToShow(f"Nothing to draw yet: no P of {what} is here; rastudy sweep --preset {config.preset} trains it.")
     lq, gt = _as_evaluated(pictures, shown[1], range(count))
-    figure, axes = panels(count, len(shown), 0.5 + 1.65 * count, "white")
+    figure, axes = style.panels(count, len(shown), 0.5 + 1.65 * count, "white")
     for run, column in zip(shown, axes.T, strict=True):
         processor, transformer = (None, None) if run.is_baseline else load_models(run, to_read)
         restored = round_to_8_bits(apply_processor(processor, lq, gt, run))
         restored = restored if transformer is None else transformer(restored)
         verdicts = torch.stack([reader(restored).argmax(1) for reader in readers], 1).tolist()
-        for k, ax in enumerate(column):
-            show_picture(ax, to_uint8(restored[k]))
-            said = zip(readers, verdicts[k], strict=True)
-            say_below(ax, [verdict(f"{display_name(reader.name)}: {pictures.classes[guess]}", guess, int(pictures.labels[k]))
-                           for reader, guess in said])  # fmt: skip
+        for ax, picture, guesses, label in zip(column, restored, verdicts, pictures.labels.tolist(), strict=False):
+            style.show_picture(ax, to_uint8(picture))
+            told = [(f"{display_name(reader.name)}: {pictures.classes[guess]}", guess)
+                    for reader, guess in zip(readers, guesses, strict=True)]  # fmt: skip
+            style.say_below(ax, [style.verdict(said, guess, label) for said, guess in told])
         column[0].set_title(mode_name(run.mode))
     figure.suptitle(task_name(config.task, config.strength))
     note = f"The first {count} pictures, seed 0; below each, the predictions of the source model and of one unseen model."
-    finish(figure, note + " RA with T: T's output." * any(MODES[run.mode].has_transformer for run in shown))
-    save(figure, config.preset, f"restored_{_name_of(config)}")
+    style.finish(figure, note + " RA with T: T's output." * any(MODES[run.mode].has_transformer for run in shown))
+    style.save(figure, config.preset, f"restored_{_name_of(config)}")
     return figure
 
 
@@ -206,15 +192,15 @@ def turned_table(preset: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TURNED))
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_turned_counts(preset: str) -> Figure:
     """Bars: pictures that RA corrects, and that it breaks, by R; a panel per degradation."""
     table = turned_table(preset)
-    keys, readers = degradations_in(table, preset), list(table["target_arch"].unique())
+    keys, readers = style.degradations_in(table, preset), list(table["target_arch"].unique())
     most, most_lost = table[["gained", "lost"]].to_numpy().max(), table["lost"].max()
-    figure, axes = panels(1, len(keys), 1 + 0.26 * len(readers), "white", sharey=True)
+    figure, axes = style.panels(1, len(keys), 1 + 0.26 * len(readers), "white", sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
-        part = rows_of(table, key).set_index("target_arch").reindex(readers)
+        part = style.rows_of(table, key).set_index("target_arch").reindex(readers)
         for (column, (way, colour)), sign in zip(WAYS.items(), (1, -1), strict=True):
             side = "left" if sign > 0 else "right"
             ax.barh(range(len(readers)), sign * part[column], color=colour)
@@ -223,13 +209,13 @@ def plot_turned_counts(preset: str) -> Figure:
             below = {"ha": side, "va": "top", "transform": ax.get_xaxis_transform()}
             ax.text(sign * 0.04 * most, 0.0, way, fontsize=8.5, color=colour, **below)
         ax.axvline(0, color="black", lw=1)
-        ax.set(title=two_lines(*key), xlim=(-most_lost - 0.35 * most, 1.4 * most), xticks=[])
+        ax.set(title=style.two_lines(*key), xlim=(-most_lost - 0.35 * most, 1.4 * most), xticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
     axes[0, 0].set_yticks(range(len(readers)), [display_name(arch) for arch in readers])
     axes[0, 0].invert_yaxis()
     n, source = table["n_images"].max(), display_name(PRESETS[preset]["source_arch"])
     note = f"Pictures that RA corrects and breaks; n = {n:,} test pictures, seed 0. Source model: {source}."
-    return finish(figure, note)
+    return style.finish(figure, note)
 
 
 @torch.inference_mode()
@@ -255,19 +241,19 @@ def plot_turned(
         raise StudyError(f"{pictures.name}: not the pictures that results/{preset} has read; run the sweep on them first")
     gained, lost = found.chosen(count)
     places = gained + lost
-    names = ("degraded", "plain", "RA", "original", f"RA - plain,\n{AMPLIFIED} times")
-    figure, axes = panels(len(names), max(len(places), 1), 0.7 + 1.2 * len(names), "white")
+    names = ("degraded", "plain", "RA", "original", f"RA - plain,\n{style.AMPLIFIED} times")
+    figure, axes = style.panels(len(names), max(len(places), 1), 0.7 + 1.2 * len(names), "white")
     if places:
         shown = versions(pictures, plain, ra, places)
-        batches = (*shown.values(), 0.5 + AMPLIFIED * (shown["RA"] - shown["plain"]))
+        batches = (*shown.values(), 0.5 + style.AMPLIFIED * (shown["RA"] - shown["plain"]))
         labels = read[plain].arrays["label"][places].astype(int)
         first = read[plain].targets.index(reader)
         guesses = [run.arrays["top5"][first, places, 0].astype(int) for run in read.values()]
         for row, batch, said in zip(axes, batches, (None, *guesses, labels, None), strict=True):
             for k, ax in enumerate(row):
                 name = "" if said is None else pictures.classes[said[k]]
-                caption, look = (name, {}) if said is None or said is labels else verdict(name, said[k], labels[k])
-                show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, **look)
+                caption, look = (name, {}) if said is None or said is labels else style.verdict(name, said[k], labels[k])
+                style.show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, **look)
     _name_turned(axes, names, len(gained), len(lost))
     figure.suptitle(
         f"{task_name(task, plain.strength)}, read by {display_name(reader)}: RA corrects {len(found.gained):,} of {found.n:,} "
@@ -276,7 +262,7 @@ def plot_turned(
     note = (
         f"The first {len(gained)} and {len(lost)} in the test set's order: {len(places)} in the proportion of all that change."
     )
-    return finish(figure, f"{note} Predictions below plain's and RA's picture; seed 0.")
+    return style.finish(figure, f"{note} Predictions below plain's and RA's picture; seed 0.")
 
 
 def _name_turned(axes: np.ndarray, names: Sequence[str], n_gained: int, n_lost: int) -> None:
@@ -293,7 +279,7 @@ def show_turned(preset: str, data_dir: str = "") -> list[Path]:
 
     Pictures that are not the package's own need ``data_dir``; figures that show them are not committed.
     """
-    saved = [save(plot_turned_counts(preset), preset, "turned")]
+    saved = [style.save(plot_turned_counts(preset), preset, "turned")]
     at_hand = data_dir or not dataset_of(PRESETS[preset]["dataset"]).needs_folder
     for task, strength in degradations(preset) if at_hand else ():
         runs = pair_of(preset, task, strength, data_dir=data_dir)
@@ -303,6 +289,6 @@ def show_turned(preset: str, data_dir: str = "") -> list[Path]:
             pictures = load_pictures(runs[0], "test")
             for reader in two_readers(runs[0]):
                 figure = plot_turned(preset, task, reader, pictures, strength, data_dir=data_dir)
-                saved.append(save(figure, preset, f"turned_{_name_of(runs[0])}_{reader}"))
+                saved.append(style.save(figure, preset, f"turned_{_name_of(runs[0])}_{reader}"))
     plt.close("all")
     return [path for path in saved if path is not None]

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rastudy.analysis import style
 from rastudy.analysis.checks import paper_gains
 from rastudy.analysis.comparisons import headline
-from rastudy.analysis.style import PALETTE, WIDTH, finish, save, say_below, show_picture, theme, verdict
 from rastudy.analysis.tables import load_table, main_cells
 from rastudy.data.degradations import to_uint8
 from rastudy.errors import NothingToShow
@@ -27,17 +27,15 @@ from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.paths import to_read
 from rastudy.presets import degradations, tasks_of
 from rastudy.registry import TASKS, display_name, task_name, unlike_recognisers
-from rastudy.report import style
 from rastudy.report.claims import present_studies, study_name
 from rastudy.report.gallery import pair_of, turned, two_readers, versions
-from rastudy.report.style import Style, intervals
 from rastudy.transfer import tables as transfer
 
 SHOWN = "digits"  # the preset whose pictures are shown
-KINDS: dict[str, tuple[str, Style]] = {  # of reader: name and look
+KINDS: dict[str, tuple[str, style.Style]] = {  # of reader: name and look
     "source": ("source", style.SOURCE),
     "mean_unseen": ("unseen, mean", style.UNSEEN),
-    "families": ("other families, mean", {"color": PALETTE[4], "marker": "D"}),
+    "families": ("other families, mean", {"color": style.PALETTE[4], "marker": "D"}),
     "black_box": ("black box", {"color": "#4d4d4d", "marker": "s"}),
 }
 PAPER = "ImageNet (paper)"
@@ -65,8 +63,8 @@ def _gains_of(preset: str) -> Iterator[pd.DataFrame]:
 
 def plot_hero() -> Figure:
     """A row per task: pictures degraded, by plain, by RA, and original, with predictions; and gains by kind of reader."""
-    theme("whitegrid")
-    figure = plt.figure(figsize=(WIDTH, 4.6), layout="constrained")
+    style.theme("whitegrid")
+    figure = plt.figure(figsize=(style.WIDTH, 4.6), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.05))
     left, right = parts
     keys, rows = [degradations(SHOWN, task)[0] for task in tasks_of(SHOWN)], gains()
@@ -79,7 +77,7 @@ def plot_hero() -> Figure:
     marks.append(Line2D([], [], ls="", ms=4.5, label="the paper's", marker="o", color="#4d4d4d", mfc="white"))
     right.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1)
     source, unseen = map(display_name, two_readers(pair_of(SHOWN, "sr")[0]))
-    return finish(
+    return style.finish(
         figure,
         f"Left: of {study_name(SHOWN)}, the first test picture that RA corrects for {source}, the "
         f"source model, and {unseen}, unseen (seed 0). Right: 95 % intervals over trainings where there are three or more, "
@@ -118,13 +116,13 @@ def _show_pictures(axes: Sequence[Axes], task: str, strength: float, titles: boo
     label = int(pictures.labels[place])
     read = {name: load_predictions(to_read(predictions_file(run, "test"))) for name, run in (("plain", plain), ("RA", ra))}
     for ax, (name, picture) in zip(axes, versions(pictures, plain, ra, [place]).items(), strict=True):
-        show_picture(ax, to_uint8(picture[0].clamp(0, 1)))
+        style.show_picture(ax, to_uint8(picture[0].clamp(0, 1)))
         ax.set_title(name if titles else "")
         lines = []
         for reader in two_readers(plain) if name in read else ():
             guess = int(read[name].arrays["top5"][read[name].targets.index(reader), place, 0])
-            lines.append(verdict(f"{display_name(reader)}: {pictures.classes[guess]}", guess, label))
-        say_below(ax, lines or [(f"is: {pictures.classes[label]}", {})] * (name == "original"))
+            lines.append(style.verdict(f"{display_name(reader)}: {pictures.classes[guess]}", guess, label))
+        style.say_below(ax, lines or [(f"is: {pictures.classes[label]}", {})] * (name == "original"))
     axes[0].set_ylabel(task_name(task).replace(" ", "\n", 1))
 
 
@@ -136,7 +134,7 @@ def _show_gains(ax: Axes, rows: pd.DataFrame) -> None:
         here = rows[(rows["preset"] == preset) & (rows["strength"] == strength)]
         for k, (kind, (_, look)) in enumerate(KINDS.items()):
             found, mark = here[here["kind"] == kind], look | ({"mfc": "white"} if preset == PAPER else {})
-            intervals(ax, np.full(len(found), y + 0.2 * (k - 1.5)), found, across=True, ms=4.5, **mark)
+            style.intervals(ax, np.full(len(found), y + 0.2 * (k - 1.5)), found, across=True, ms=4.5, **mark)
     names = [
         f"{study_name(preset)} {task.short.format(strength) if task.choices and strength else ''}" for preset, strength in lines
     ]
@@ -148,4 +146,4 @@ def _show_gains(ax: Axes, rows: pd.DataFrame) -> None:
 
 def write_hero() -> Path | None:
     """Draw it and write it; the path relative to the checkout."""
-    return save(plot_hero(), "", "hero")
+    return style.save(plot_hero(), "", "hero")

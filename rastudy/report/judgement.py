@@ -11,13 +11,11 @@ from matplotlib.figure import Figure
 
 from rastudy.analysis import style
 from rastudy.analysis.judged import UNSEEN
-from rastudy.analysis.style import says_what_is_missing
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
 from rastudy.registry import MODES, TASKS, display_name, mode_name, short_name
 from rastudy.report.claims import interval
-from rastudy.report.style import intervals
 
 SHOWN = {
     "none": "no processing", "lanczos": "Lanczos", "unsharp": "unsharp masking", "median": "median", "nl_means": "NL means",
@@ -90,7 +88,7 @@ def panel(ax: Axes, found: pd.DataFrame) -> None:
     reader = UNSEEN if (found["reader"] == UNSEEN).any() else found["reader"].iloc[0]
     rows = found[found["reader"] == reader].sort_values("gain")
     for _, row in rows.iterrows():
-        intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **look_of(row["restorer"]))
+        style.intervals(ax, row["psnr"], row, GAIN, ms=5, lw=1, **look_of(row["restorer"]))
     ax.axhline(0, color="0.6", lw=0.8)
     ax.margins(0.06)
     ax.set_xlabel("PSNR (dB)")
@@ -144,7 +142,7 @@ def place_of(found: pd.DataFrame) -> str:
     return f"{PRESETS[row['preset']]['shown']}, {short_name(row['task'], row['strength'])}"
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_judgements(presets: Sequence[str]) -> Figure:
     """A panel per judgement: decibels against the mean unseen model's gain over no processing."""
     found = judgements(presets)

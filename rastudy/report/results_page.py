@@ -12,10 +12,10 @@ import pandas as pd
 
 from rastudy import registry
 from rastudy.analysis import statistics as stats
+from rastudy.analysis import style
 from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.replication import load_replication
-from rastudy.analysis.style import rows_of
 from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table
 from rastudy.boundaries import tables as similarity
 from rastudy.boundaries.measure import own_networks
@@ -172,7 +172,7 @@ def processors_table(preset: str) -> Iterator[Row]:
     psnr = accuracy.query("mode == 'plain' and metric == 'psnr'").merge(main[same])
     gains = gains.query("mode == 'ra' and baseline == 'plain'").merge(main)
     for (*key, processor), cell in gains.groupby(["task", "strength", "processor"], sort=False):
-        plain = rows_of(psnr, key).query("processor == @processor")["value"].iloc[0]
+        plain = style.rows_of(psnr, key).query("processor == @processor")["value"].iloc[0]
         yield [short_name(*key), processor, str(cell["n_seeds"].iloc[0]), f"{plain:.2f}", *_source_and_unseen(cell)]
 
 
@@ -282,7 +282,7 @@ def measured_boundaries(preset: str) -> Iterator[Boundaries]:
     ra, unlike = f"ra:{PRESETS[preset]['source_arch']}", registry.unlike_recognisers()
     names = ("distances", "planes", "pairs", "points", "explains")
     for key in degradations(preset):
-        distances, planes, pairs, points, explains = (rows_of(tables[f"boundary_{name}"], key) for name in names)
+        distances, planes, pairs, points, explains = (style.rows_of(tables[f"boundary_{name}"], key) for name in names)
         own = own_networks(preset, *key)
         steps = where(distances, along=ra, reader="mean_unseen")
         if steps.empty:

@@ -8,18 +8,16 @@ from matplotlib.figure import Figure
 
 from rastudy.analysis import style
 from rastudy.analysis.comparisons import ESTIMATE, headline
-from rastudy.analysis.style import rows_of, says_what_is_missing
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.registry import TASKS, short_name, task_name
 from rastudy.report import judgement
 from rastudy.report.claims import interval, study_name, trainings, where
-from rastudy.report.style import SOURCE, UNSEEN, degradations_in, intervals
 from rastudy.transfer import aware
 from rastudy.transfer.upload import UPLOADS
 
 WAYS = {"png": "none", "jpeg95": "JPEG 95", "jpeg90": "JPEG 90", "jpeg75": "JPEG 75", "jpeg50": "JPEG 50", "resized": "resized"}
-READERS = {"source": SOURCE, "unseen": UNSEEN, "unlike": {"color": "#009e73", "marker": "P"}}
+READERS = {"source": style.SOURCE, "unseen": style.UNSEEN, "unlike": {"color": "#009e73", "marker": "P"}}
 BLIND = ("none", "plain", "blind:plain", "blind:ra")  # what is compared with RA's specialist
 
 
@@ -64,7 +62,7 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
             yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, judgement.GAIN), n]
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_upload_aware(preset: str) -> Figure:
     """RA's gain over plain after each upload, without and with uploads in its loss: by degradation and kind of reader."""
     found = headline(aware_table(preset))
@@ -72,15 +70,15 @@ def plot_upload_aware(preset: str) -> Figure:
         raise NothingToShow(
             f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload_aware."
         )
-    keys, readers = degradations_in(found, preset), [name for name in READERS if name in set(found["readers"])]
+    keys, readers = style.degradations_in(found, preset), [name for name in READERS if name in set(found["readers"])]
     figure, axes = style.panels(len(keys), len(readers), 2.6 * len(keys), sharey="row")
     for line, key in zip(axes, keys, strict=True):
         for ax, who in zip(line, readers, strict=True):
-            rows = rows_of(found[found["readers"] == who], key)
+            rows = style.rows_of(found[found["readers"] == who], key)
             for shift, (gain, label, fill) in enumerate((("without", "RA", "none"), ("with", "RA, uploads in its loss", None))):
                 part = where(rows, gain=gain).set_index("way").reindex(list(UPLOADS)).reset_index()
                 x = np.arange(len(part)) + 0.24 * shift - 0.12
-                intervals(ax, x, part, ESTIMATE, ms=5, label=label, mfc=fill or READERS[who]["color"], **READERS[who])
+                style.intervals(ax, x, part, ESTIMATE, ms=5, label=label, mfc=fill or READERS[who]["color"], **READERS[who])
             ax.axhline(0, color="black", lw=1)
             ax.set_xticks(range(len(UPLOADS)), list(WAYS.values()), rotation=30, ha="right")
             ax.set_title(f"{task_name(*key)}: {who}")
@@ -91,7 +89,7 @@ def plot_upload_aware(preset: str) -> Figure:
     return style.finish(figure, note)
 
 
-@says_what_is_missing
+@style.says_what_is_missing
 def plot_blind(presets: Sequence[str]) -> Figure:
     """What the mean unseen model gains over RA's specialist by no processing, plain and the blind P's; a panel per study."""
     found = {preset: judged for preset in presets if (judged := blind_judgements(preset))}
@@ -103,7 +101,7 @@ def plot_blind(presets: Sequence[str]) -> Figure:
             rows = [(place, one[one["restorer"] == name]) for place, one in enumerate(judged)]
             x = [place + 0.18 * (k - 1.5) for place, row in rows for _ in range(len(row))]
             shown = pd.concat([row for _, row in rows])
-            intervals(ax, x, shown, judgement.GAIN, ms=6, label=judgement.restorer_name(name), **judgement.look_of(name))
+            style.intervals(ax, x, shown, judgement.GAIN, ms=6, label=judgement.restorer_name(name), **judgement.look_of(name))
         ax.axhline(0, color="black", lw=1)
         ax.set_xticks(range(len(judged)), [short_name(one["task"].iloc[0], one["strength"].iloc[0]) for one in judged])
         ax.set_title(f"{study_name(preset)}; n = {int(judged[0]['n_images'].iloc[0]):,}")
