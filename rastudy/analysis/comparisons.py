@@ -180,6 +180,17 @@ def paired(cells: dict[tuple, Cell]) -> Iterator[Pair]:
         yield name, cell, plain, cell.hits - plain.hits
 
 
+def weight_grid(pairs: Iterable[Pair]) -> Iterator[tuple[Cell, float, np.ndarray]]:
+    """Seed 0 of the cells that differ from the main ones by their weight at most.
+
+    With the change of plain's PSNR in dB, and the gain over plain (N, R).
+    """
+    for baseline, cell, plain, gain in pairs:
+        if baseline == "plain" and cell.in_weight_grid and 0 in cell.runs:
+            change = cell.quality()["psnr"] - plain.quality()["psnr"]
+            yield cell.seeds([0]), change, gain[list(cell.runs).index(0)].T
+
+
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
     """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R."""
     named = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"])

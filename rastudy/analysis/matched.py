@@ -23,16 +23,11 @@ def matched_rows(preset: str, pairs: Iterable[Pair]) -> Iterator[dict]:
     """
     curves: dict[tuple, list[tuple[float, float, np.ndarray]]] = {}
     groups = {}
-    for baseline, cell, plain, gain in pairs:
-        settings = cell.settings
-        task, strength, mode = key = settings["task"], settings["strength"], settings["mode"]
-        if baseline != "plain" or mode not in (RA, FEATURES) or not cell.in_weight_grid or 0 not in cell.runs:
-            continue
-        roles, of_seed_0 = comparisons.targets_by_role(cell), gain[list(cell.runs).index(0)]
-        by_role = np.stack([of_seed_0[roles[role]].mean(0) for role in ROLES], 1)  # N role
-        change = cell.quality()["psnr"] - plain.seeds([0]).quality()["psnr"]
-        curves.setdefault(key, []).append((change, settings["ra_weight"], by_role))
-        groups[key] = cell.seeds([0])
+    for cell, change, gain in comparisons.weight_grid(pairs):
+        key, roles = cell.key[:3], comparisons.targets_by_role(cell)
+        by_role = np.stack([gain[:, roles[role]].mean(1) for role in ROLES], 1)  # N role
+        curves.setdefault(key, []).append((change, cell.settings["ra_weight"], by_role))
+        groups[key] = cell
     for task, strength in degradations(preset):
         both = {mode: sorted(curves.get((task, strength, mode), []), key=lambda one: one[0]) for mode in (RA, FEATURES)}
         if min(map(len, both.values())) < 2:

@@ -256,17 +256,13 @@ def tradeoff_rows(preset: str, pairs: list[Pair]) -> list[dict]:
     ``stability``: the share, in per cent, of bootstrap samples of the pictures in which the rule chooses this weight.
     """
     rows: list[dict] = []
-    for baseline, cell, plain, gain in pairs:
-        settings = cell.settings
-        if baseline != "plain" or not cell.in_weight_grid or 0 not in cell.runs:
-            continue
-        of_seed_0, roles = gain[list(cell.runs).index(0)], comparisons.targets_by_role(cell)  # R N
-        gains = np.stack([of_seed_0[roles[role]].mean(0) for role in ("source", "mean_unseen")], 1)
+    for cell, change, gain in comparisons.weight_grid(pairs):
+        settings, roles = cell.settings, comparisons.targets_by_role(cell)
+        gains = np.stack([gain[:, roles[role]].mean(1) for role in ("source", "mean_unseen")], 1)
         source, unseen = stats.mean_intervals(gains, cell.groups, differences=True)
-        one, change = cell.seeds([0]), cell.quality()["psnr"] - plain.quality()["psnr"]
-        row = {name: settings[name] for name in ("preset", "task", "strength", "mode", "ra_weight")} | one.counts()
+        row = {name: settings[name] for name in ("preset", "task", "strength", "mode", "ra_weight")} | cell.counts()
         row["transformer_lr"] = settings.get("transformer_lr", 0.0)
-        row |= {"source_top1": one.hits[0, roles["source"]].mean(), "psnr_change": change, "chosen": False}
+        row |= {"source_top1": cell.hits[0, roles["source"]].mean(), "psnr_change": change, "chosen": False}
         row["drawn"] = cell.groups.bootstrap(gains[:, :1])[:, 0]
         rows.append(row | named(SOURCE, source) | named(UNSEEN, unseen) | cell.quality())
     for key in PRESETS[preset]["degradations"]:

@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_images
 from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.analysis import style
-from rastudy.analysis.comparisons import paired, targets_by_role
+from rastudy.analysis.comparisons import paired, targets_by_role, weight_grid
 from rastudy.analysis.tables import main_table, own_cells
 from rastudy.config import Config
 from rastudy.data.loaders import load_pictures
@@ -285,16 +285,12 @@ def tried_weights(preset: str) -> pd.DataFrame:
     ``gain`` over plain in percentage points with its standard ``error`` (of the bootstrap), ``db_lost`` of plain's PSNR.
     """
     rows = []
-    for baseline, cell, plain, gain in paired(own_cells(preset, "val")):
-        settings = cell.settings
-        if baseline != "plain" or 0 not in cell.runs or not cell.in_weight_grid:
-            continue
-        of_seed_0, lost = gain[list(cell.runs).index(0)].T, plain.quality()["psnr"] - cell.quality()["psnr"]  # N R
-        errors = cell.groups.bootstrap_each(of_seed_0).std(0)
-        base = {name: settings.get(name, 0.0) for name in ("task", "strength", "mode", "ra_weight", "transformer_lr")}
+    for cell, change, gain in weight_grid(paired(own_cells(preset, "val"))):
+        errors = cell.groups.bootstrap_each(gain).std(0)
+        base = {name: cell.settings.get(name, 0.0) for name in ("task", "strength", "mode", "ra_weight", "transformer_lr")}
         for role in ("source", "unseen"):
             for r in targets_by_role(cell)[role]:
-                found = {"gain": round(of_seed_0[:, r].mean(), 9), "error": errors[r], "db_lost": lost}
+                found = {"gain": round(gain[:, r].mean(), 9), "error": errors[r], "db_lost": -change}
                 rows.append(base | {"reader": cell.targets[r], "role": role} | found)
     return pd.DataFrame(rows)
 
