@@ -103,14 +103,12 @@ def table(judged: Judged, reference: str) -> pd.DataFrame:
         gains = mean_intervals(100 * (hits - read[reference]), groups, differences=True)
         change = psnr[name] - psnr[reference]
         for reader, level, gain in zip([*judged.readers, *[UNSEEN] * bool(judged.unseen)], levels, gains, strict=True):
-            is_reference = name == reference
             rows.append({
-                "preset": config.preset, "task": config.task, "strength": config.strength, "restorer": name, "reader": reader,
-                "role": roles[reader],
+                "preset": config.preset, "task": config.task, "strength": config.strength,
+                "restorer": name, "reader": reader, "role": roles[reader],
                 "top1": level.value, "top1_low": level.low, "top1_high": level.high, "reference": reference,
-                "gain": 0.0 if is_reference else gain.value, "gain_low": 0.0 if is_reference else gain.low,
-                "gain_high": 0.0 if is_reference else gain.high,
-                "verdict": "reference" if is_reference else kind_of_difference(gain.low, gain.high),
+                "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high,
+                "verdict": "reference" if name == reference else kind_of_difference(gain.low, gain.high),
                 "psnr": psnr[name], "psnr_change": change, "ssim": float(np.nanmean(judged.arrays[name]["ssim"])),
                 "db_per_point": -change / gain.value if gain.low > 0 else float("nan"),
                 "n_images": len(judged.groups), "n_groups": len(groups.sizes),

@@ -154,9 +154,7 @@ def _shows(path: Path, picture: Image.Image) -> bool:
     """Whether a file shows exactly this picture."""
     try:
         with Image.open(path) as file:
-            return file.size == picture.size and not np.any(
-                np.asarray(file.convert("RGB")) != np.asarray(picture.convert("RGB"))
-            )
+            return np.array_equal(np.asarray(file.convert("RGB")), np.asarray(picture.convert("RGB")))
     except OSError:  # missing or damaged
         return False
 
