@@ -57,7 +57,7 @@ def state_of(run: Run) -> State:
         return State("running")
     failed = folder / "01_train.failed.ipynb"
     if failed.is_file():
-        return State("failed", f"{_error_of(failed)}; see {_shown(failed)}")
+        return State("failed", f"{_error_of(failed)}; see {short(failed)}")
     parts = [part for one in config.chain for part in weights_files(one)] if not config.is_baseline else []
     if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in run.splits):
         return State("kept")
@@ -78,7 +78,7 @@ def state_of(run: Run) -> State:
 
 
 def _stale(why: str, run: Config) -> State:
-    return State("stale", f"{why}; delete {_shown(run_folder(run))} to make it anew")
+    return State("stale", f"{why}; delete {short(run_folder(run))} to make it anew")
 
 
 def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
@@ -128,7 +128,3 @@ def _error_of(notebook: Path) -> str:
     cells = nbformat.read(notebook, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", ()) if output.output_type == "error"]
     return f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else "it ended early"
-
-
-def _shown(path: Path) -> Path:
-    return short(path)
