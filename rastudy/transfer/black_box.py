@@ -59,6 +59,9 @@ class BlackBox:
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
         """Each picture's labels with scores, best first; empty where it sees nothing."""
+        return [self._answer(file) for file in files]
+
+    def _answer(self, file: Path) -> list[Answer]:
         raise NotImplementedError
 
     def unanswered(self, files: Sequence[Path]) -> int:
@@ -223,9 +226,6 @@ class LiteRT(BlackBox):
         self.size, self.places = shapes[0][2:0:-1], (takes["index"], gives["index"])
         self.name, self.version = file.stem, sha256(file)[:8]
 
-    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
-        return [self._answer(file) for file in files]
-
     def _answer(self, file: Path) -> list[Answer]:
         with Image.open(file) as picture:
             sized = picture.convert("RGB").resize(self.size, Image.Resampling.BILINEAR)
@@ -272,9 +272,6 @@ class Service(BlackBox):
         self.cache = shared() / "blackbox" / f"{self.name}-{digest(asks)}"  # paid for, whatever the labels are called
         self.version = digest(asks | {"labels": self.settings["labels"]}) if self.settings["labels"] else digest(asks)
         self._next = 0.0
-
-    def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
-        return [self._answer(file) for file in files]
 
     def unanswered(self, files: Sequence[Path]) -> int:
         return len({place for file in files if not (place := self._place(file)).is_file()})
@@ -361,6 +358,10 @@ def read_settings(file: Path) -> dict:
     return settings
 
 
+ALONE: dict[str, Callable[[], BlackBox]] = {"rapidocr": RapidOCR, "tesseract": Tesseract}  # named by their kind alone
+OF_FILES: dict[str, Callable[[Path], BlackBox]] = {"litert": LiteRT, "service": Service}
+
+
 def open_black_box(spec: str) -> BlackBox:
     """``rapidocr``, ``tesseract``, ``litert:FILE.tflite``, ``service:FILE.json`` or ``function:MODULE:NAME``.
 
@@ -368,21 +369,17 @@ def open_black_box(spec: str) -> BlackBox:
         StudyError: anything else, or what the black box lacks here.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "tesseract" and not rest:
-        return Tesseract()
-    if kind == "rapidocr" and not rest:
-        return RapidOCR()
-    if kind == "litert" and rest:
-        return LiteRT(expand(rest))
-    if kind == "service" and rest:
-        return Service(expand(rest))
+    if kind in ALONE and not rest:
+        return ALONE[kind]()
+    if kind in OF_FILES and rest:
+        return OF_FILES[kind](expand(rest))
     if kind == "function" and rest:
         return Function(rest)
     raise StudyError(f"black_box={spec!r} is unknown; use {BLACK_BOXES}")
 
 
 def is_black_box(spec: str) -> bool:
-    return spec.partition(":")[0] in ("rapidocr", "tesseract", "litert", "service", "function")
+    return spec.partition(":")[0] in (*ALONE, *OF_FILES, "function")
 
 
 class Asked(nn.Module):
