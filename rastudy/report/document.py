@@ -200,8 +200,4 @@ def refresh() -> None:
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():
-        write_atomic(path, partial(_write, text))
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text)
+        write_atomic(path, partial(Path.write_text, data=text))

@@ -153,10 +153,10 @@ class Turned(NamedTuple):
     lost: np.ndarray
     n: int
 
-    def chosen(self, count: int = SHOWN) -> tuple[list[int], list[int]]:
-        """``count`` of them by rule: the first of either way, as many of each as its share of all turned ones, rounded."""
+    def chosen(self) -> tuple[list[int], list[int]]:
+        """``SHOWN`` of them by rule: the first of either way, as many of each as its share of all turned ones, rounded."""
         total = len(self.gained) + len(self.lost)
-        count = min(count, total)
+        count = min(SHOWN, total)
         n_gained = int(count * len(self.gained) / total + 0.5) if total else 0
         return self.gained[:n_gained].tolist(), self.lost[: count - n_gained].tolist()
 
@@ -220,9 +220,8 @@ def plot_turned_counts(preset: str) -> Figure:
 
 @torch.inference_mode()
 def plot_turned(
-    preset: str, task: str, reader: str, pictures: PictureSet | None = None, strength: float = -1.0, count: int = SHOWN,
-    **overrides: object,
-) -> Figure:  # fmt: skip
+    preset: str, task: str, reader: str, pictures: PictureSet | None = None, strength: float = -1.0, **overrides: object
+) -> Figure:
     """Pictures that RA corrects and breaks, a column each: P's input, plain's, RA's, the original, and RA's minus plain's.
 
     The predictions are the kept ones, seed 0; the pictures are those of :meth:`Turned.chosen`.
@@ -239,7 +238,7 @@ def plot_turned(
     pictures = load_pictures(plain, "test") if pictures is None else pictures
     if pictures.digest != read[plain].about["data"]:
         raise StudyError(f"{pictures.name}: not the pictures that results/{preset} has read; run the sweep on them first")
-    gained, lost = found.chosen(count)
+    gained, lost = found.chosen()
     places = gained + lost
     names = ("degraded", "plain", "RA", "original", f"RA - plain,\n{style.AMPLIFIED} times")
     figure, axes = style.panels(len(names), max(len(places), 1), 0.7 + 1.2 * len(names), "white")
@@ -254,7 +253,10 @@ def plot_turned(
                 name = "" if said is None else pictures.classes[said[k]]
                 caption, look = (name, {}) if said is None or said is labels else style.verdict(name, said[k], labels[k])
                 style.show_picture(ax, to_uint8(batch[k].clamp(0, 1)), caption, **look)
-    _name_turned(axes, names, len(gained), len(lost))
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        ax.set_ylabel(name, fontsize=9)
+    for ax, (way, colour) in zip(axes[0], [WAYS["gained"]] * len(gained) + [WAYS["lost"]] * len(lost), strict=False):
+        ax.set_title(way, color=colour)
     figure.suptitle(
         f"{task_name(task, plain.strength)}, read by {display_name(reader)}: RA corrects {len(found.gained):,} of {found.n:,} "
         f"pictures and breaks {len(found.lost):,}", fontsize=10,
@@ -263,15 +265,6 @@ def plot_turned(
         f"The first {len(gained)} and {len(lost)} in the test set's order: {len(places)} in the proportion of all that change."
     )
     return style.finish(figure, f"{note} Predictions below plain's and RA's picture; seed 0.")
-
-
-def _name_turned(axes: np.ndarray, names: Sequence[str], n_gained: int, n_lost: int) -> None:
-    """Names of the rows, and above each column the way its prediction turns."""
-    for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(name, fontsize=9)
-    ways = [WAYS["gained"]] * n_gained + [WAYS["lost"]] * n_lost
-    for ax, (way, colour) in zip(axes[0], ways, strict=False):
-        ax.set_title(way, color=colour)
 
 
 def show_turned(preset: str, data_dir: str = "") -> list[Path]:

@@ -209,17 +209,13 @@ def judged_table(preset: str) -> Iterator[Row]:
             yield [*shown, interval(row, judgement.GAIN), cost]
 
 
-@table("data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",
-       "difference: unlike", "over", missing="")  # fmt: skip
-def upload_aware_table(preset: str) -> Iterator[Row]:
-    """RA's gain over plain after each upload, without and with uploads in its loss."""
-    yield from travel.aware_rows(preset)
-
-
-@table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", "pictures", missing="")
-def blind_table(preset: str) -> Iterator[Row]:
-    """No processing, plain and the blind P's beside RA's specialist."""
-    yield from travel.blind_rows(preset)
+upload_aware_table = table(
+    "data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",
+    "difference: unlike", "over", missing="",
+)(travel.aware_rows)  # fmt: skip
+blind_table = table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", "pictures", missing="")(
+    travel.blind_rows
+)
 
 
 # --- transfer
@@ -434,13 +430,13 @@ def benchmark_table() -> str:
     return markdown(rows, ["measured", "median [quartiles]", "must reach"])
 
 
-def timings_table(preset: str = "digits") -> str:
-    """Wall-clock of each part of `make study`, or of another preset's sweep."""
-    path = to_read(results_folder(preset) / "timings.csv")
+def timings_table() -> str:
+    """Wall-clock of each part of `make study`."""
+    path = to_read(results_folder("digits") / "timings.csv")
     if not path.is_file():
         return "(`make study` writes its times here.)\n"
     rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in pd.read_csv(path).iterrows()]
-    return markdown(rows, [f"part of `{'make study' if preset == 'digits' else f'--preset {preset}'}`", "time", "on"])
+    return markdown(rows, ["part of `make study`", "time", "on"])
 
 
 @table("data", "task", "plain / clean top-1", "RA: source", "RA: unseen", "unseen: share of own gain as sources",

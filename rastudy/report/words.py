@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.checks import control_name, paper_gains
+from rastudy.analysis import style
+from rastudy.analysis.checks import paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.judged import kept as kept_judgement
 from rastudy.analysis.judged import table
@@ -27,15 +28,23 @@ def said(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int 
     return interval(row, names, digits, sign, inside="")
 
 
-def _only(rows: pd.DataFrame, what: str) -> pd.Series:
+def _only(table: pd.DataFrame, *where_: str, **wanted: Any) -> pd.Series:
+    """The row with the wanted values; StudyError where there is none, or several. ``where_``: what the table is of."""
+    rows = where(table, **wanted)
     if len(rows) != 1:
+        what = ", ".join(map(str, [*where_, *wanted.values()]))
         raise StudyError(f"{what}: {len(rows)} rows where a sentence needs one; rebuild the tables (make tables)")
     return rows.iloc[0]
 
 
+def _row(table: pd.DataFrame, preset: str, condition: str, **wanted: Any) -> pd.Series:
+    """The row of a degradation with the wanted values."""
+    return _only(style.rows_of(table, degradation_of(preset, condition)), preset, condition, **wanted)
+
+
 def gain(preset: str, condition: str, mode: str = "ra", role: str = "source") -> str:
     """The gain over plain of a mode's main cell, for the source or the mean of the unseen models."""
-    return said(_only(main_rows("gains", preset, condition, mode=mode, role=role), f"{preset}, {condition}, {mode}, {role}"))
+    return said(_row(main_rows("gains", preset, condition), preset, condition, mode=mode, role=role))
 
 
 def cost(preset: str, condition: str, mode: str = "ra") -> str:
@@ -47,32 +56,27 @@ def cost(preset: str, condition: str, mode: str = "ra") -> str:
 def kept(preset: str, condition: str, mode: str = "ra", of: str = "value") -> str:
     """The share that unseen models keep: of the source's gain, or (``within``) of their own as sources."""
     names = WITHIN[:3] if of == "within" else ESTIMATE
-    row = _only(main_rows("kept", preset, condition, mode=mode), f"{preset}, {condition}, {mode}: share kept")
-    return said(row, names, 2, "")
+    return said(_row(main_rows("kept", preset, condition), preset, condition, mode=mode), names, 2, "")
 
 
 def read_by(preset: str, condition: str, target: str, source: str = "", mode: str = "ra") -> str:
     """A mode's gain for one target model, from the preset's source or from another."""
-    task, strength = degradation_of(preset, condition)
-    wanted = {"task": task, "strength": strength, "mode": mode, "baseline": "plain", "target_arch": target}
-    wanted |= {"source_arch": source or PRESETS[preset]["source_arch"], "other": NOT_APPLICABLE}
-    return said(_only(where(load_table(preset, "gains"), **wanted), f"{preset}, {condition}, {source}, {target}"))
+    wanted = {"source_arch": source or PRESETS[preset]["source_arch"], "target_arch": target, "mode": mode}
+    return said(_row(load_table(preset, "gains"), preset, condition, **wanted, baseline="plain", other=NOT_APPLICABLE))
 
 
 def moved(
     preset: str, direction: str, variant: str, condition: str, mode: str = "ra", reader: str = "mean", source: str = ""
 ) -> str:
     """The gain of a direction's readers; a black box is a mean of one."""
-    task, strength = degradation_of(preset, condition)
-    wanted = {"variant": variant, "task": task, "strength": strength, "mode": mode, "reader": reader}
-    rows = where(load_transfer(preset, direction), **wanted | ({"source_arch": source} if source else {}))
-    return said(_only(rows, f"{preset}, {direction}, {variant}, {condition}, {mode}, {reader}"))
+    wanted = {"variant": variant, "mode": mode, "reader": reader} | ({"source_arch": source} if source else {})
+    return said(_row(load_transfer(preset, direction), preset, condition, **wanted))
 
 
 def trainings(preset: str, condition: str, mode: str = "ra", of: str = "gain") -> str:
     """On how many trainings a mode's main gain rests, or (``within``) its share of the unseen models' own gain as sources."""
     if of == "within":
-        return str(int(_only(main_rows("kept", preset, condition, mode=mode), f"{preset}, {condition}")["within_seeds"]))
+        return str(int(_row(main_rows("kept", preset, condition), preset, condition, mode=mode)["within_seeds"]))
     return str(main_rows("gains", preset, condition, mode=mode, role="source")["n_seeds"].iloc[0])
 
 
@@ -97,16 +101,13 @@ def pictures(preset: str) -> str:
 
 def control(name: str, who: str = "source", preset: str = "cifar10") -> str:
     """The gain of a control, for the source or the unseen models."""
-    row = _only(where(load_table(preset, "controls"), control=name), control_name(name))
-    return said(row, GAIN if who == "source" else UNSEEN)
+    return said(_only(load_table(preset, "controls"), preset, control=name), GAIN if who == "source" else UNSEEN)
 
 
 def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") -> str:
     """The feature loss's gain minus RA's at the decibels of RA's chosen weight, on validation."""
-    task, strength = degradation_of(preset, condition)
-    weight = PRESETS[preset]["degradations"][task, strength]["ra_weights"]["ra"]
-    wanted = {"task": task, "strength": strength, "weight_of": "ra", "ra_weight": weight, "role": role}
-    return said(_only(where(load_table(preset, "matched"), **wanted), f"{condition}, {role}: matched decibels"))
+    weight = PRESETS[preset]["degradations"][degradation_of(preset, condition)]["ra_weights"]["ra"]
+    return said(_row(load_table(preset, "matched"), preset, condition, weight_of="ra", ra_weight=weight, role=role))
 
 
 def judged(preset: str, task: str, restorer: str, over: str = "", reader: str = judgement.UNSEEN) -> str:
@@ -115,8 +116,7 @@ def judged(preset: str, task: str, restorer: str, over: str = "", reader: str = 
         found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over)
     else:
         (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
-    row = _only(where(found, restorer=restorer, reader=reader), f"{preset}, {task}, {restorer}: judged")
-    return said(row, judgement.GAIN)
+    return said(_only(found, preset, task, restorer=restorer, reader=reader), judgement.GAIN)
 
 
 def read_best(presets: Sequence[str]) -> str:
@@ -127,16 +127,13 @@ def read_best(presets: Sequence[str]) -> str:
 
 def sent(preset: str, condition: str, way: str, readers: str, what: str) -> str:
     """RA's gain after an upload, ``without`` uploads in its loss or ``with`` them, or the ``difference``."""
-    task, strength = degradation_of(preset, condition)
-    wanted = {"task": task, "strength": strength, "way": way, "readers": readers, "gain": what}
-    return said(_only(where(travel.aware_table(preset), **wanted), f"{preset}, {condition}, {way}, {readers}, {what}"))
+    return said(_row(travel.aware_table(preset), preset, condition, way=way, readers=readers, gain=what))
 
 
 def beside(preset: str, task: str, restorer: str) -> str:
     """What the mean unseen model reads better after a restorer than after RA's specialist."""
     (found,) = (one for one in travel.blind_judgements(preset) if one["task"].iloc[0] == task)
-    row = _only(where(found, restorer=restorer), f"{preset}, {task}, {restorer}: beside")
-    return said(row, judgement.GAIN)
+    return said(_only(found, preset, task, restorer=restorer), judgement.GAIN)
 
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
