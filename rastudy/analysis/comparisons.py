@@ -21,6 +21,7 @@ from rastudy.registry import TASKS, role_of, source_names
 
 CELL = ("task", "strength", "mode", "processor", "source_arch", "ra_weight", "labels", "pretrain_epochs", "epochs", "other")
 ESTIMATE = ("value", "low", "high")
+OVER = ("trainings_low", "trainings_high")  # the interval over trainings, of gains that rest on enough of them
 GAIN, UNSEEN = ("gain", "gain_low", "gain_high"), ("unseen_gain", "unseen_low", "unseen_high")  # of the source, of unseen R's
 COUNTS = ("n_seeds", "n_images", "n_groups")
 Pair = tuple[str, "Cell", "Cell", np.ndarray]  # of a baseline's name, a cell, that baseline, and the gain (S, R, N) in points
@@ -209,6 +210,14 @@ def targets_by_role(cell: Cell) -> dict[str, list[int]]:
     return roles
 
 
+def gain_columns(gains: np.ndarray, groups: stats.Groups) -> list[dict[str, float]]:
+    """Of each of M paired gains in points (S, N, M): the mean with its intervals over pictures and over trainings, and p."""
+    means = gains.mean(0)
+    estimates, p = stats.mean_intervals(means, groups, differences=True), stats.paired_p(means / 100, groups)
+    found = zip(estimates, stats.over_trainings(gains, groups), p, strict=True)
+    return [named(ESTIMATE, estimate) | named(OVER, over) | {"p": one} for estimate, over, one in found]
+
+
 def correct(rows: Iterable[dict]) -> None:
     """Set ``p_holm`` of the rows of one family of tests from their ``p``."""
     family = list(rows)
@@ -218,15 +227,12 @@ def correct(rows: Iterable[dict]) -> None:
 
 def ends(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE) -> Sequence[str]:
     """The columns of a row's headline interval: over trainings where there are enough of them, else over pictures."""
-    over = tuple(names) == ESTIMATE and not pd.isna(row.get("trainings_low"))
-    return ("trainings_low", "trainings_high") if over else names[1:]
+    return OVER if tuple(names) == ESTIMATE and not pd.isna(row.get(OVER[0])) else names[1:]
 
 
 def headline(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of gains whose ``low`` and ``high`` are those of their :func:`ends`."""
-    over = table["trainings_low"].notna()
-    return table.assign(low=table["trainings_low"].where(over, table["low"]),
-                        high=table["trainings_high"].where(over, table["high"]))  # fmt: skip
+    return table.assign(**{end: table[over].fillna(table[end]) for end, over in zip(ESTIMATE[1:], OVER, strict=True)})
 
 
 def named(names: tuple[str, ...], estimate: Iterable[float]) -> dict[str, float]:

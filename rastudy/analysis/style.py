@@ -198,6 +198,14 @@ def intervals(
         ax.errorbar(places, value, yerr=error, **{"ls": ""} | look)
 
 
+def name_lines(ax: Axes, names: Sequence[str]) -> None:
+    """The names of a panel's lines from top to bottom, and a line at 0."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.axvline(0, color="black", lw=1)
+    ax.grid(axis="y", visible=False)
+
+
 def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
     """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 trainings``."""
     least, n, groups = int(rows["n_images"].min()), int(rows["n_images"].max()), int(rows["n_groups"].max())

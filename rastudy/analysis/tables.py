@@ -13,7 +13,7 @@ import pandas as pd
 from rastudy import registry
 from rastudy.analysis import checks, comparisons
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, Pair, check_paired, main_key, named
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, OVER, UNSEEN, Cell, Pair, check_paired, main_key, named
 from rastudy.analysis.matched import MATCHED, matched_rows
 from rastudy.config import make_config
 from rastudy.errors import StudyError, one_of
@@ -27,10 +27,9 @@ from rastudy.training.run_store import merge_records
 MAX_PSNR_COST = 0.5  # dB: a weight that costs more is not chosen
 POWER = (1.96 + 0.84) / 1.96  # of half an interval: the effect that a test at 5 % finds in four studies of five
 SEEDS, GAP = ("seed_low", "seed_high"), ("gap_closed", "gap_low", "gap_high")
-TRAININGS = ("trainings_low", "trainings_high", "seed_sd")
 WITHIN = ("within", "within_low", "within_high", "within_seeds")
 SOURCE, OVER_ONE = ("source_gain", "source_low", "source_high"), ("over_one", "over_low", "over_high")
-GAINS = ("preset", *CELL, "baseline", "target_arch", "role", "main", *ESTIMATE, *TRAININGS, *SEEDS, "p", "p_holm",
+GAINS = ("preset", *CELL, "baseline", "target_arch", "role", "main", *ESTIMATE, *OVER, "seed_sd", *SEEDS, "p", "p_holm",
          "primary", *GAP, *COUNTS)  # fmt: skip
 TABLES = {
     "accuracy": ("preset", "split", *CELL, "target_arch", "metric", "main", *ESTIMATE, *SEEDS, *COUNTS),
@@ -88,18 +87,15 @@ def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
     for baseline, cell, plain, gain in pairs:
         found = list(comparisons.contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # S N contrast
-        means = per_seed.mean(0)
-        estimates, p = stats.mean_intervals(means, cell.groups, differences=True), stats.paired_p(means / 100, cell.groups)
-        wide, spread = stats.over_trainings(per_seed, cell.groups), _spread_over(per_seed)
+        columns, spread = comparisons.gain_columns(per_seed, cell.groups), _spread_over(per_seed)
         preset, (task, strength) = cell.settings["preset"], cell.key[:2]
         clean = cells.get(main_key(preset, task, strength, "clean"))
-        closed = _gap_closed(means, found, plain, clean) if clean is not None else {}
+        closed = _gap_closed(per_seed.mean(0), found, plain, clean) if clean is not None else {}
         main = cell.is_main and baseline == "plain"
         for k, (name, role, _) in enumerate(found):
-            row = cell.base() | {"baseline": baseline, "target_arch": name, "role": role, "main": main, "p": p[k]}
+            row = cell.base() | {"baseline": baseline, "target_arch": name, "role": role, "main": main}
             row["primary"] = main and cell.settings["mode"] == "ra" and role in ("source", "mean_unseen")
-            row |= named(TRAININGS, (*wide[k], spread[k])) | _spread(per_seed[..., k])
-            rows.append(row | named(ESTIMATE, estimates[k]) | closed.get(k, {}))
+            rows.append(row | columns[k] | {"seed_sd": spread[k]} | _spread(per_seed[..., k]) | closed.get(k, {}))
     for kind in (True, False):
         comparisons.correct(row for row in rows if row["primary"] == kind)
     return rows

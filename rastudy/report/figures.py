@@ -366,7 +366,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
             ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **style.look_of(mode))
         ax.set_title(style.two_lines(*key))
         ax.set_xlabel(GAIN_AXIS if len(keys) < 4 else "gain (pp)")
-        _name_lines(ax, lines)
+        style.name_lines(ax, lines)
     note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
     return style.finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
 
@@ -476,11 +476,3 @@ def _name_below(ax: Axes, names: Sequence[str], title: str) -> None:
     ax.set_xticks(range(len(names)), names, **look)
     ax.set_title(title)
     ax.grid(axis="x", visible=False)
-
-
-def _name_lines(ax: Axes, names: Sequence[str], **text: Any) -> None:
-    """The names of a panel's lines from top to bottom, and a line at 0."""
-    ax.set_yticks(range(len(names)), names, **text)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.axvline(0, color="black", lw=1)
-    ax.grid(axis="y", visible=False)

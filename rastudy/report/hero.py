@@ -138,10 +138,7 @@ def _show_gains(ax: Axes, rows: pd.DataFrame) -> None:
     names = [
         f"{study_name(preset)} {task.short.format(strength) if task.choices and strength else ''}" for preset, strength in lines
     ]
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.axvline(0, color="black", lw=1)
-    ax.grid(axis="y", visible=False)
+    style.name_lines(ax, names)
 
 
 def write_hero() -> Path | None:

@@ -7,16 +7,14 @@ import numpy as np
 import pandas as pd
 
 from rastudy.analysis import comparisons
-from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import COUNTS, ESTIMATE, Cell, named
-from rastudy.analysis.tables import TRAININGS, rounded
+from rastudy.analysis.comparisons import COUNTS, ESTIMATE, OVER, Cell
+from rastudy.analysis.tables import rounded
 from rastudy.evaluation.predictions import read_table
 from rastudy.paths import results_folder, to_read, write_csv
 from rastudy.registry import source_names
 from rastudy.transfer.kept import load_kept
 from rastudy.transfer.upload import UPLOADS
 
-OVER = TRAININGS[:2]
 RUN = ("preset", "task", "strength", "mode", "source_arch", "ra_weight", "upload")
 COLUMNS = (*RUN, "way", "readers", "gain", *ESTIMATE, *OVER, "p", *COUNTS)
 GAINS = ("without", "with", "difference")
@@ -56,12 +54,9 @@ def _cell_rows(way: str, unlike: bool, aware: Cell, plain: Cell, without: Cell) 
     for readers, places in {"unlike": others}.items() if unlike else {"source": source, "unseen": others}.items():
         base, one, two = (cell.hits[:, places].mean(1) for cell in (plain, without, aware))  # S N
         values = np.stack([one - base, two - base, two - one], -1)
-        estimates = stats.mean_intervals(values.mean(0), aware.groups, differences=True)
-        over, p = stats.over_trainings(values, aware.groups), stats.paired_p(values.mean(0) / 100, aware.groups)
-        for k, gain in enumerate(GAINS):
-            row = {name: settings[name] for name in RUN} | {"way": way, "readers": readers, "gain": gain, "p": p[k]}
-            row |= aware.counts()
-            yield row | named(ESTIMATE, estimates[k]) | named(OVER, over[k])
+        for gain, columns in zip(GAINS, comparisons.gain_columns(values, aware.groups), strict=True):
+            row = {name: settings[name] for name in RUN} | {"way": way, "readers": readers, "gain": gain}
+            yield row | columns | aware.counts()
 
 
 def write_table(preset: str) -> None:

@@ -19,12 +19,14 @@ from rastudy.analysis.comparisons import (
     CELL,
     COUNTS,
     ESTIMATE,
+    OVER,
     Cell,
     baselines_of,
     cell_key,
     cells_of,
     correct,
     ends,
+    gain_columns,
     load_cells,
     named,
     paired_cells,
@@ -47,7 +49,6 @@ FLOOR = 50.0  # percent: a reader that is worse on clean pictures decides nothin
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 SHARE = ("share", "share_low", "share_high")
-OVER = ("trainings_low", "trainings_high")
 COLUMNS = ("preset", "direction", "variant", *CELL, "reader", "metric", *ESTIMATE, *OVER, *REFERENCE, *DIFFERENCE, *SHARE, "p",
            "p_holm", "plain", "clean", "verdict", *COUNTS)  # fmt: skip
 
@@ -142,14 +143,10 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
     able = [r for r in others if bounds.get(r, 100.0) >= FLOOR]
     groups = {name: [r] for r, name in names.items()} | {"mean": able or others}
     by_seed = np.stack([gain[:, rows].mean(1) for rows in groups.values()], 2)  # S N reader
-    values, over = by_seed.mean(0), stats.over_trainings(by_seed, cell.groups)
-    estimates = stats.mean_intervals(values, cell.groups, differences=True)
-    p_values = stats.paired_p(values / 100, cell.groups)
+    values, columns = by_seed.mean(0), gain_columns(by_seed, cell.groups)
     for k, (reader, rows) in enumerate(groups.items()):
         bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
-        row: dict = named(ESTIMATE, estimates[k]) | {
-            "reader": reader, "metric": "top1", "p": p_values[k], "clean": bound, "plain": plain.hits[:, rows].mean(),
-        } | named(OVER, over[k])  # fmt: skip
+        row: dict = columns[k] | {"reader": reader, "metric": "top1", "clean": bound, "plain": plain.hits[:, rows].mean()}
         if at_home is not None:
             names_here = [cell.targets[r] for r in rows]
             reference, same = at_home.of(names_here), at_home.same_pictures(cell)
