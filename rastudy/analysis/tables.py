@@ -87,7 +87,8 @@ def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
     for baseline, cell, plain, gain in pairs:
         found = list(comparisons.contrasts(cell))
         per_seed = np.stack([gain[:, targets].mean(1) for *_, targets in found], -1)  # S N contrast
-        columns, spread = comparisons.gain_columns(per_seed, cell.groups), _spread_over(per_seed)
+        columns = comparisons.gain_columns(per_seed, cell.groups)
+        spread = per_seed.mean(1).std(0, ddof=1) if len(per_seed) > 1 else np.full(len(found), np.nan)
         preset, (task, strength) = cell.settings["preset"], cell.key[:2]
         clean = cells.get(main_key(preset, task, strength, "clean"))
         closed = _gap_closed(per_seed.mean(0), found, plain, clean) if clean is not None else {}
@@ -101,17 +102,10 @@ def gain_rows(cells: dict[tuple, Cell], pairs: list[Pair]) -> list[dict]:
     return rows
 
 
-def _spread_over(per_seed: np.ndarray) -> np.ndarray:
-    """Standard deviations over trainings (M,) of the means of (S, N, M); nan for one training."""
-    return per_seed.mean(1).std(0, ddof=1) if len(per_seed) > 1 else np.full(per_seed.shape[-1], np.nan)
-
-
 def _gap_closed(means: np.ndarray, found: list[tuple[str, str, list[int]]], plain: Cell, clean: Cell) -> dict[int, dict]:
     """Gain / (clean - plain) of those contrasts, by their place, where clean pictures are read better for sure.
 
-    Args:
-        means: (N, contrast) gains.
-        found: the contrasts.
+    ``means``: (N, contrast) gains.
     """
     check_paired(plain, clean)
     gap = clean.hits.mean(0) - plain.hits.mean(0)  # R N

@@ -35,7 +35,7 @@ from rastudy.paths import WEIGHTS, results_folder, root
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import is_variant, short_name
 from rastudy.training.weights import load_models
-from rastudy.transfer.black_box import Asked, open_black_box
+from rastudy.transfer.black_box import Asked, open_black_box, processes
 
 PICTURES, PICTURES_FULL = 200, 500  # test pictures, unless the preset sets boundary_pictures
 PLANES = (20, 25)  # one picture in so many has its planes drawn, points along either axis; unless the preset says otherwise
@@ -186,15 +186,13 @@ def descent(classifier: Classifier, pictures: torch.Tensor, label: torch.Tensor)
 
 
 def measure_part(
-    config: Config, about: dict, part: int, planes: Sequence[int], black_boxes: Sequence[str] = ()
+    config: Config, about: dict, part: int, planes: Sequence[int], black_boxes: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Measure one evaluation batch; pictures are the last axis of every array.
 
     Args:
         about: from :func:`description`.
-        part: index of the batch.
-        planes: indices, in the whole set, of the pictures whose planes are drawn.
-        black_boxes: see :func:`measure`.
+        planes: places, in the whole set, of the pictures whose planes are drawn.
     """
     torch.set_num_threads(config.threads)
     pictures = first_pictures(load_pictures(config, "test"), about["n"])
@@ -330,8 +328,7 @@ def measure(
     """
     if n < 0:
         raise StudyError(f"pictures={n} is not valid; use 0 or more; 0: the preset's number")
-    files, boxes = [], [open_black_box(spec) for spec in black_boxes]
-    jobs = 1 if any(spec.startswith("service:") for spec in black_boxes) else jobs  # one process counts its calls
+    files, boxes, jobs = [], [open_black_box(spec) for spec in black_boxes], processes(jobs, black_boxes)
     for task, strength in keys or degradations(preset):
         config = make_config(preset, task, "plain", strength=strength, **where)
         pictures = partial(first_pictures, load_pictures(config, "test"))

@@ -18,7 +18,7 @@ import tempfile
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -380,6 +380,11 @@ def open_black_box(spec: str) -> BlackBox:
 
 def is_black_box(spec: str) -> bool:
     return spec.partition(":")[0] in (*ALONE, *OF_FILES, "function")
+
+
+def processes(jobs: int, specs: Iterable[str]) -> int:
+    """How many processes may read with these recognisers: one with a service among them, since one counts its calls."""
+    return 1 if any(spec.startswith("service:") for spec in specs) else jobs
 
 
 class Asked(nn.Module):

@@ -29,7 +29,7 @@ from rastudy.paths import borrow
 from rastudy.presets import PRESETS, degradations
 from rastudy.training.train import check_classes
 from rastudy.training.weights import load_models, weights_file
-from rastudy.transfer.black_box import Asked, is_black_box, open_black_box
+from rastudy.transfer.black_box import Asked, is_black_box, open_black_box, processes
 from rastudy.transfer.directions import BLACK_BOX, Variant, runs, sweep_command, variants
 from rastudy.transfer.kept import keep_parts, load_kept, part_file
 from rastudy.transfer.upload import upload
@@ -68,7 +68,7 @@ def read_direction(
     todo, kept = [run for run in found if not only or run.run_id in only], load_kept(preset, direction)
     held = [{name: read[run.run_id].about for name, read in kept.items() if run.run_id in read} for run in todo]
     read_one = partial(read_run, direction=direction, black_box=black_box, counting=counting)
-    if jobs > 1 and not (direction == "black_box" and black_box.startswith("service:")):  # one process counts its calls
+    if (jobs := processes(jobs, black_box.split(",") if direction == "black_box" else ())) > 1:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             reports = list(pool.map(read_one, todo, held))
     else:
