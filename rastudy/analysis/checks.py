@@ -13,20 +13,9 @@ import pandas as pd
 import torchvision
 
 from rastudy import registry
+from rastudy.analysis import comparisons
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import (
-    CELL,
-    COUNTS,
-    ESTIMATE,
-    GAIN,
-    UNSEEN,
-    Cell,
-    cell_key,
-    check_paired,
-    ends,
-    main_key,
-    named,
-)
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, named
 from rastudy.config import make_config
 from rastudy.models.pretrained import TORCHVISION_WEIGHTS
 from rastudy.paths import CHECKOUT
@@ -98,7 +87,7 @@ def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> 
             row = {"preset": preset, "task": key[0], "strength": key[1], "control": name, "baseline": baseline}
             for names, keep in ((GAIN, rows["target_arch"] == source), (UNSEEN, rows["role"] == "mean_unseen")):
                 one = rows.loc[keep].iloc[0]
-                row |= named(names, one[["value", *ends(one)]])
+                row |= named(names, one[["value", *comparisons.ends(one)]])
             if change and "budget" not in change and baseline == "plain" and len(found["ra"]):
                 row |= _over_ra(cells, rows, found["ra"], source)
             yield row | {count: int(rows[count].iloc[0]) for count in COUNTS}
@@ -107,7 +96,7 @@ def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> 
 def _over_ra(cells: dict[tuple, Cell], control: pd.DataFrame, main: pd.DataFrame, source: str) -> dict[str, float]:
     """The paired differences of a control to the main RA run, of the source R and of the mean unseen R."""
     one, ra = (cells[tuple(rows.iloc[0][list(CELL)])].seeds([0]) for rows in (control, main))
-    check_paired(one, ra)
+    comparisons.check_paired(one, ra)
     unseen = [ra.targets.index(arch) for arch in main.loc[main["role"] == "unseen", "target_arch"]]
     difference = one.hits[0] - ra.hits[0]  # R N
     values = np.stack([difference[ra.targets.index(source)], difference[unseen].mean(0)], 1)
@@ -121,7 +110,7 @@ def _rows(gains: pd.DataFrame, preset: str, key: tuple[str, float], control: Con
     main = make_config(preset, key[0], change.pop("mode", "ra"), strength=key[1])
     budget = change.pop("budget", 1)
     change |= {name: int(budget * getattr(main, name)) for name in ("pretrain_epochs", "epochs")}
-    wanted = dict(zip(CELL, cell_key(main.science() | change), strict=True)) | {"baseline": control.baseline}
+    wanted = dict(zip(CELL, comparisons.cell_key(main.science() | change), strict=True)) | {"baseline": control.baseline}
     return gains[(gains[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
 
@@ -202,7 +191,7 @@ def paper_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
     reported = paper_reported().set_index(["task", "mode", "target_arch"])["value"]
     for task, strength in degradations(preset):
         for mode in ("none", *registry.modes("paper"), "clean"):
-            cell = cells.get(main_key(preset, task, strength, mode))
+            cell = cells.get(comparisons.main_key(preset, task, strength, mode))
             for r, arch in enumerate(cell.targets if cell else ()):
                 paper = reported.get((task, mode, arch))
                 if paper is None:

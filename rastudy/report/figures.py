@@ -16,6 +16,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from rastudy import registry
 from rastudy.analysis import style
 from rastudy.analysis.checks import control_name, paper_gains
 from rastudy.analysis.comparisons import CELL, GAIN, UNSEEN, headline
@@ -24,17 +25,7 @@ from rastudy.config import make_config
 from rastudy.errors import StudyError
 from rastudy.paths import to_read
 from rastudy.presets import PRESETS, degradations
-from rastudy.registry import (
-    DATASETS,
-    MODES,
-    RECOGNISERS,
-    TASKS,
-    display_name,
-    mode_name,
-    reader_name,
-    short_name,
-    task_name,
-)
+from rastudy.registry import MODES, TASKS, display_name, mode_name, short_name, task_name
 from rastudy.training.run_store import curves_file, read_curves
 
 LOWEST = -8  # of the axes of trade-off and controls; values below it are written as text
@@ -145,7 +136,7 @@ def plot_paper(preset: str) -> Figure:
     ours, paper = headline(without_variants(main_cells(load_table(preset, "gains"), preset))), paper_gains()
     keys = [key for key in style.degradations_in(ours, preset) if key[0] != "sr" or key[1] == 4]
     ours = ours[ours["role"] != "mean_unseen"]
-    theirs = sorted(paper["target_arch"].unique(), key=list(RECOGNISERS).index)
+    theirs = sorted(paper["target_arch"].unique(), key=list(registry.RECOGNISERS).index)
     names = list(dict.fromkeys(map(display_name, [*ours["target_arch"], *theirs])))
     figure, axes = style.panels(1, len(keys), 3.0 if len(names) <= MANY else 3.6, sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
@@ -295,7 +286,7 @@ def _weight_axis(ax: Axes, weights: pd.Series, named: bool) -> None:
 def plot_equal_cost(preset: str) -> Figure:
     """Gain over plain by every mode and reader, of ResNet-18's and of unseen R's, with the picture's PSNR."""
     rows = load_table(preset, "equal_cost").query("mode != 'clean'")
-    keys, rows = style.degradations_in(rows, preset), rows.assign(trained_on=rows["reader"].map(reader_name))
+    keys, rows = style.degradations_in(rows, preset), rows.assign(trained_on=rows["reader"].map(registry.reader_name))
     lines = list(dict.fromkeys(zip(rows["mode"], rows["trained_on"], strict=True)))
     figure, axes = style.panels(1, len(keys), 0.9 + 0.24 * len(lines), sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
@@ -432,8 +423,8 @@ def variant_name(row: dict | pd.Series) -> str:
     variant, sources = row["variant"], str(row["source_arch"]).split(",")
     if variant == "held_out":
         return f"{len(sources)} source model{'s' * (len(sources) > 1)}"
-    if variant in DATASETS:
-        return DATASETS[variant].shown
+    if variant in registry.DATASETS:
+        return registry.DATASETS[variant].shown
     reader, _, elsewhere = variant.partition("_on_")
     name = PRESETS[variant]["shown"] if variant in PRESETS else display_name(reader).replace("_", " ")
     name += f" on {PRESETS[elsewhere]['shown']}" if elsewhere in PRESETS else ""

@@ -23,21 +23,8 @@ from rastudy.boundaries.tables import load_table as load_boundaries
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, mode_name, reader_name, short_name
-from rastudy.report import judgement, travel
-from rastudy.report.claims import (
-    CONDITIONS,
-    OF_PAPER,
-    claims_table,
-    degradation_of,
-    has_results,
-    interval,
-    main_rows,
-    markdown,
-    present_studies,
-    study_name,
-    where,
-    within,
-)
+from rastudy.report import claims, judgement, travel
+from rastudy.report.claims import interval, markdown, study_name, where
 from rastudy.report.figures import one_row_a_place, variant_name
 from rastudy.report.gallery import turned_table
 from rastudy.transfer.tables import load_summary
@@ -60,7 +47,7 @@ def table(*header: str, missing: str = NOT_RUN, complete: Callable[[list[Row]], 
     def decorate(rows_of_preset: Callable[[str], Iterable[Row]]) -> Maker:
         @wraps(rows_of_preset)
         def make(presets: Sequence[str] = ()) -> str:
-            rows = [row for preset in presets or present_studies() for row in rows_of_preset(preset)]
+            rows = [row for preset in presets or claims.present_studies() for row in rows_of_preset(preset)]
             return markdown(rows, header) if complete(rows) else missing
 
         return make
@@ -78,7 +65,7 @@ def _source_and_unseen(gains: pd.DataFrame) -> Row:
 
 def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
-    if not has_results(preset):
+    if not claims.has_results(preset):
         return "(No committed results yet.)\n"
     found, digits, rows = main_table(preset), {"PSNR": 2, "SSIM": 3, "seeds": 0}, []
     for (task, mode), row in found.iterrows():
@@ -102,9 +89,9 @@ def replication_table(preset: str) -> Iterator[Row]:
        complete=lambda rows: any("one cycle" in row[2] for row in rows))  # fmt: skip
 def controls_table(preset: str) -> Iterator[Row]:
     """Plain and RA against plain trained in one uninterrupted cycle of the same length: is the schedule to blame?"""
-    for condition in CONDITIONS:
+    for condition in claims.CONDITIONS:
         for mode, baseline, shown in CONTRASTS:
-            cell = main_rows("gains", preset, condition, baseline, mode=mode)
+            cell = claims.main_rows("gains", preset, condition, baseline, mode=mode)
             if len(cell):
                 yield [study_name(preset), condition, shown, str(cell["n_seeds"].iloc[0]), *_source_and_unseen(cell)]
 
@@ -186,9 +173,9 @@ def photographs_table(preset: str) -> Iterator[Row]:
     psnr = quality.set_index(["task", "mode"])["value"]
     published = paper_gains().groupby(["task", "mode"])["value"].mean()
     rows = main_cells(load_table(preset, "overall"), preset)
-    for _, row in rows[rows["task"].isin(OF_PAPER)].iterrows():
+    for _, row in rows[rows["task"].isin(claims.OF_PAPER)].iterrows():
         task, mode = key = row["task"], row["mode"]
-        gains = _source_and_unseen(main_rows("gains", preset, OF_PAPER[task], mode=mode))
+        gains = _source_and_unseen(claims.main_rows("gains", preset, claims.OF_PAPER[task], mode=mode))
         paper = f"{published[key]:+.1f}" if key in published else "not available"
         shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
         yield [*shown, *gains, f"{psnr[key] - psnr[task, 'plain']:+.2f}", paper]
@@ -231,8 +218,8 @@ def _transfers(preset: str) -> pd.DataFrame:
 def transfer_table(presets: Sequence[str] = ()) -> str:
     """RA's mean gain over the readers: a row per direction and variant, a column per degradation."""
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    for preset in presets or present_studies():
-        of = {degradation_of(preset, name): name for name in CONDITIONS}
+    for preset in presets or claims.present_studies():
+        of = {claims.degradation_of(preset, name): name for name in claims.CONDITIONS}
         found = _transfers(preset)
         if found.empty:
             continue
@@ -240,8 +227,8 @@ def transfer_table(presets: Sequence[str] = ()) -> str:
         for _, row in one_row_a_place(shown, ("direction", "shown", "task", "strength")).iterrows():
             key = study_name(preset), row["direction"].replace("_", " "), row["shown"]
             rows.setdefault(key, {})[of[row["task"], row["strength"]]] = _transfer_cell(row)
-    lines = [[*key, *(cells.get(name, "") for name in CONDITIONS)] for key, cells in rows.items()]
-    return markdown(lines, ["data", "direction", "variant", *CONDITIONS]) if lines else NOT_RUN
+    lines = [[*key, *(cells.get(name, "") for name in claims.CONDITIONS)] for key, cells in rows.items()]
+    return markdown(lines, ["data", "direction", "variant", *claims.CONDITIONS]) if lines else NOT_RUN
 
 
 def _transfer_cell(row: pd.Series) -> str:
@@ -339,7 +326,7 @@ def kinship_table(preset: str) -> Iterator[Row]:
 
 def boundary_words(presets: Sequence[str] = ()) -> str:
     """What the boundaries show and what they do not, in two sentences."""
-    rows = [row for preset in presets or present_studies() for row in measured_boundaries(preset)]
+    rows = [row for preset in presets or claims.present_studies() for row in measured_boundaries(preset)]
     if not rows:
         return NOT_RUN
     enter = [(row, row.enter) for row in rows if row.enter]
@@ -444,17 +431,18 @@ def timings_table() -> str:
 def main_table_of(preset: str) -> Iterator[Row]:
     """The README's table: RA in every study and degradation, beside the paper's ImageNet."""
     published = paper_gains()
-    for condition in (name for name in CONDITIONS if degradation_of(preset, name)):
-        gains = main_rows("gains", preset, condition, mode="ra")
+    for condition in (name for name in claims.CONDITIONS if claims.degradation_of(preset, name)):
+        gains = claims.main_rows("gains", preset, condition, mode="ra")
         if gains.empty:
             continue
-        task, strength = degradation_of(preset, condition)
+        task, strength = claims.degradation_of(preset, condition)
         source = gains["source_arch"].iloc[0]
-        top1 = main_rows("accuracy", preset, condition, metric="top1", target_arch=source).set_index("mode")["value"]
-        psnr = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
-        kept = main_rows("kept", preset, condition, mode="ra")
-        own = within(kept.iloc[0]) if len(kept) else ""
-        paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if OF_PAPER[task] == condition else {}
+        top1 = claims.main_rows("accuracy", preset, condition, metric="top1", target_arch=source).set_index("mode")["value"]
+        psnr = claims.main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
+        kept = claims.main_rows("kept", preset, condition, mode="ra")
+        own = claims.within(kept.iloc[0]) if len(kept) else ""
+        same_task = claims.OF_PAPER[task] == condition
+        paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if same_task else {}
         share = f"{top1['plain'] / top1['clean']:.0%}" if "clean" in top1 else ""
         loss = f"{psnr['ra'] - psnr['plain']:+.2f}"
         published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
@@ -471,7 +459,7 @@ def turned_counts(preset: str) -> Iterator[Row]:
 
 
 MAKERS: dict[str, Maker] = {
-    "claims": claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
+    "claims": claims.claims_table, "timings": timings_table, "controls": controls_table, "processors": processors_table,
     "judged": judged_table, "upload-aware": upload_aware_table, "blind": blind_table,
     "what-it-is-not": what_it_is_not_table, "matrix": matrix_table, "equal-cost": equal_cost_table, "matched": matched_table,
     "transfer": transfer_table, "boundaries": boundaries_table, "kinship": kinship_table,

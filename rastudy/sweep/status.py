@@ -1,7 +1,6 @@
 """What of a study is done, and what the rest waits for: ``rastudy sweep --status``."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +12,7 @@ from rastudy.evaluation.evaluate import is_done, is_evaluated
 from rastudy.evaluation.predictions import predictions_file
 from rastudy.grid import Run
 from rastudy.paths import read_json, short
-from rastudy.training.run_store import (
-    READ_BY,
-    TRAINED_BY,
-    checkpoint_file,
-    code_versions,
-    in_record,
-    inputs_of,
-    is_trained,
-    other_settings,
-    read_records,
-    records_file,
-    run_folder,
-)
+from rastudy.training import run_store
 from rastudy.training.weights import weights_files
 
 STATES = {  # in the order in which they are shown
@@ -49,7 +36,7 @@ class State(NamedTuple):
 
 def state_of(run: Run) -> State:
     """How far a run of the grid is; reads, and changes nothing."""
-    config, folder = run.config, run_folder(run.config)
+    config, folder = run.config, run_store.run_folder(run.config)
     if is_done(run):
         changed = changed_code(config, run.splits)
         return _stale(f"{', '.join(changed)} changed since", config) if changed else State("done")
@@ -61,32 +48,32 @@ def state_of(run: Run) -> State:
     parts = [part for one in config.chain for part in weights_files(one)] if not config.is_baseline else []
     if not all(part.is_file() for part in parts) and all(predictions_file(config, split).is_file() for split in run.splits):
         return State("kept")
-    if not folder.is_dir() and config.run_id in _recorded(
-        recorded := in_record(records_file(config.preset)), _changed(recorded)
-    ):
+    recorded = run_store.in_record(run_store.records_file(config.preset))
+    if not folder.is_dir() and config.run_id in run_store.read_records(recorded):
         return State("committed")
     for one in config.chain if parts else ():
-        if not is_trained(one) and (run_folder(one) / "trained.json").is_file():
-            return _stale(other_settings(one, inputs_of(one)) or "its weights are not what its training produced", one)
-    if any(checkpoint_file(one).is_file() and not is_trained(one) for one in config.chain):
+        if not run_store.is_trained(one) and (run_store.run_folder(one) / "trained.json").is_file():
+            other = run_store.other_settings(one, run_store.inputs_of(one))
+            return _stale(other or "its weights are not what its training produced", one)
+    if any(run_store.checkpoint_file(one).is_file() and not run_store.is_trained(one) for one in config.chain):
         return State("begun")
     unread = [split for split in run.splits if not is_evaluated(config, split)]
     if any((folder / f"{split}.json").is_file() for split in unread):
         why = "read other pictures, or was read by other recognisers, or its files changed"
         return State("stale", f"{why}; the sweep reads it anew")
-    return State("begun", f"not evaluated on {', '.join(unread)}") if parts and is_trained(config) else State("to do")
+    return State("begun", f"not evaluated on {', '.join(unread)}") if parts and run_store.is_trained(config) else State("to do")
 
 
 def _stale(why: str, run: Config) -> State:
-    return State("stale", f"{why}; delete {short(run_folder(run))} to make it anew")
+    return State("stale", f"{why}; delete {short(run_store.run_folder(run))} to make it anew")
 
 
 def changed_code(config: Config, splits: tuple[str, ...]) -> list[str]:
     """The modules whose code is not what a finished run was made with, as far as its markers tell."""
-    files: dict[Path, tuple[str, ...]] = {run_folder(config) / f"{split}.json": READ_BY for split in splits}
+    files: dict[Path, tuple[str, ...]] = {run_store.run_folder(config) / f"{split}.json": run_store.READ_BY for split in splits}
     if not config.is_baseline:
-        files |= {run_folder(run) / "trained.json": TRAINED_BY for run in config.chain}
-    pairs = ((read_json(path).get("code", {}), code_versions(modules)) for path, modules in files.items())
+        files |= {run_store.run_folder(run) / "trained.json": run_store.TRAINED_BY for run in config.chain}
+    pairs = ((read_json(path).get("code", {}), run_store.code_versions(modules)) for path, modules in files.items())
     changed = {name for then, now in pairs for name in then if then[name] != now.get(name)}
     return sorted(f"{name.replace('.', '/')}.py" for name in changed)
 
@@ -101,16 +88,6 @@ def show_status(runs: list[Run], log: Callable[[str], object] = print) -> None:
         for run, why in mine.items() if name not in ("done", "committed", "kept", "to do") else ():
             log(f"{'':17s}{run}{': ' * bool(why)}{why}")
     log(f"{'together':10s}{len(states):5d}")
-
-
-@lru_cache(maxsize=1)
-def _recorded(file: Path, _changed: int) -> frozenset[str]:
-    """Ids of the recorded runs, read once for as long as the file stays as it is."""
-    return frozenset(read_records(file))
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _is_locked(folder: Path) -> bool:

@@ -14,24 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from rastudy.analysis import comparisons
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import (
-    CELL,
-    COUNTS,
-    ESTIMATE,
-    OVER,
-    Cell,
-    baselines_of,
-    cell_key,
-    cells_of,
-    correct,
-    ends,
-    gain_columns,
-    load_cells,
-    named,
-    paired_cells,
-    targets_by_role,
-)
+from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, OVER, Cell, named
 from rastudy.analysis.tables import load_table as load_study_table
 from rastudy.analysis.tables import main_cells, rounded, without_variants
 from rastudy.data import scenes
@@ -67,7 +52,7 @@ class AtHome(NamedTuple):
         targets = self.cell.targets
         if readers and set(readers) <= set(targets):
             return [targets.index(name) for name in readers]
-        return targets_by_role(self.cell).get("unseen", [])
+        return comparisons.targets_by_role(self.cell).get("unseen", [])
 
     def of(self, readers: list[str]) -> np.ndarray:
         """(N,) the mean gain of those who are ``comparable``; of the source, where none is."""
@@ -79,8 +64,8 @@ class AtHome(NamedTuple):
 
 def _at_home(cell: Cell, home: Cells, **others: str) -> AtHome | None:
     """The cell of the same settings at home, but for ``others``, where it was read."""
-    there = home.get(cell_key(cell.settings | others))
-    plain = dict(baselines_of(there, home)).get("plain") if there is not None else None
+    there = home.get(comparisons.cell_key(cell.settings | others))
+    plain = dict(comparisons.baselines_of(there, home)).get("plain") if there is not None else None
     common = [seed for seed in cell.runs if seed in there.runs and seed in plain.runs] if plain is not None else []
     if not common:
         return None
@@ -97,17 +82,17 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
     is not the source's; paired where the pictures are the same. ``share``: of such a reference that is kept, where it lies
     above 0; of an average precision the share of the way from plain to clean pictures.
     """
-    home, kept = load_cells(preset, "test"), load_kept(preset, direction)
+    home, kept = comparisons.load_cells(preset, "test"), load_kept(preset, direction)
     black_box = black_box or ",".join(name for name in kept if kind_of(name) == "black_box") or BLACK_BOX
     of_source: dict[tuple, dict] = {}  # a detector's own gain, by cell
     for variant in variants(preset, direction, black_box):
-        cells = cells_of(kept.get(variant.name, {}).values()) if variant.dataset else home
+        cells = comparisons.cells_of(kept.get(variant.name, {}).values()) if variant.dataset else home
         if not cells and variant.dataset:
             where = f"{kept_file(preset, direction)}, variant {variant.name}"
             raise StudyError(f"{where}: nothing has been read; run {sweep_command(preset, direction)}")
         wanted = {run.config.run_id for run in variant.runs(preset)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
-        for name, cell, plain in paired_cells(cells):
+        for name, cell, plain in comparisons.paired_cells(cells):
             beside = variant.aware and not cell.settings.get("upload")  # RA without uploads in its loss: aware.py compares them
             if name != "plain" or beside:
                 continue
@@ -143,7 +128,7 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
     able = [r for r in others if bounds.get(r, 100.0) >= FLOOR]
     groups = {name: [r] for r, name in names.items()} | {"mean": able or others}
     by_seed = np.stack([gain[:, rows].mean(1) for rows in groups.values()], 2)  # S N reader
-    values, columns = by_seed.mean(0), gain_columns(by_seed, cell.groups)
+    values, columns = by_seed.mean(0), comparisons.gain_columns(by_seed, cell.groups)
     for k, (reader, rows) in enumerate(groups.items()):
         bound = np.mean([bounds[r] for r in rows]) if bounds else np.nan
         row: dict = columns[k] | {"reader": reader, "metric": "top1", "clean": bound, "plain": plain.hits[:, rows].mean()}
@@ -216,7 +201,7 @@ def verdict(row: dict) -> str:
     ``transfers``: a gain; ``does not``: none, or a loss. ``undecided (floor)``: the reader fails on clean pictures, too;
     ``nothing to transfer``: the run is not known to gain at home.
     """
-    low, high = (row[name] for name in ends(row))
+    low, high = (row[name] for name in comparisons.ends(row))
     found = stats.kind_of_difference(low, high, row.get("p_holm", row["p"]))
     if row["clean"] < FLOOR:
         return "undecided (floor)"
@@ -263,7 +248,7 @@ def _write_table(preset: str, direction: str, black_box: str = "") -> Path:
         remedy = f"run {sweep_command(preset, direction)}"
         raise StudyError(f"{preset} has no RA run that {direction} could compare with plain; {remedy}")
     for means in (False, True):  # the readers are corrected together, and so are the cells' means
-        correct(row for row in rows if (row["reader"] == "mean") == means)
+        comparisons.correct(row for row in rows if (row["reader"] == "mean") == means)
     rows = [row | {"verdict": verdict(row)} for row in rows]
     write_csv(table_file(preset, direction), map(rounded, rows), COLUMNS)
     if direction == "upload_aware":
