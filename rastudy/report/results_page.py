@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -196,13 +196,17 @@ def judged_table(preset: str) -> Iterator[Row]:
             yield [*shown, interval(row, judgement.GAIN), cost]
 
 
-upload_aware_table = table(
-    "data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",
-    "difference: unlike", "over", missing="",
-)(travel.aware_rows)  # fmt: skip
-blind_table = table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", "pictures", missing="")(
-    travel.blind_rows
-)
+@table("data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",
+       "difference: unlike", "over", missing="")  # fmt: skip
+def upload_aware_table(preset: str) -> Iterator[Row]:
+    """RA's gain over plain after each upload, without and with uploads in its loss."""
+    yield from travel.aware_rows(preset)
+
+
+@table("data", "restorer", "compared with", "PSNR (dB)", "mean unseen model: difference", "pictures", missing="")
+def blind_table(preset: str) -> Iterator[Row]:
+    """No processing, plain and the blind P's beside RA's specialist."""
+    yield from travel.blind_rows(preset)
 
 
 # --- transfer
@@ -242,54 +246,35 @@ def _transfer_cell(row: pd.Series) -> str:
 # --- boundaries
 
 
-class Boundaries(NamedTuple):
-    """What was measured around one degradation's pictures; None where it was not, or of too few pictures."""
+def measured_boundaries(preset: str) -> Iterator[dict[str, Any]]:
+    """``data`` and ``task`` of every degradation whose boundaries have been measured, and what is known of the rest.
 
-    data: str
-    task: str
-    enter: list[float] | None  # points over random steps, with its interval: misclassified pictures enter the true class
-    leave: list[float] | None  # correctly classified ones leave it
-    others: list[float] | None  # kappa of two architectures, mean over pairs, with its interval
-    again: list[float] | None  # of two trainings of one
-    apart: list[float] | None  # their difference
-    rank: list[float] | None  # rank correlation over random directions: median, least, most
-    mantel: list[float] | None  # rho and p of kappa and gain over the pairs of recognisers
-    targets: list[float] | None  # over the targets of one source, where less similar recognisers are among them
-
-
-def measured_boundaries(preset: str) -> Iterator[Boundaries]:
-    """A row for every degradation of a preset whose boundaries have been measured."""
+    ``enter``, ``leave``: points over random steps by which misclassified pictures enter their true class, correctly classified
+    ones leave it. ``kappa_architectures``: of two architectures, mean over pairs, ``kappa_trainings``: of two trainings of one,
+    and ``kappa_difference``. All of these with their intervals. ``rank``: rank correlation over random directions, median,
+    least, most. ``mantel``: rho and p of kappa and gain over the pairs of recognisers; ``targets``: over the targets of one
+    source, where less similar recognisers are among them.
+    """
     if not to_read(results_folder(preset) / "boundary_distances.csv").is_file():
         return
-    tables = {name: load_boundaries(preset, name) for name in similarity.TABLES}
-    ra, unlike = f"ra:{PRESETS[preset]['source_arch']}", registry.unlike_recognisers()
     names = ("distances", "planes", "pairs", "points", "explains")
+    tables, unlike = [load_boundaries(preset, f"boundary_{name}") for name in names], registry.unlike_recognisers()
     for key in degradations(preset):
-        distances, planes, pairs, points, explains = (style.rows_of(tables[f"boundary_{name}"], key) for name in names)
-        own = own_networks(preset, *key)
+        distances, planes, pairs, points, explains = (style.rows_of(found, key) for found in tables)
+        own, ra = own_networks(preset, *key), f"ra:{PRESETS[preset]['source_arch']}"
         steps = where(distances, along=ra, reader="mean_unseen")
         if steps.empty:
             continue
         over = where(steps, metric="over_spectrum").set_index("stratum")[list(ESTIMATE)]
         kappa = where(planes, along="all", reader="mean")
         kappa = kappa[kappa["n_images"] >= similarity.FEWEST].set_index("metric")[list(ESTIMATE)]
-        rank = where(pairs, along=ra, stratum="leave", metric="rank_over_spectrum")
-        rank_main = rank[rank["reader"].isin(own) & rank["other"].isin(own)]
         tests = where(explains, similarity="kappa", outcome="gain").set_index("test")[["rho", "p"]]
-        kinds = [(kappa, f"kappa_{name}") for name in ("architectures", "trainings", "difference")]
-        enter, leave, others, again, apart, mantel, targets = (
-            found.loc[name].tolist() if name in found.index else None
-            for found, name in ((over, "enter"), (over, "leave"), *kinds, (tests, "mantel"), (tests, "targets"))
-        )
-        yield Boundaries(
-            study_name(preset), short_name(*key), enter, leave, others, again, apart, _range(rank_main), mantel,
-            targets if points["target"].isin(unlike).any() else None,
-        )  # fmt: skip
-
-
-def _range(rows: pd.DataFrame) -> list[float] | None:
-    """Median, least and most of the values."""
-    return [rows["value"].median(), rows["value"].min(), rows["value"].max()] if rows["value"].notna().any() else None
+        tests = tests if points["target"].isin(unlike).any() else tests.drop("targets", errors="ignore")
+        row = {"data": study_name(preset), "task": short_name(*key)}
+        row |= {name: values.tolist() for found in (over, kappa, tests) for name, values in found.iterrows()}
+        rank = where(pairs, along=ra, stratum="leave", metric="rank_over_spectrum")
+        rank = rank.loc[rank["reader"].isin(own) & rank["other"].isin(own), "value"]
+        yield row | ({"rank": [rank.median(), rank.min(), rank.max()]} if rank.notna().any() else {})
 
 
 @table("data", "task", "misclassified: enters the true class, points over random", "correct: leaves it, points over random",
@@ -298,12 +283,12 @@ def _range(rows: pd.DataFrame) -> list[float] | None:
 def boundaries_table(preset: str) -> Iterator[Row]:
     """What RA's step does to pictures of unseen R's, against random steps of its spectrum, and how alike two R's are."""
     for row in measured_boundaries(preset):
-        points = ["too few" if f is None else f"{f[0]:+.1f} [{f[1]:+.1f}, {f[2]:+.1f}]" for f in (row.enter, row.leave)]
-        kappas = (row.others, row.again, row.apart)
-        others, again, apart = ("" if f is None else f"{f[0]:.2f} [{f[1]:.2f}, {f[2]:.2f}]" for f in kappas)
-        rank = "" if row.rank is None else f"{row.rank[0]:.2f} ({row.rank[1]:.2f} to {row.rank[2]:.2f})"
-        rho = "" if row.mantel is None else f"{row.mantel[0]:+.2f}, p {row.mantel[1]:.2f}"
-        yield [row.data, row.task, *points, others or "too few", again, apart, rank, rho]
+        shown = {"enter": "{:+.1f} [{:+.1f}, {:+.1f}]", "leave": "{:+.1f} [{:+.1f}, {:+.1f}]"}
+        shown |= {f"kappa_{name}": "{:.2f} [{:.2f}, {:.2f}]" for name in ("architectures", "trainings", "difference")}
+        shown |= {"rank": "{:.2f} ({:.2f} to {:.2f})", "mantel": "{:+.2f}, p {:.2f}"}
+        few = dict.fromkeys(("enter", "leave", "kappa_architectures"), "too few")
+        cells = [text.format(*row[name]) if name in row else few.get(name, "") for name, text in shown.items()]
+        yield [row["data"], row["task"], *cells]
 
 
 @table("data", "task", "source model", "read by", "kappa with the source", "gain from the source (pp)", missing="")
@@ -329,30 +314,32 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     rows = [row for preset in presets or claims.present_studies() for row in measured_boundaries(preset)]
     if not rows:
         return NOT_RUN
-    enter = [(row, row.enter) for row in rows if row.enter]
+    enter = [row for row in rows if "enter" in row]
     if not enter:
         return "(Too few pictures to tell.)\n"
-    above = [one for one in enter if one[1][1] > 0]
-    most, (value, low, high) = max(above or enter, key=lambda one: one[1][1])
-    leave = [row.leave for row in rows if row.leave]
-    kappa, again = [row.others[0] for row in rows if row.others], [row.again[0] for row in rows if row.again]
+    above = [row for row in enter if row["enter"][1] > 0]
+    most = max(above or enter, key=lambda row: row["enter"][1])
+    value, low, high = most["enter"]
+    leave, apart = ([row[name] for row in rows if name in row] for name in ("leave", "kappa_difference"))
+    kappa, again = ([row[f"kappa_{of}"][0] for row in rows if f"kappa_{of}" in row] for of in ("architectures", "trainings"))
     alike = ""
     if kappa:
-        apart = [row for row in rows if row.apart]
         trainings = f", of two trainings of one architecture at {_ends(again)}" if again else ""
         if apart:
-            closer = sum(row.apart[1] > 0 for row in rows if row.apart)
+            closer = sum(found[1] > 0 for found in apart)
             trainings += f" (more alike, with an interval above 0, in {closer} of {len(apart)} cases)"
         alike = (
             f"around plain's pictures the predictions of two architectures agree at a kappa of {_ends(kappa)}{trainings}, "
             "where chance gives 0, and "
         )
-    ranks = {row.data: [one.rank[0] for one in rows if one.data == row.data and one.rank] for row in rows}
-    more = "; ".join(f"{data} {_ends(rank, '+')}" for data, rank in ranks.items() if rank)
+    ranks: dict[str, list[float]] = {}
+    for row in (row for row in rows if "rank" in row):
+        ranks.setdefault(row["data"], []).append(row["rank"][0])
+    more = "; ".join(f"{data} {_ends(rank, '+')}" for data, rank in ranks.items())
     said = (
         "A step in RA's direction takes pictures that unseen R's misclassify into their true class more often than random "
         f"steps with the same spectrum do, with an interval above 0, in {len(above)} of {len(enter)} cases (clearest: "
-        f"{most.data}, {most.task}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]). It also takes correctly "
+        f"{most['data']}, {most['task']}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]). It also takes correctly "
         f"classified pictures out of their class more often in {sum(found[1] > 0 for found in leave)} of {len(leave)} cases, "
         f"and less often in {sum(found[2] < 0 for found in leave)}. Moreover, {alike}"
         "the rank correlation of two R's distances along RA's direction minus that along random ones is (medians over "
@@ -361,9 +348,9 @@ def boundary_words(presets: Sequence[str] = ()) -> str:
     return f"{said}{_explained(rows)}\n"
 
 
-def _explained(rows: Sequence[Boundaries]) -> str:
+def _explained(rows: Sequence[dict[str, Any]]) -> str:
     """Whether similar boundaries go with larger gains; empty where it was not tested. Holm-corrected for all tests told."""
-    corrected, mantel = corrected_tests(rows), [row.mantel for row in rows if row.mantel]
+    corrected, mantel = corrected_tests(rows), [row["mantel"] for row in rows if "mantel" in row]
     if not mantel:
         return ""
     rho, p = [rho for rho, _ in mantel], [corrected[id(test)] for test in mantel]
@@ -372,16 +359,17 @@ def _explained(rows: Sequence[Boundaries]) -> str:
         f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}; "
         "with so few networks only a strong relation could show)"
     )
-    wide = [f"{row.data}, {row.task} {row.targets[0]:+.2f} (p {corrected[id(row.targets)]:.3f})" for row in rows if row.targets]
+    wide = [f"{row['data']}, {row['task']} {row['targets'][0]:+.2f} (p {corrected[id(row['targets'])]:.3f})"
+            for row in rows if "targets" in row]  # fmt: skip
     if wide:
         said += f"; over the targets of one source, with less similar models of other families among them, at {', '.join(wide)}"
         said += "; p are one-sided, and Holm-corrected for all of these tests"
     return f"{said}."
 
 
-def corrected_tests(rows: Sequence[Boundaries]) -> dict[int, float]:
+def corrected_tests(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
     """The p of every test of the rows, by its ``id``, Holm-corrected for all of them."""
-    told = [test for row in rows for test in (row.mantel, row.targets) if test]
+    told = [row[name] for row in rows for name in ("mantel", "targets") if name in row]
     return dict(zip(map(id, told), stats.holm(np.array([p for _, p in told])) if told else [], strict=True))
 
 

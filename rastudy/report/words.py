@@ -139,8 +139,8 @@ def beside(preset: str, task: str, restorer: str) -> str:
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells no ``gain``."""
     rows = [row for preset in presets for row in measured_boundaries(preset)]
-    hits = {"enter": [row.enter[1] > 0 for row in rows if row.enter], "leave": [row.leave[1] > 0 for row in rows if row.leave],
-            "gain": [p >= stats.SURE for p in corrected_tests(rows).values()]}[what]  # fmt: skip
+    tests = corrected_tests(rows).values()
+    hits = [p >= stats.SURE for p in tests] if what == "gain" else [row[what][1] > 0 for row in rows if what in row]
     return f"{sum(hits)} of {len(hits)}"
 
 
