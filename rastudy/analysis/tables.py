@@ -377,3 +377,10 @@ def main_table(preset: str) -> pd.DataFrame:
     wide = wide.loc[rows].reindex(columns=[*order, "PSNR", "SSIM"])
     wide["seeds"] = table.assign(task=shown).groupby(["task", "mode"])["n_seeds"].max().loc[rows]
     return wide.round({**dict.fromkeys(order, 1), "PSNR": 2, "SSIM": 3})
+
+
+def shown_table(preset: str) -> pd.DataFrame:
+    """:func:`main_table` as text, with the decimals that people read."""
+    digits = {"PSNR": 2, "SSIM": 3, "seeds": 0}
+    shown = lambda column: column.map(f"{{:.{digits.get(column.name, 1)}f}}".format, na_action="ignore").fillna("")  # noqa: E731
+    return main_table(preset).apply(shown).rename_axis(columns=None)

@@ -22,7 +22,7 @@ from rastudy import registry
 from rastudy.analysis import statistics as stats
 from rastudy.analysis import style
 from rastudy.analysis.comparisons import paired, targets_by_role, weight_grid
-from rastudy.analysis.tables import main_table, own_cells
+from rastudy.analysis.tables import own_cells, shown_table
 from rastudy.config import Config
 from rastudy.data.loaders import load_pictures
 from rastudy.evaluation.metrics import psnr
@@ -39,7 +39,7 @@ from rastudy.training.weights import weights_files
 
 NAMES: dict[str, Callable[[str], str]] = {
     "mode": mode_name, "target_arch": display_name, "source_arch": lambda spec: ", ".join(map(display_name, spec.split(","))),
-    "reader": lambda name: "mean of the readers" if name == "mean" else display_name(name),
+    "reader": display_name,
 }  # fmt: skip
 HEADINGS = {
     "target_arch": "target model", "source_arch": "source model", "p_holm": "p (Holm)", "n_pairs": "pairs",
@@ -74,16 +74,11 @@ def table(
 
 
 def accuracy_table(preset: str, modes: Sequence[str] = tuple(MODES)) -> pd.DataFrame:
-    """The main table (:func:`rastudy.analysis.tables.main_table`) of some modes, under the names that people read."""
-    found = main_table(preset)
+    """The main table (:func:`rastudy.analysis.tables.shown_table`) of some modes, under the names that people read."""
+    found = shown_table(preset)
     found = found[found.index.get_level_values("mode").isin(modes)]
-    texts = {name: [_decimals(name, value) for value in column] for name, column in found.items()}
     tasks, named = ([one(name) for name in found.index.get_level_values(k)] for k, one in enumerate((_whole, mode_name)))
-    return pd.DataFrame(texts, index=pd.MultiIndex.from_arrays([tasks, named], names=("task", "pictures")))
-
-
-def _decimals(name: str, value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.{ {'PSNR': 2, 'SSIM': 3, 'seeds': 0}.get(name, 1) }f}"
+    return found.set_axis(pd.MultiIndex.from_arrays([tasks, named], names=("task", "pictures")))
 
 
 def _whole(text: str) -> str:

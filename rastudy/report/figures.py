@@ -444,7 +444,7 @@ def one_row_a_place(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def _line(row: dict, many: bool) -> str:
     """The name of a line in the figure of transfer."""
-    reader = "mean of the readers" if row["reader"] == "mean" else display_name(row["reader"])
+    reader = display_name(row["reader"])
     names = (variant_name(row),) if many else (reader,) if row["variant"] == "families" else (variant_name(row), reader)
     return ": ".join(dict.fromkeys(names))
 

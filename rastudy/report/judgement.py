@@ -38,15 +38,11 @@ def restorer_name(name: str) -> str:
     return (SHOWN | OF_OTHERS).get(name, name)
 
 
-def reader_name(name: str) -> str:
-    return "mean unseen" if name == UNSEEN else display_name(name)
-
-
 def wide(found: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
     """A row per restorer: PSNR, SSIM, top-1's change by each recogniser (of the reference top-1), what a point costs."""
     readers = sorted(found["reader"].unique(), key=lambda name: name != UNSEEN)  # the mean first
     sources = set(found.loc[found["role"] == "source", "reader"])
-    header = ["restorer", "PSNR (dB)", "SSIM", *(reader_name(name) + " (source)" * (name in sources) for name in readers),
+    header = ["restorer", "PSNR (dB)", "SSIM", *(display_name(name) + " (source)" * (name in sources) for name in readers),
               "dB per pp"]  # fmt: skip
     rows = []
     for name, part in found.groupby("restorer", sort=False):
@@ -92,7 +88,7 @@ def panel(ax: Axes, found: pd.DataFrame) -> None:
     ax.axhline(0, color="0.6", lw=0.8)
     ax.margins(0.06)
     ax.set_xlabel("PSNR (dB)")
-    ax.set_ylabel(f"gain of {reader_name(reader)} (pp)")
+    ax.set_ylabel(f"gain of {display_name(reader)} (pp)")
     low, high = ax.get_ylim()
     names = [textwrap.fill(restorer_name(name), LONGEST) for name in rows["restorer"]]
     half = [NAMES_APART / 2 * (1 + name.count("\n")) for name in names]  # of a name's height

@@ -16,7 +16,7 @@ from rastudy.analysis import style
 from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.replication import load_replication
-from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, main_table
+from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, shown_table
 from rastudy.boundaries import tables as similarity
 from rastudy.boundaries.measure import own_networks
 from rastudy.boundaries.tables import load_table as load_boundaries
@@ -67,9 +67,8 @@ def results_table(preset: str) -> str:
     """Top-1 of every R, PSNR and SSIM by task and mode."""
     if not claims.has_results(preset):
         return "(No committed results yet.)\n"
-    found, digits, rows = main_table(preset), {"PSNR": 2, "SSIM": 3, "seeds": 0}, []
-    for (task, mode), row in found.iterrows():
-        rows.append([task, mode_name(mode), *("" if pd.isna(row[c]) else f"{row[c]:.{digits.get(c, 1)}f}" for c in found)])
+    found = shown_table(preset)
+    rows = [[task, mode_name(mode), *row] for (task, mode), *row in found.itertuples(name=None)]
     return markdown(rows, ["task", "mode", *found.columns])
 
 
