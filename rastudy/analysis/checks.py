@@ -70,10 +70,6 @@ def control_rows(preset: str, gains: pd.DataFrame, cells: dict[tuple, Cell]) -> 
     Intervals are over trainings where a control has enough of them, else over pictures.
 
     ``over_ra``, ``unseen_over_ra``: paired differences to the main RA run, seed 0, where schedule and baseline are the same.
-
-    Args:
-        gains: rows of ``gains.csv``.
-        cells: what they come from.
     """
     source = PRESETS[preset]["source_arch"]
     for key in degradations(preset):

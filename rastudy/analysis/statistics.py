@@ -40,11 +40,7 @@ class Estimate(NamedTuple):
 
 
 class Groups:
-    """The resampling units of a picture set: sums over groups, and bootstrap means from draws that all values share.
-
-    Args:
-        group: (N,) group of each picture.
-    """
+    """The resampling units of pictures with these groups (N,): sums over groups, and bootstrap means from shared draws."""
 
     def __init__(self, group: np.ndarray):
         _, self.code = np.unique(group, return_inverse=True)

@@ -190,9 +190,7 @@ def measure_part(
 ) -> dict[str, np.ndarray]:
     """Measure one evaluation batch; pictures are the last axis of every array.
 
-    Args:
-        about: from :func:`description`.
-        planes: places, in the whole set, of the pictures whose planes are drawn.
+    ``about``: from :func:`description`; ``planes``: places in the whole set of the pictures whose planes are drawn.
     """
     torch.set_num_threads(config.threads)
     pictures = first_pictures(load_pictures(config, "test"), about["n"])

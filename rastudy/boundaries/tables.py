@@ -1,10 +1,6 @@
 """How similar the recognisers' decision boundaries are, and whether that explains transfer.
 
-Tables of what :mod:`rastudy.boundaries.measure` measures; ``results/README.md`` describes their columns.
-``boundary_distances.csv``: distances along each direction. ``boundary_pairs.csv``: every two recognisers compared along each
-direction. ``boundary_planes.csv``: their predictions on planes. ``boundary_path.csv``: the way from plain's picture to RA's and
-beyond. ``boundary_added.csv``: what RA adds to a picture. ``boundary_points.csv``, ``boundary_explains.csv``: the similarity of
-two recognisers against what RA from one gains for the other.
+Tables of what :mod:`rastudy.boundaries.measure` measures; ``results/README.md`` describes them and their columns.
 """
 
 import itertools
@@ -271,11 +267,8 @@ def added_rows(m: Measured) -> Iterator[dict]:
 def point_rows(m: Measured, similar: Sequence[dict], cells: dict[tuple, Cell]) -> Iterator[dict]:
     """Of every source and target: their similarity, and what RA from the source gains for the target.
 
-    ``share``: of the gain that the source itself has, where that gain's interval lies above 0.
-
-    Args:
-        similar: the rows of :func:`pair_rows` and :func:`plane_rows`.
-        cells: the study's, on its test pictures.
+    ``share``: of the gain that the source itself has, where that gain's interval lies above 0. ``similar``: the rows of
+    :func:`pair_rows` and :func:`plane_rows`.
     """
     values = {(row["metric"], row["along"], frozenset((row["reader"], row["other"]))): row.get("value", "")
               for row in similar if row.get("stratum") != "enter" and "other" in row}  # fmt: skip

@@ -183,8 +183,7 @@ def plot_compared(
 ) -> Figure:  # fmt: skip
     """A row per picture, a column per version of it, below each what every R says.
 
-    Args:
-        versions: by picture, of :func:`rastudy.restore.restore.compare`; ``said``: of ``verdicts_of`` there.
+    ``versions``: by picture, of :func:`rastudy.restore.restore.compare`; ``said``: of ``verdicts_of`` there.
     """
     first = next(iter(versions.values()))
     titles = {name: mode_name(name) if name in MODES else name for name in first}
@@ -291,11 +290,7 @@ def tried_weights(preset: str) -> pd.DataFrame:
 
 
 def plot_cost(tried: pd.DataFrame, chosen: pd.DataFrame, preset: str) -> Figure:
-    """Gain against decibels lost, a curve per reader through the weights, the chosen weight ringed.
-
-    Args:
-        tried: of :func:`tried_weights`; ``chosen``: those of its rows whose weight is chosen.
-    """
+    """Gain against decibels lost, a curve per reader through the weights (:func:`tried_weights`), ``chosen`` ones ringed."""
     tried = tried[~tried["mode"].map(lambda mode: MODES[mode].has_transformer)]  # T leaves P's picture as it is
     modes, keys = [mode for mode in MODES if mode in set(tried["mode"])], style.degradations_in(tried, preset)
     figure, axes = style.panels(len(modes), len(keys), 2.3 * len(modes), sharey="row")

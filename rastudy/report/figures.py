@@ -181,11 +181,7 @@ def plot_curves(preset: str, seed: int = 0) -> Figure:
 
 @style.says_what_is_missing
 def plot_strengths(table: pd.DataFrame, preset: str) -> Figure:
-    """Top-1 of every R against the strength of each degradation; the preset's strength is marked.
-
-    Args:
-        table: of :func:`rastudy.evaluation.evaluate.degradation_table`.
-    """
+    """Top-1 of every R against the strength of each degradation, of ``degradation_table``; the preset's strength is marked."""
     tasks = list(table["task"].unique())
     figure, axes = style.panels(1, len(tasks), 2.8, sharey=True)
     for ax, task in zip(axes[0], tasks, strict=True):

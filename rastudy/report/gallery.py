@@ -110,9 +110,6 @@ def show_restored(config: Config, count: int = 6) -> Figure:
     """The first test pictures: the original, no processing, and every mode's P and T that is trained; drawn and saved.
 
     Under each picture are the predictions of the source model and an unseen R, a cross where wrong, grey where nobody knows.
-
-    Raises:
-        StudyError: no mode's weights are at hand.
     """
     pictures = pictures_to_show(config, "test")
     count, readers = min(count, len(pictures)), [load_classifier(name, config.dataset) for name in two_readers(config)]

@@ -1,7 +1,4 @@
-"""The first figure of the README: what RA does to a picture, and what it gains for three kinds of reader.
-
-``write_hero()`` writes ``figures/hero.png``.
-"""
+"""The first figure of the README: what RA does to a picture, and what it gains for each kind of reader."""
 
 from collections.abc import Iterator, Sequence
 from functools import reduce

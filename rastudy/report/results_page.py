@@ -1,7 +1,4 @@
-"""The tables of README, ``results/RESULTS.md`` and report, made from the CSVs; README's stand between markers.
-
-``<!-- table:NAME --> ... <!-- /table -->`` holds one; no number in the README is typed by hand.
-"""
+"""The tables of README, ``results/RESULTS.md`` and report, made from the CSVs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps

@@ -192,9 +192,6 @@ class LiteRT(BlackBox):
 
     Pictures are resized to its input. Of 1,001 outputs the first is "background", an answer like any other.
 
-    Args:
-        file: the model.
-
     Raises:
         StudyError: ai-edge-litert is not installed, no such file, or a model of other inputs or outputs.
     """
@@ -391,12 +388,8 @@ class Asked(nn.Module):
     """A black box where a recogniser is expected: pictures (N, 3, H, W) in [0, 1] to scores (N, K + 1).
 
     It gets each picture as a PNG file. The last column is "none of the classes": no answer, or a label that is no class, counts
-    as misclassified. ``unknown`` counts such labels.
-
-    Args:
-        box: the black box.
-        classes: the K names.
-        counting: answer nothing and count in ``to_ask`` how many calls the pictures would cost.
+    as misclassified. ``unknown`` counts such labels. ``counting``: answer nothing and count in ``to_ask`` how many calls the
+    pictures would cost.
     """
 
     def __init__(self, box: BlackBox, classes: Sequence[str], counting: bool = False):

@@ -1,8 +1,4 @@
-"""The directions in which the gain may transfer. Adding one is adding an entry to ``DIRECTIONS``.
-
-:mod:`rastudy.transfer.read` has a direction's readers read what trained P's give, :mod:`rastudy.transfer.tables` computes the
-gains from that.
-"""
+"""The directions in which the gain may transfer. Adding one is adding an entry to ``DIRECTIONS``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
