@@ -208,12 +208,15 @@ def name_lines(ax: Axes, names: Sequence[str]) -> None:
 
 def sample(rows: pd.DataFrame, split: str = "test") -> tuple[str, str]:
     """What figures rest on, in words: ``2,500 test pictures of 500 digits`` and ``1 to 3 trainings``."""
-    least, n, groups = int(rows["n_images"].min()), int(rows["n_images"].max()), int(rows["n_groups"].max())
-    of = f" of {groups:,} digits" if groups != n else ""
-    low, high = (int(end) for end in (rows["n_seeds"].min(), rows["n_seeds"].max()))
-    trainings = f"{high} training{'s' * (high > 1)}" if low == high else f"{low} to {high} trainings"
-    many = f"{n:,}" if least == n else f"{least:,} to {n:,}"
-    return f"{many} {split} pictures{of}".replace("  ", " "), trainings
+    n, seeds, groups = span(rows["n_images"]), span(rows["n_seeds"]), rows["n_groups"].max()
+    of = f" of {groups:,.0f} digits" if groups != rows["n_images"].max() else ""
+    return f"{n} {split} pictures{of}".replace("  ", " "), f"{seeds} training{'s' * (seeds != '1')}"
+
+
+def span(counts: pd.Series) -> str:
+    """The least and the most, or the one number that all are."""
+    low, high = counts.min(), counts.max()
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 def verdict(said: str, guess: int, label: int) -> tuple[str, dict[str, Any]]:

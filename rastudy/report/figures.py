@@ -397,7 +397,7 @@ def plot_transfer_summary(table: pd.DataFrame) -> Figure:
             fontsize=8,
         )
         ax.tick_params(axis="x", labelbottom=False, labeltop=ax is axes[0, 0])
-        n, seeds = (_span(part[name]) for name in ("n_images", "n_seeds"))
+        n, seeds = (style.span(part[name]) for name in ("n_images", "n_seeds"))
         ax.set_title(f"{PRESETS[preset].get('shown') or preset}: n = {n}, {seeds} training{'s' * (seeds != '1')}", loc="left")
         sns.despine(ax=ax, left=True, bottom=True)
     bar = figure.colorbar(colours, ax=axes, label="RA's gain over plain (pp)", shrink=0.6, aspect=40)
@@ -443,11 +443,6 @@ def _line(row: dict, many: bool) -> str:
     reader = display_name(row["reader"])
     names = (variant_name(row),) if many else (reader,) if row["variant"] == "families" else (variant_name(row), reader)
     return ": ".join(dict.fromkeys(names))
-
-
-def _span(counts: pd.Series) -> str:
-    low, high = counts.min(), counts.max()
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 # --- pieces

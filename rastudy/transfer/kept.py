@@ -47,18 +47,15 @@ def save_kept(preset: str, direction: str, kept: Kept) -> Path:
     arrays: dict[str, np.ndarray] = {}
     for variant, runs in sorted(kept.items()):
         abouts[variant] = {run_id: runs[run_id].about for run_id in sorted(runs)}
-        same = [name for name in OF_PICTURES if _is_shared([run.arrays[name] for run in runs.values()])]
-        arrays |= {f"{variant}/{name}": next(iter(runs.values())).arrays[name] for name in same}
+        first = next(iter(runs.values())).arrays
+        same = [name for name in OF_PICTURES if all(np.array_equal(run.arrays[name], first[name]) for run in runs.values())]
+        arrays |= {f"{variant}/{name}": first[name] for name in same}
         for run_id in abouts[variant]:
             own = sorted(runs[run_id].arrays.items())
             arrays |= {f"{variant}/{run_id}/{name}": array for name, array in own if name not in same}
     path = kept_file(preset, direction)
     save_predictions(path, arrays, abouts)
     return path
-
-
-def _is_shared(arrays: list[np.ndarray]) -> bool:
-    return all(np.array_equal(array, arrays[0]) for array in arrays)
 
 
 def keep_parts(preset: str, direction: str, parts: Iterable[tuple[str, Path]]) -> None:

@@ -100,17 +100,14 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
                 rows = list(_detection_rows(cell, plain, _clean_of(cells), _at_home(cell, home)))
                 of_source.update((cell.key, row) for row in rows if (row["reader"], row["metric"]) == (cell.key[4], "ap50"))
             else:
-                at_home = _at_home(cell, home, **_home_of(direction, variant))
+                # what is other at home: the first of several sources; the readers' own half of the categories
+                other = {"multi_source": {"source_arch": SOURCES[0]}, "categories": {"dataset": variant.dataset}}
+                at_home = _at_home(cell, home, **other.get(direction, {}))
                 rows = list(_cell_rows(variant, cell, plain, _clean_of(cells), at_home))
             for row in rows:
                 if cell.key in of_source:
                     row |= named(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE))
                 yield row | cell.base() | {"direction": direction, "variant": variant.name}
-
-
-def _home_of(direction: str, variant: Variant) -> dict[str, str]:
-    """What is other at home: the first of several sources; the readers' own half of the categories."""
-    return {"multi_source": {"source_arch": SOURCES[0]}, "categories": {"dataset": variant.dataset}}.get(direction, {})
 
 
 def _clean_of(cells: Cells) -> Cell | None:
