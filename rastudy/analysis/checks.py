@@ -133,10 +133,10 @@ def clean_rows(preset: str, cells: dict[tuple, Cell]) -> Iterator[dict]:
     ``flag``: ``differs`` on the whole validation set by more than ``TOLERANCE``, and on fewer pictures where the interval lies
     below the published value (``part`` where it does not: a sample, perhaps of easy classes alone); ``unpublished``.
     """
-    clean = next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
+    clean = comparisons.clean_of(cells)
     if PRESETS[preset]["dataset"] != "imagenet" or clean is None:
         return
-    for r, (arch, weights) in enumerate(next(iter(clean.runs.values())).about["targets"].items()):
+    for r, (arch, weights) in enumerate(clean.first.about["targets"].items()):
         top1, low, high = _top1(clean, r)
         known, n = published_top1(arch), clean.hits.shape[2]
         row = {"preset": preset, "target_arch": arch, "target_weights": weights, "n_images": n, "flag": "unpublished"}

@@ -35,7 +35,7 @@ class Cell:
 
     def __init__(self, runs: dict[int, Predictions]):
         self.runs = dict(sorted(runs.items()))
-        first = next(iter(self.runs.values()))
+        self.first = first = next(iter(self.runs.values()))
         self.settings, self.split, self.targets = first.about["config"], first.about["split"], first.targets
         versions = list(first.about["targets"].items())
         for run in self.runs.values():
@@ -91,7 +91,7 @@ class Cell:
 
 def check_paired(one: Cell, other: Cell) -> None:
     """Raise StudyError where two cells saw other pictures or R's."""
-    Cell(dict(enumerate(next(iter(cell.runs.values())) for cell in (one, other))))
+    Cell(dict(enumerate(cell.first for cell in (one, other))))
 
 
 def cell_key(settings: dict) -> tuple:
@@ -134,6 +134,11 @@ def cells_of(found: Iterable[Predictions]) -> dict[tuple, Cell]:
     order = {name: k for k, name in enumerate((*TASKS, *registry.MODES))}
     keys = sorted(runs, key=lambda key: (order[key[0]], key[1], order[key[2]], *key[3:]))
     return {key: Cell(runs[key]) for key in keys}
+
+
+def clean_of(cells: dict[tuple, Cell]) -> Cell | None:
+    """The clean pictures' cell, where they were read."""
+    return next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
 
 
 def of_own_data(cells: dict[tuple, Cell]) -> dict[tuple, Cell]:

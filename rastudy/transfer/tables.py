@@ -58,9 +58,6 @@ class AtHome(NamedTuple):
         """(N,) the mean gain of those who are ``comparable``; of the source, where none is."""
         return self.gain[self.comparable(readers) or [0]].mean(0)
 
-    def same_pictures(self, cell: Cell) -> bool:
-        return next(iter(cell.runs.values())).about["data"] == next(iter(self.cell.runs.values())).about["data"]
-
 
 def _at_home(cell: Cell, home: Cells, **others: str) -> AtHome | None:
     """The cell of the same settings at home, but for ``others``, where it was read."""
@@ -92,26 +89,23 @@ def gain_rows(preset: str, direction: str, black_box: str = "") -> Iterator[dict
             raise StudyError(f"{where}: nothing has been read; run {sweep_command(preset, direction)}")
         wanted = {run.config.run_id for run in variant.runs(preset)}
         cells = {key: cell for key, cell in cells.items() if {run.about["run_id"] for run in cell.runs.values()} & wanted}
+        clean = comparisons.clean_of(cells)
         for name, cell, plain in comparisons.paired_cells(cells):
             beside = variant.aware and not cell.settings.get("upload")  # RA without uploads in its loss: aware.py compares them
             if name != "plain" or beside:
                 continue
             if variant.dataset == "scenes":
-                rows = list(_detection_rows(cell, plain, _clean_of(cells), _at_home(cell, home)))
+                rows = list(_detection_rows(cell, plain, clean, _at_home(cell, home)))
                 of_source.update((cell.key, row) for row in rows if (row["reader"], row["metric"]) == (cell.key[4], "ap50"))
             else:
                 # what is other at home: the first of several sources; the readers' own half of the categories
                 other = {"multi_source": {"source_arch": SOURCES[0]}, "categories": {"dataset": variant.dataset}}
                 at_home = _at_home(cell, home, **other.get(direction, {}))
-                rows = list(_cell_rows(variant, cell, plain, _clean_of(cells), at_home))
+                rows = list(_cell_rows(variant, cell, plain, clean, at_home))
             for row in rows:
                 if cell.key in of_source:
                     row |= named(REFERENCE, (of_source[cell.key][name] for name in ESTIMATE))
                 yield row | cell.base() | {"direction": direction, "variant": variant.name}
-
-
-def _clean_of(cells: Cells) -> Cell | None:
-    return next((cell for cell in cells.values() if cell.settings["mode"] == "clean"), None)
 
 
 def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at_home: AtHome | None) -> Iterator[dict]:
@@ -131,7 +125,7 @@ def _cell_rows(variant: Variant, cell: Cell, plain: Cell, clean: Cell | None, at
         row: dict = columns[k] | {"reader": reader, "metric": "top1", "clean": bound, "plain": plain.hits[:, rows].mean()}
         if at_home is not None:
             names_here = [cell.targets[r] for r in rows]
-            reference, same = at_home.of(names_here), at_home.same_pictures(cell)
+            reference, same = at_home.of(names_here), at_home.cell.first.about["data"] == cell.first.about["data"]
             beside = _beside(values[:, k], cell.groups, reference, at_home.cell.groups, same)
             row |= beside if at_home.comparable(names_here) else {name: beside[name] for name in REFERENCE}
         yield row
