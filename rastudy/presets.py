@@ -155,7 +155,7 @@ PRESETS["cifar10"] = {
 # nothing is chosen and no validation pictures are taken out of training. Budget: 2.9e17 operations an RA run for sr, 1.1e18 for
 # dn and jpeg. Expected: the published tables. Command: rastudy sweep --preset imagenet --data DIR
 _PAPER = _weights(1e-3, 10.0, 1e-2)
-_STRENGTHS = {"sr": 4.0, "dn": 0.1, "jpeg": 10.0}  # the paper's
+_STRENGTHS = (("sr", 4.0), ("dn", 0.1), ("jpeg", 10.0))  # the paper's
 _PHOTOGRAPHS = {"dataset": "imagenet", "image_size": 224, "resize": 256, "flip": True, "modes": MODES}
 _PHOTOGRAPHS |= {"datasets": {"imagenet_first": {}, "imagenet_second": {}}}  # of transfer: half of the classes
 PRESETS["imagenet"] = {
@@ -174,14 +174,14 @@ PRESETS["imagenet"] = {
     "target_archs": "resnet18,resnet50,resnet101,densenet121,vgg16_bn",
     "workers": 8,
     "gate_db": None,
-    "degradations": {(task, strength): {"epochs": 6, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()},
+    "degradations": dict.fromkeys(_STRENGTHS, {"epochs": 6, "ra_weights": _PAPER}),
 }
 
 # The release's schedule for reduced data, "small": 30 epochs at 1e-4, 1e-5, 1e-6 (20/5/5) on any part of ImageNet: what lies in
 # the folder. Command: rastudy sweep --preset imagenet_small --data DIR
 PRESETS["imagenet_small"] = {
     **PRESETS["imagenet"],
-    "degradations": {(task, strength): {"epochs": 30, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()},
+    "degradations": dict.fromkeys(_STRENGTHS, {"epochs": 30, "ra_weights": _PAPER}),
 }
 
 # Real ImageNet recognisers on real photographs without a download or a GPU: EfficientNet-Lite0 in the loss, Lite0, 1 and 2 in
@@ -210,9 +210,7 @@ PRESETS["imagenet_lite"] = {
     "target_archs": "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2",
     "boundary_pictures": 60,  # test photographs whose decision boundaries are measured
     "gate_db": 0.5,
-    "degradations": {
-        (task, strength): {"pretrain_epochs": 200, "epochs": 30, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
-    },
+    "degradations": dict.fromkeys(_STRENGTHS, {"pretrain_epochs": 200, "epochs": 30, "ra_weights": _PAPER}),
 }
 
 # Does the gain reach unlike readers? The recognisers of imagenet_lite and SqueezeNet, on photographs of ten ImageNet classes
@@ -234,9 +232,7 @@ PRESETS["imagenette"] = {
     "boundary_planes": (1, 7),  # of every picture, coarser: kappa's interval is over pictures
     "elsewhere": "imagenet_lite",
     "floats": False,  # four R's read 2,949 photographs once, not twice
-    "degradations": {
-        (task, strength): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER} for task, strength in _STRENGTHS.items()
-    }
+    "degradations": dict.fromkeys(_STRENGTHS, {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER})
     | {("blind", 0.0): {"pretrain_epochs": 16, "epochs": 2, "ra_weights": _PAPER, "modes": _BLIND}},
     "full": (
         {"tasks": ("blind",), "modes": _BLIND},
