@@ -90,17 +90,13 @@ def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str 
     Raises:
         StudyError: the run's weights are missing.
     """
-    report = Report()
-    mine = [variant for variant in variants(run.preset, direction, black_box) if variant.dataset and _reads(run, variant)]
-    for shared in dict.fromkeys(_shared(variant) for variant in mine):
-        together = [variant for variant in mine if _shared(variant) == shared]
+    report, groups = Report(), dict[tuple, list[Variant]]()
+    for variant in variants(run.preset, direction, black_box):
+        if variant.dataset and _reads(run, variant):
+            groups.setdefault((variant.dataset, variant.pictures, variant.readers), []).append(variant)
+    for together in groups.values():
         _read_together(run, held, direction, together, counting, report)
     return report
-
-
-def _shared(variant: Variant) -> tuple:
-    """What variants share that are read together."""
-    return variant.dataset, variant.pictures, variant.readers
 
 
 def _reads(run: Config, variant: Variant) -> bool:
