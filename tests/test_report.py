@@ -211,6 +211,14 @@ def test_no_heading_names_a_model():
         assert not any(name in heading for heading in headings), name
 
 
+def test_a_study_of_other_settings_has_a_column_without_pictures(monkeypatch):
+    """Nothing in it is of the main comparison."""
+    gains = load_table("digits", "gains")
+    assert claims.claims_table(["digits"]).splitlines()[0].endswith("| ours, digits (2,500 pictures of 500 digits) |")
+    monkeypatch.setattr(claims, "load_table", lambda *_: gains.assign(main=False))
+    assert claims.claims_table(["digits"]).splitlines()[0].endswith("| ours, digits |")
+
+
 def test_a_sentence_without_its_row_is_not_written():
     with pytest.raises(StudyError, match="digits, sr x4, ra, third: 0 rows where a sentence needs one; rebuild the tables"):
         words.gain("digits", "sr x4", role="third")

@@ -133,7 +133,9 @@ def claims_table(presets: Sequence[str] = ()) -> str:
 
 def _header(preset: str) -> str:
     """A study's column: its data, with the pictures that its intervals rest on."""
-    return f"ours, {study_name(preset)} ({style.sample(main_cells(load_table(preset, 'gains'), preset), '')[0]})"
+    rows = main_cells(load_table(preset, "gains"), preset)  # none where nothing was run with the preset's own settings
+    pictures = f" ({style.sample(rows, '')[0]})" if len(rows) else ""
+    return f"ours, {study_name(preset)}{pictures}"
 
 
 def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterator[list[str]]:
