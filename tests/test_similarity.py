@@ -246,6 +246,8 @@ def test_other_sources_black_boxes_and_planes_of_the_preset(two_runs, study_root
     assert said == ["jpeg 4: measured already"] * 2
     with pytest.raises(StudyError, match="function:my_box:unknown cannot be imported"):
         boundaries.measure("smoke", key, n=4, log=said.append, black_boxes=["function:my_box:unknown"])
+    with pytest.raises(StudyError, match="two recognisers would both be called 'by_brightness'"):
+        boundaries.measure("smoke", key, n=4, log=said.append, black_boxes=2 * full["black_boxes"])
 
 
 def test_two_equal_runs_are_refused(two_runs):

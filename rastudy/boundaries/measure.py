@@ -26,7 +26,7 @@ from rastudy.config import Config, make_config
 from rastudy.data.datasets import PictureSet
 from rastudy.data.degradations import round_to_8_bits
 from rastudy.data.loaders import evaluation_batches, load_pictures
-from rastudy.errors import StudyError
+from rastudy.errors import StudyError, all_differ
 from rastudy.evaluation import metrics
 from rastudy.evaluation.evaluate import first_pictures, weights_of
 from rastudy.evaluation.predictions import load_predictions, save_predictions
@@ -332,8 +332,9 @@ def measure(
         pictures = partial(first_pictures, load_pictures(config, "test"))
         count = n or PRESETS[preset].get("boundary_pictures", PICTURES_FULL if full else PICTURES)
         count = len(pictures(count))  # the set may be smaller
-        readers = weights_versions(networks_of(config, full), config.dataset) | {box.name: box.version for box in boxes}
-        names = [box.name for box in boxes]
+        networks, names = weights_versions(networks_of(config, full), config.dataset), [box.name for box in boxes]
+        all_differ("recognisers", [*networks, *names], "leave one out, or give its file or function another name")
+        readers = networks | {box.name: box.version for box in boxes}
         about = description(config, directions_of(config, full), readers, count, pictures(count), names)
         files.append(boundaries_file(preset, task, strength))
         if is_current(config, about, pictures):
