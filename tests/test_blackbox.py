@@ -22,7 +22,7 @@ from rastudy.data import digits
 from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.transfer import black_box as blackbox
-from rastudy.transfer.black_box import Answer, Asked, Function, Service, Tesseract, open_black_box
+from rastudy.transfer.black_box import Answer, Asked, Function, Service, Tesseract, open_black_box, processes
 from rastudy.transfer.directions import variants
 
 GOOD = {"predictions": [{"label": "a", "score": 0.2}, {"label": "b", "score": 0.7}]}
@@ -106,6 +106,11 @@ def test_two_black_boxes_of_one_name_are_refused():
         variants("smoke", "black_box", boxes)
     names = [variant.name for variant in variants("smoke", "black_box", "litert:a/one.tflite,service:b/two.json,rapidocr")]
     assert names == ["one", "two", "rapidocr"]
+
+
+def test_one_process_asks_a_service():
+    """Whatever it is named with."""
+    assert processes(4, ["rapidocr", "tesseract"]) == 4 and processes(4, ["rapidocr", "service:a.json"]) == 1
 
 
 def test_answers_are_kept(service, server, files):
