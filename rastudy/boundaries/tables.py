@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from rastudy.analysis import statistics as stats
-from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, correct, main_key, paired
+from rastudy.analysis.comparisons import ESTIMATE, GAIN, Cell, cell_key, correct, main_key, named, paired
 from rastudy.analysis.tables import own_cells, rounded
 from rastudy.boundaries import distances as boundary
 from rastudy.boundaries import measure as boundaries
@@ -28,11 +28,10 @@ from rastudy.transfer import tables as transfer
 DRAWS = 1000  # of the bootstrap
 FEWEST = 10  # pictures of a stratum; nothing is reported of fewer
 PERMUTATIONS = 5040  # 7!: up to seven networks in every order, more at random
-SHARE = ("share", "share_low", "share_high")  # of the source's own gain
 SIMILARITIES = ("kappa", "rank_ra", "rank_spectrum")
 KEY = ("preset", "task", "strength")
 COLUMNS = (*KEY, "along", "stratum", "reader", "other", "metric", *ESTIMATE, "n_images", "n_groups")
-POINTS = (*KEY, "source", "target", *SIMILARITIES, *GAIN, *SHARE, "n_images", "n_groups")
+POINTS = (*KEY, "source", "target", *SIMILARITIES, *GAIN, *transfer.SHARE, "n_images", "n_groups")
 EXPLAINS = (*KEY, "test", "similarity", "outcome", "rho", "p", "p_holm", "n_networks", "n_pairs", "permutations")
 TABLES = {
     "boundary_distances": COLUMNS, "boundary_pairs": COLUMNS, "boundary_planes": COLUMNS, "boundary_path": COLUMNS,
@@ -88,7 +87,7 @@ def estimate(resampled: np.ndarray) -> dict[str, float]:
     """The sample's statistic with the interval of the resamples; empty where the sample's is undefined."""
     if np.isnan(resampled[0]):
         return {}
-    return dict(zip(ESTIMATE, (float(resampled[0]), *stats.percentile(resampled[1:])), strict=True))
+    return named(ESTIMATE, (float(resampled[0]), *stats.percentile(resampled[1:])))
 
 
 # --- tables
@@ -219,8 +218,8 @@ def plane_rows(m: Measured) -> Iterator[dict]:
     kappas: dict[str, list[np.ndarray]] = {"architectures": [], "trainings": []}
     for (r, reader), (o, other) in itertools.combinations(enumerate(m.readers), 2):
         both = planes[:, [r, o]]
-        named, code = np.unique(both, return_inverse=True)
-        code, classes = code.reshape(both.shape), len(named)
+        seen, code = np.unique(both, return_inverse=True)
+        code, classes = code.reshape(both.shape), len(seen)
         counts = np.array(
             [[boundary.confusion(kind[0, ..., p], kind[1, ..., p], classes) for p in range(many)] for kind in code]
         )
@@ -293,10 +292,10 @@ def _gains(m: Measured, cells: dict[tuple, Cell]) -> Iterator[dict]:
         for target in (name for name in cell.targets if name in m.readers and name != source):
             mine = gain[:, [cell.targets.index(target)]]
             (one,) = stats.mean_intervals(mine, cell.groups, differences=True)
-            row = {"source": source, "target": target} | dict(zip(GAIN, one, strict=True))
+            row = {"source": source, "target": target} | named(GAIN, one)
             if at_home.low > 0:
                 (kept,) = stats.ratio_intervals(mine, own, cell.groups)
-                row |= dict(zip(SHARE, kept, strict=True))
+                row |= named(transfer.SHARE, kept)
             yield row | {"n_images": len(mine), "n_groups": len(cell.groups.sizes)}
 
 
@@ -312,8 +311,7 @@ def _gains_of_others(m: Measured) -> Iterator[dict]:
         here = (table["task"] == m.base["task"]) & (table["strength"] == m.base["strength"]) & (table["mode"] == "ra")
         here &= table["source_arch"].isin(m.readers) & table["reader"].isin(m.readers) & (table["metric"] == "top1")
         for found in table[here & table["variant"].isin([direction, *m.readers])].to_dict("records"):
-            row = {"source": found["source_arch"], "target": found["reader"]}
-            row |= dict(zip(GAIN, (found[name] for name in ESTIMATE), strict=True))
+            row = {"source": found["source_arch"], "target": found["reader"]} | named(GAIN, (found[name] for name in ESTIMATE))
             yield row | {name: found[name] for name in ("n_images", "n_groups")}
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rastudy.analysis import style
+from rastudy.analysis.comparisons import GAIN
 from rastudy.analysis.judged import UNSEEN
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
@@ -22,7 +23,6 @@ SHOWN = {
     "tv": "total variation", "wavelet": "wavelets", "bm3d": "BM3D",
 }  # fmt: skip
 OF_OTHERS = {"realesrgan_x4plus": "Real-ESRGAN x4plus", "realesr_animevideo_x4": "Real-ESRGAN animevideo"}  # folders
-GAIN = ("gain", "gain_low", "gain_high")
 NAMES_APART = 0.075  # of a panel's height
 LONGEST = 26  # characters of a line of a name
 

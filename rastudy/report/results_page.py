@@ -189,7 +189,7 @@ def judged_table(preset: str) -> Iterator[Row]:
                 f"{row['psnr']:.2f}",
                 f"{row['ssim']:.3f}",
             ]
-            yield [*shown, interval(row, judgement.GAIN), cost]
+            yield [*shown, interval(row, GAIN), cost]
 
 
 @table("data", "task", "upload", "RA: unseen", "with uploads in its loss: unseen", "difference: source", "difference: unseen",

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rastudy.analysis import style
-from rastudy.analysis.comparisons import ESTIMATE, headline
+from rastudy.analysis.comparisons import ESTIMATE, GAIN, headline
 from rastudy.errors import NothingToShow
 from rastudy.paths import results_folder, to_read
 from rastudy.registry import TASKS, short_name, task_name
@@ -59,7 +59,7 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
         for _, row in found.iterrows():
             names = [judgement.restorer_name(row[name]) for name in ("restorer", "reference")]
             n = f"{int(row['n_images']):,}"
-            yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, judgement.GAIN), n]
+            yield [judgement.place_of(found), *names, f"{row['psnr']:.2f}", interval(row, GAIN), n]
 
 
 @style.says_what_is_missing
@@ -101,7 +101,7 @@ def plot_blind(presets: Sequence[str]) -> Figure:
             rows = [(place, one[one["restorer"] == name]) for place, one in enumerate(judged)]
             x = [place + 0.18 * (k - 1.5) for place, row in rows for _ in range(len(row))]
             shown = pd.concat([row for _, row in rows])
-            style.intervals(ax, x, shown, judgement.GAIN, ms=6, label=judgement.restorer_name(name), **judgement.look_of(name))
+            style.intervals(ax, x, shown, GAIN, ms=6, label=judgement.restorer_name(name), **judgement.look_of(name))
         ax.axhline(0, color="black", lw=1)
         ax.set_xticks(range(len(judged)), [short_name(one["task"].iloc[0], one["strength"].iloc[0]) for one in judged])
         ax.set_title(f"{study_name(preset)}; n = {int(judged[0]['n_images'].iloc[0]):,}")

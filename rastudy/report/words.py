@@ -116,7 +116,7 @@ def judged(preset: str, task: str, restorer: str, over: str = "", reader: str = 
         found = table(kept_judgement(to_read(results_folder(preset) / f"judged_{task}.npz")), over)
     else:
         (found,) = (one for one in judgement.judgements([preset]) if one["task"].iloc[0] == task)
-    return said(_only(found, preset, task, restorer=restorer, reader=reader), judgement.GAIN)
+    return said(_only(found, preset, task, restorer=restorer, reader=reader), GAIN)
 
 
 def read_best(presets: Sequence[str]) -> str:
@@ -133,7 +133,7 @@ def sent(preset: str, condition: str, way: str, readers: str, what: str) -> str:
 def beside(preset: str, task: str, restorer: str) -> str:
     """What the mean unseen model reads better after a restorer than after RA's specialist."""
     (found,) = (one for one in travel.blind_judgements(preset) if one["task"].iloc[0] == task)
-    return said(_only(found, preset, task, restorer=restorer), judgement.GAIN)
+    return said(_only(found, preset, task, restorer=restorer), GAIN)
 
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
