@@ -14,22 +14,16 @@ from rastudy.registry import TASKS, short_name, task_name
 from rastudy.report import judgement
 from rastudy.report.claims import interval, study_name, trainings, where
 from rastudy.transfer import aware
-from rastudy.transfer.upload import UPLOADS
 
 WAYS = {"png": "none", "jpeg95": "JPEG 95", "jpeg90": "JPEG 90", "jpeg75": "JPEG 75", "jpeg50": "JPEG 50", "resized": "resized"}
 READERS = {"source": style.SOURCE, "unseen": style.UNSEEN, "unlike": {"color": "#009e73", "marker": "P"}}
 BLIND = ("none", "plain", "blind:plain", "blind:ra")  # what is compared with RA's specialist
 
 
-def aware_table(preset: str) -> pd.DataFrame:
-    """``upload_aware.csv`` of a study; empty where nothing was trained with uploads in its loss."""
-    return aware.load_table(preset) if to_read(aware.table_file(preset)).is_file() else pd.DataFrame(columns=aware.COLUMNS)
-
-
 def aware_rows(preset: str) -> Iterator[list[str]]:
     """A row per degradation and upload: unseen models' gain without and with uploads in the loss; each reader's difference."""
     shown = [("unseen", "without"), ("unseen", "with"), *((readers, "difference") for readers in READERS)]
-    for (_, task, strength, *_), rows in aware_table(preset).groupby(list(aware.RUN), sort=False):
+    for (_, task, strength, *_), rows in aware.load_table(preset).groupby(list(aware.RUN), sort=False):
         for way, part in rows.groupby("way", sort=False):
             by = part.set_index(["readers", "gain"])
             cells = [interval(by.loc[key]) if key in by.index else "" for key in shown]
@@ -65,7 +59,7 @@ def blind_rows(preset: str) -> Iterator[list[str]]:
 @style.says_what_is_missing
 def plot_upload_aware(preset: str) -> Figure:
     """RA's gain over plain after each upload, without and with uploads in its loss: by degradation and kind of reader."""
-    found = headline(aware_table(preset))
+    found = headline(aware.load_table(preset))
     if found.empty:
         raise NothingToShow(
             f"No run of {preset} has uploads in its loss: rastudy sweep --preset {preset} --direction upload_aware."
@@ -76,11 +70,11 @@ def plot_upload_aware(preset: str) -> Figure:
         for ax, who in zip(line, readers, strict=True):
             rows = style.rows_of(found[found["readers"] == who], key)
             for shift, (gain, label, fill) in enumerate((("without", "RA", "none"), ("with", "RA, uploads in its loss", None))):
-                part = where(rows, gain=gain).set_index("way").reindex(list(UPLOADS)).reset_index()
+                part = where(rows, gain=gain).set_index("way").reindex(list(WAYS)).reset_index()
                 x = np.arange(len(part)) + 0.24 * shift - 0.12
                 style.intervals(ax, x, part, ESTIMATE, ms=5, label=label, mfc=fill or READERS[who]["color"], **READERS[who])
             ax.axhline(0, color="black", lw=1)
-            ax.set_xticks(range(len(UPLOADS)), list(WAYS.values()), rotation=30, ha="right")
+            ax.set_xticks(range(len(WAYS)), list(WAYS.values()), rotation=30, ha="right")
             ax.set_title(f"{task_name(*key)}: {who}")
         line[0].set_ylabel("gain over plain (pp)")
     seeds = sorted(set(found["n_seeds"]))

@@ -20,6 +20,7 @@ from rastudy.registry import mode_name
 from rastudy.report import judgement, travel
 from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
 from rastudy.report.results_page import corrected_tests, measured_boundaries
+from rastudy.transfer import aware
 from rastudy.transfer.tables import load_table as load_transfer
 
 
@@ -127,7 +128,7 @@ def read_best(presets: Sequence[str]) -> str:
 
 def sent(preset: str, condition: str, way: str, readers: str, what: str) -> str:
     """RA's gain after an upload, ``without`` uploads in its loss or ``with`` them, or the ``difference``."""
-    return said(_row(travel.aware_table(preset), preset, condition, way=way, readers=readers, gain=what))
+    return said(_row(aware.load_table(preset), preset, condition, way=way, readers=readers, gain=what))
 
 
 def beside(preset: str, task: str, restorer: str) -> str:

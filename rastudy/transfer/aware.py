@@ -67,5 +67,7 @@ def write_table(preset: str) -> None:
 
 
 def load_table(preset: str) -> pd.DataFrame:
-    """The table; StudyError where it is missing or has other columns."""
-    return read_table(to_read(table_file(preset)), COLUMNS, f"rastudy sweep --preset {preset} --direction upload_aware")
+    """The table, empty where nothing was trained with uploads in its loss; StudyError where it has other columns."""
+    path = to_read(table_file(preset))
+    remedy = f"rastudy sweep --preset {preset} --direction upload_aware"
+    return read_table(path, COLUMNS, remedy) if path.is_file() else pd.DataFrame(columns=COLUMNS)
