@@ -121,10 +121,10 @@ def draw(found: pd.DataFrame, path: Path) -> None:
 # --- those of the record
 
 
-def judgements(presets: Sequence[str]) -> list[pd.DataFrame]:
-    """The committed judgements of studies: ``results/<preset>/judged_<task>.csv``."""
+def judgements(presets: Sequence[str], kind: str = "judged") -> list[pd.DataFrame]:
+    """The committed judgements of studies: ``results/<preset>/<kind>_<task>.csv``."""
     folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in presets]
-    return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob("judged_*.csv"))]
+    return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob(f"{kind}_*.csv"))]
 
 
 def unseen_of(found: pd.DataFrame) -> list[str]:

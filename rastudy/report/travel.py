@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from rastudy.analysis import style
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, headline
 from rastudy.errors import NothingToShow
-from rastudy.paths import results_folder, to_read
 from rastudy.registry import TASKS, short_name, task_name
 from rastudy.report import judgement
 from rastudy.report.claims import interval, study_name, trainings, where
@@ -32,9 +31,7 @@ def aware_rows(preset: str) -> Iterator[list[str]]:
 
 def blind_judgements(preset: str) -> list[pd.DataFrame]:
     """The mean unseen model's rows of ``blind_<task>.csv``: no processing, plain and the blind P's against RA's specialist."""
-    folder = to_read(results_folder(preset) / "runs.csv").parent
-    judged = [pd.read_csv(path) for path in folder.glob("blind_*.csv")]
-    judged.sort(key=lambda one: list(TASKS).index(one["task"].iloc[0]))
+    judged = sorted(judgement.judgements([preset], "blind"), key=lambda one: list(TASKS).index(one["task"].iloc[0]))
     return [_of_blind(one) for one in judged]
 
 
