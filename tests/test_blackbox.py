@@ -110,7 +110,9 @@ def test_two_black_boxes_of_one_name_are_refused():
 
 def test_one_process_asks_a_service():
     """Whatever it is named with."""
-    assert processes(4, ["rapidocr", "tesseract"]) == 4 and processes(4, ["rapidocr", "service:a.json"]) == 1
+    assert processes(4, ["rapidocr", "tesseract"]) == 4
+    for several in (["rapidocr", "service:a.json"], ["rapidocr, service:a.json"]):  # wherever the comma stands
+        assert processes(4, several) == 1
 
 
 def test_answers_are_kept(service, server, files):

@@ -42,7 +42,7 @@ from rastudy.report.html import page as page_of
 from rastudy.report.html import rendered
 from rastudy.report.judgement import as_text, draw, told, wide
 from rastudy.training.train import check_classes
-from rastudy.transfer.black_box import Asked, is_black_box
+from rastudy.transfer.black_box import Asked, is_black_box, processes
 from rastudy.transfer.read import reader_of
 
 CHUNK = 100  # pictures at most that a process judges at a time
@@ -209,7 +209,7 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
             pictures, another degradation or other recognisers.
     """
     bench = _Bench(request)  # what is wrong is said before any process starts
-    jobs = 1 if any(spec.startswith("service:") for spec in request.readers) else jobs  # one process counts its calls
+    jobs = processes(jobs, request.readers)
     names, versions = [one.name for one in bench.restorers], bench.versions
     called = [*(beside.arrays if beside else ()), *names]
     all_differ("restorers", called, "rename a folder or leave one out")

@@ -32,6 +32,7 @@ from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.models.weight_files import sha256, source_version
 from rastudy.paths import expand, read_json, shared, write_json
+from rastudy.registry import names_in
 
 BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
@@ -381,7 +382,7 @@ def is_black_box(spec: str) -> bool:
 
 def processes(jobs: int, specs: Iterable[str]) -> int:
     """How many processes may read with these recognisers: one with a service among them, since one counts its calls."""
-    return 1 if any(spec.startswith("service:") for spec in specs) else jobs
+    return 1 if any(name.startswith("service:") for spec in specs for name in names_in(spec)) else jobs
 
 
 class Asked(nn.Module):

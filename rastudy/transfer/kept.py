@@ -13,7 +13,7 @@ import numpy as np
 
 from rastudy.config import Config
 from rastudy.evaluation.predictions import Predictions, load_predictions, save_predictions
-from rastudy.paths import results_folder, root
+from rastudy.paths import results_folder, root, to_read
 
 Kept = dict[str, dict[str, Predictions]]  # by variant and run id
 OF_PICTURES = ("label", "group")
@@ -29,7 +29,7 @@ def part_file(run: Config, direction: str, variant: str) -> Path:
 
 def load_kept(preset: str, direction: str) -> Kept:
     """What has been read; empty where nothing has, StudyError where the file is damaged."""
-    path = kept_file(preset, direction)
+    path = to_read(kept_file(preset, direction))
     if not path.is_file():
         return {}
     abouts, arrays = load_predictions(path)

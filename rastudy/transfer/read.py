@@ -63,12 +63,13 @@ def read_direction(
     Returns:
         calls that a black box would cost (``counting``: nothing else happens), else 0.
     """
-    borrow(preset)
+    if not counting:
+        borrow(preset)
     found = [run.config for run in runs(preset, direction, data_dir, black_box)]
     todo, kept = [run for run in found if not only or run.run_id in only], load_kept(preset, direction)
     held = [{name: read[run.run_id].about for name, read in kept.items() if run.run_id in read} for run in todo]
     read_one = partial(read_run, direction=direction, black_box=black_box, counting=counting)
-    if (jobs := processes(jobs, black_box.split(",") if direction == "black_box" else ())) > 1:
+    if (jobs := processes(jobs, [black_box] if direction == "black_box" else [])) > 1:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             reports = list(pool.map(read_one, todo, held))
     else:
