@@ -22,13 +22,15 @@ from rastudy.data import digits
 from rastudy.data.datasets import PictureSet
 from rastudy.models.small_nets import build_small
 
+TESTS, SUMS = Path(__file__).parent, {"RASTUDY_ARITHMETIC": "portable", **PORTABLE}
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def portable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that a test starts sum as this one does, whatever preset was configured before."""
-    for name, value in {"RASTUDY_ARITHMETIC": "portable", **PORTABLE}.items():
+    for name, value in SUMS.items():
         monkeypatch.setenv(name, value)
 
 
@@ -52,25 +54,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)  # files that take long start first: none is left to one worker
 
 
-@pytest.fixture
-def sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SimpleNamespace]]:
+@pytest.fixture(scope="session")
+def warm_kernels() -> Callable[[], contextlib.AbstractContextManager[pytest.MonkeyPatch]]:
+    """Within its context kernels are forks of one process, which has imported the package and draws with few pixels."""
+    from rastudy.report import kernels
+
+    @contextlib.contextmanager
+    def context() -> Iterator[pytest.MonkeyPatch]:
+        before = dict(os.environ)  # warm kernels change it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "PRELOADED", (*kernels.PRELOADED, "few_pixels"))
+            for name, value in {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent))), **SUMS}.items():
+                patch.setenv(name, value)
+            yield patch
+        os.environ.clear()
+        os.environ.update(before)
+
+    return context
+
+
+@pytest.fixture(scope="session")
+def sweep(warm_kernels) -> Callable[..., SimpleNamespace]:
     """``rastudy sweep`` of the smoke study in a root, in this process, which has imported everything already.
 
     It returns what a finished process has: ``returncode``, ``stdout`` and ``stderr``.
     """
-    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
 
     def run(root: Path, *arguments: str) -> SimpleNamespace:
-        monkeypatch.setenv("RASTUDY_ROOT", str(root))
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+        with warm_kernels() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setenv("RASTUDY_ROOT", str(root))
             status = main(["sweep", "--preset", "smoke", *arguments])
+        signal.signal(signal.SIGTERM, handler)
         return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
-    yield run
-    os.environ.clear()  # warm kernels change it
-    os.environ.update(before)
-    signal.signal(signal.SIGTERM, handler)
+    return run
 
 
 @pytest.fixture(scope="session")

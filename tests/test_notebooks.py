@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from papermill.exceptions import PapermillExecutionError
 
 from rastudy.config import configure
+from rastudy.report import kernels
 from rastudy.report.notebooks import COPIES, READING
 
 ROOT = Path(__file__).parents[1]
@@ -180,9 +181,10 @@ def test_an_unknown_parameter_stops_a_notebook(study_root, monkeypatch, name, gi
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with the digits' results."""
+    """A root with the digits' results, boundaries of the degradation that notebooks show alone."""
     root = tmp_path_factory.mktemp("record")
-    shutil.copytree(ROOT / "results" / "digits", root / "results" / "digits")
+    others = shutil.ignore_patterns("dn0.2.npz", "srx4.npz")
+    shutil.copytree(ROOT / "results" / "digits", root / "results" / "digits", ignore=others)
     for path in (ROOT / "results").glob("*.csv"):
         shutil.copy(path, root / "results")
     return root
@@ -191,23 +193,22 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SCRATCH = """task = 3; preset = None; count, own_idea = "x", {"a": 1}
 ra_weight: str = "tried out"
 %precision 3"""
+SMALLER = {"01_train": ('"digits"', '"smoke"'), "00_degradations": ("count: int = 400", "count: int = 20")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_notebook_runs_twice_in_one_kernel(name, record, monkeypatch):
+def test_a_notebook_runs_twice_in_one_kernel(name, record, warm_kernels):
     """From top to bottom, then again after a cell that somebody tried out: no error, and the same kinds of output."""
-    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
-    monkeypatch.setenv("RASTUDY_BATCH", "1")
-    monkeypatch.setenv("RASTUDY_ROOT", str(record))
-    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
-    if name == "01_train":
-        parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-        parameters.source = parameters.source.replace('"digits"', '"smoke"')
-    once = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    cells = [*once, nbformat.v4.new_code_cell(SCRATCH), *once]
-    again = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.source) for cell in cells])
-    NotebookClient(again, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(record)}}).execute()
+    once = [cell.source for cell in code_of(name)]
+    if name in SMALLER:
+        assert SMALLER[name][0] in once[0]
+        once[0] = once[0].replace(*SMALLER[name])
+    again = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (*once, SCRATCH, *once)])
+    with warm_kernels() as patch:
+        patch.setenv("RASTUDY_ROOT", str(record))
+        kernels.use_warm_kernels()
+        NotebookClient(again, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(record)}}).execute()
     first, second = again.cells[: len(once)], again.cells[len(once) + 1 :]
     kinds = [[{output.output_type for output in cell.outputs} for cell in cells] for cells in (first, second)]
     assert all(one - {"stream"} == other - {"stream"} for one, other in zip(*kinds, strict=True)) and any(kinds[0])
