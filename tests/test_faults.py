@@ -18,10 +18,10 @@ PART = ("--task", "jpeg", "--mode", "plain", "ra", "--no-notebooks", "--jobs", "
 COMMAND = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", *PART]
 
 
-def start(root: Path, before: Callable[[], object] | None = None) -> subprocess.Popen:
+def start(root: Path, before: Callable[[], object] | None = None, errors: int = subprocess.STDOUT) -> subprocess.Popen:
     """The sweep in a root; ``before`` is called in its process first."""
     environment = os.environ | {"RASTUDY_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    told = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
     return subprocess.Popen(COMMAND, env=environment, cwd=root.parent, preexec_fn=before, **told)
 
 
@@ -37,9 +37,9 @@ def figures(root: Path) -> dict[str, bytes]:
 def undisturbed(tmp_path_factory) -> tuple[dict[str, bytes], float, Path]:
     """The figures of a sweep that nothing disturbed, how long it took, and where it lies."""
     root, started = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
-    process = start(root)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
+    process = start(root, errors=subprocess.PIPE)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0 and not errors, output + errors
     found = figures(root)
     assert sum(name.endswith(".csv") for name in found) > 10 and sum(name.endswith(".npz") for name in found) >= 2
     return found, time.monotonic() - started, root
