@@ -195,17 +195,17 @@ def _changes(path: Path, arrays: dict[str, np.ndarray]) -> str:
 def degradation_table(preset: str, count: int = 400, **overrides) -> pd.DataFrame:
     """Top-1 of every R on validation pictures without processing, by task and strength; rows of a tidy table."""
     rows = []
-    for task in tasks_of(preset):
-        for strength in registry.TASKS[task].curve:
-            config = make_config(preset, task, "none", strength=strength, **overrides)
-            pictures = first_pictures(load_pictures(config, "val" if config.val_images else "test"), count)
-            names = [name for name in config.targets if not is_variant(name)]
-            arrays = predict(
-                config, pictures, [load_classifier(name, config.dataset).to(config.torch_device()) for name in names]
-            )
-            top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
-            for name, value in zip(names, top1, strict=True):
-                rows.append({"task": task, "strength": strength, "target_arch": name, "top1": value, "n_images": len(pictures)})
+    runs = [make_config(preset, task, "none", strength=strength, **overrides)
+            for task in tasks_of(preset) for strength in registry.TASKS[task].curve]  # fmt: skip
+    names = [name for name in runs[0].targets if not is_variant(name)]
+    readers = [load_classifier(name, runs[0].dataset).to(runs[0].torch_device()) for name in names]
+    for config in runs:
+        pictures = first_pictures(load_pictures(config, "val" if config.val_images else "test"), count)
+        arrays = predict(config, pictures, readers)
+        top1 = 100 * metrics.hits(arrays["top5"], arrays["label"], 1).mean(1)
+        about = {"task": config.task, "strength": config.strength}
+        rows += [about | {"target_arch": name, "top1": value, "n_images": len(pictures)}
+                 for name, value in zip(names, top1, strict=True)]  # fmt: skip
     return pd.DataFrame(rows)
 
 
