@@ -150,10 +150,11 @@ def sweep_options() -> list[Option]:
         option("--ra-weight", says="only these weights of R's loss (default: the preset's)", nargs="*", type=float, least=0,
                default=[]),
         option("--processor", says=f"only these P's, or your own: {OWN} (default: the preset's)", nargs="*", default=[]),
-        option("--split", says="val, test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"]),
+        option("--split", says="val, test; val alone leaves the test pictures unread", nargs="*", default=["val", "test"],
+               without="--direction"),
         DATA, DEVICE, JOBS,
         option("--set", says="other settings of every run, such as test_images=100 (default: none)", nargs="*", default=[],
-               metavar="NAME=VALUE"),
+               metavar="NAME=VALUE", without="--direction"),
         option("--direction", says="run these transfer studies instead: categories, datasets, other_pictures, detection, "
                "families, black_box, upload, upload_aware, multi_source (default: none)", nargs="*", default=[]),
         option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr",
@@ -161,8 +162,9 @@ def sweep_options() -> list[Option]:
         flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
                nargs="+", default=[], metavar="ID"),
-        flag("--list", says="print the ids of the grid's runs in the order of training, and stop"),
-        flag("--status", says="list what is done, stale, failed or to do, and stop"),
+        flag("--list", says="print the ids of the grid's runs in the order of training, and stop",
+             without="--status --dry-run"),
+        flag("--status", says="list what is done, stale, failed or to do, and stop", without="--dry-run"),
         flag("--dry-run", says="list what would run and what it would cost, and stop"),
         flag("--no-notebooks", says="do not execute the reading notebooks"),
     ]  # fmt: skip
@@ -186,7 +188,7 @@ def boundaries_options() -> list[Option]:
         option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0, without="--tables"),
         option("--black-box", says="readers known by their answers alone, with commas between: litert:FILE.tflite or another "
                "of sweep's (default: none)", default="", without="--tables"),
-        DATA, JOBS, DEVICE,
+        (DATA[0], DATA[1] | {"without": "--tables"}), JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip
 
@@ -239,8 +241,8 @@ def judge_options() -> list[Option]:
         option("--count", says="only so many of the preset's test pictures: the first; of a set sorted by class evenly spaced "
                "ones; 0: all", least=0, default=0, without="--pictures"),
         option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),
-        option("--sources", says="recognisers that the folders' restorers had in their losses (default: none)", nargs="+",
-               default=[], metavar="R"),
+        option("--sources", says="recognisers that the folders' restorers, or your own P, had in their losses (default: none)",
+               nargs="+", default=[], metavar="R"),
         option("--reference", says="what the others are compared with (default: none, no processing; without degraded "
                "pictures the first folder; of --beside its own)", default=""),
         option("--beside", says="a kept judgement, OUT.npz, that the restorers join: its own need no second reading "
@@ -374,9 +376,9 @@ class Parser(argparse.ArgumentParser):
         for name in given & rules.keys():
             needs, without = rules[name]
             if needs and not given & {*needs}:
-                self.error(f"{name} has no effect without {' or '.join(needs)}; leave it out, or add that")
+                raise StudyError(f"{name} has no effect without {' or '.join(needs)}; leave it out, or add that")
             if beside := given & {*without}:
-                self.error(f"{name} has no effect beside {min(beside)}; leave one of them out")
+                raise StudyError(f"{name} has no effect beside {min(beside)}; leave one of them out")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")

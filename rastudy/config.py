@@ -149,7 +149,9 @@ class Config:
                 raise StudyError(f"{name}={getattr(self, name)!r} must be above 0")
         data = registry.dataset_of(self.dataset)
         if self.classes and (data.photographs or not data.needs_folder):
-            raise StudyError(f"classes={self.classes!r} does not fit: {data.shown} have no class folders that it could name")
+            raise StudyError(
+                f"classes={self.classes!r} does not fit: {data.shown} are read with all their classes; leave it out"
+            )
         if data.size and self.image_size != data.size:
             raise StudyError(f"image_size={self.image_size} does not fit; {data.shown} have {data.size} x {data.size} pixels")
         for name in ("image_size", "crop", "pretrain_crop") if data.photographs else ():
@@ -285,10 +287,33 @@ def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -
     settings = {k: v for k, v in (PRESETS[preset] | own).items() if k in names}
     settings["ra_weight"] = own["ra_weights"].get(mode, 0.0)
     config = Config(**{"preset": preset, "task": task, "mode": mode, **settings, **given})
-    registry.check_folder(config.dataset, config.data_dir)
     if given.get("upload") and not config.sources:
         raise StudyError(f"upload={given['upload']!r} needs a recogniser in the loss, and mode={mode!r} has none; leave it out")
     return config
+
+
+def check_typed(given: Mapping[str, Any]) -> Config:
+    """The config of what a person typed; StudyError where a part of that has no effect beside the rest.
+
+    Such as R's weight for plain, photographs' crop for digits, a folder for embedded pictures.
+    """
+    config = make_config(**given)
+    registry.check_folder(given.get("data_dir", ""), config.dataset)
+    for name, value in given.items():
+        rest = {one: v for one, v in given.items() if one != name}
+        operational = next(field for field in dataclasses.fields(Config) if field.name == name).metadata.get("operational")
+        if operational or name in ("preset", "task", "mode") or (without := make_config(**rest)).run_id != config.run_id:
+            continue
+        if not _same(getattr(without, name), value):
+            raise StudyError(f"{name}={value!r} has no effect on task={config.task!r}, mode={config.mode!r} of preset "
+                             f"{config.preset}; leave it out")  # fmt: skip
+    return config
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values of a setting are one: names between commas in any order."""
+    both = [sorted(registry.names_in(value)) if isinstance(value, str) else value for value in (one, other)]
+    return both[0] == both[1]
 
 
 def _canonical(channels: Mapping[str, tuple[float, float]]) -> str:

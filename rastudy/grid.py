@@ -130,14 +130,12 @@ def select(args: argparse.Namespace, of_directions: Iterable[Run] = ()) -> list[
         one_of("task", task, tasks_of(args.preset))
     if not args.split:
         raise StudyError(f"--split names no split; use {' or '.join(SPLITS)}, or leave it out for both")
-    if args.direction and args.set:
-        raise StudyError(
-            f"--set {args.set[0]} has no effect on --direction, whose runs have the preset's settings; leave it out"
-        )
     if args.direction:
         found = narrow(merge(of_directions), _named(args))
     else:
-        found = [Run(run.config, tuple(split for split in run.splits if split in args.split)) for run in _asked(args)]
+        asked = _asked(args)
+        registry.check_folder(args.data, *(run.config.dataset for run in asked))
+        found = [Run(run.config, tuple(split for split in run.splits if split in args.split)) for run in asked]
         found = [run for run in found if run.splits]
     by_id = {run.config.run_id: run for run in found}
     for name in args.run:
@@ -150,13 +148,29 @@ def select(args: argparse.Namespace, of_directions: Iterable[Run] = ()) -> list[
 def _named(args: argparse.Namespace) -> dict[str, list]:
     """The values of a run's settings that the options name."""
     modes = [registry.ALIASES.get(mode, mode) for mode in args.mode or ()]
-    named = {"task": args.task, "mode": modes, "seed": args.seed, "source_arch": args.source_arch,
+    sources = [",".join(registry.in_order(registry.names_in(source))) for source in args.source_arch]
+    named = {"task": args.task, "mode": modes, "seed": args.seed, "source_arch": sources,
              "ra_weight": args.ra_weight, "processor": args.processor}  # fmt: skip
     return {name: values for name, values in named.items() if values}
 
 
 def _asked(args: argparse.Namespace) -> list[Run]:
-    overrides, named = {"data_dir": args.data, "device": args.device} | settings_from(args.set), _named(args)
+    """The runs that the options name, without ``--direction``; StudyError where a setting changes none of them."""
+    asked, values = _with(args, args.set), settings_from(args.set)
+    ids = {run.config.run_id for run in asked}
+    for pair, (name, value) in zip(args.set, values.items(), strict=True):
+        rest = _with(args, [one for one in args.set if one != pair])
+        if name in SCIENCE and {run.config.run_id for run in rest} == ids:
+            if any(getattr(run.config, name) != value for run in rest):
+                raise StudyError(f"--set {pair} has no effect on these runs; leave it out")
+    return asked
+
+
+def _with(args: argparse.Namespace, pairs: list[str]) -> list[Run]:
+    """The runs that the options name, with these settings (``NAME=VALUE``)."""
+    overrides, named = {"data_dir": args.data, "device": args.device} | settings_from(pairs), _named(args)
+    if "labels" in overrides:  # an axis
+        overrides["labels"] = (overrides["labels"],)
     if args.full or not named:
         return narrow(grid(args.preset, args.full, **overrides), named)
     axes: dict[str, Any] = {"seeds": args.seed or (-1,), "sources": args.source_arch or ("",)}
@@ -166,6 +180,7 @@ def _asked(args: argparse.Namespace) -> list[Run]:
     return merge(baselines + product(args.preset, tasks, modes, **axes, **overrides))
 
 
+SCIENCE = {field.name for field in fields(Config) if not field.metadata.get("operational")}
 # settings that options of their own name
 OPTIONS = {"preset": "preset", "task": "task", "mode": "mode", "seed": "seed", "source_arch": "source-arch",
            "ra_weight": "ra-weight", "processor": "processor", "data_dir": "data", "device": "device"}  # fmt: skip
@@ -180,6 +195,8 @@ def settings_from(pairs: list[str]) -> dict[str, object]:
         if name in OPTIONS:
             raise StudyError(f"--set {pair}: use --{OPTIONS[name]} for it")
         one_of("--set", name, sorted(kinds))
+        if name in values:
+            raise StudyError(f"--set {pair}: {name} is set twice; leave one out")
         try:
             values[name] = reader_of(name)(text)
         except ValueError as error:

@@ -298,10 +298,11 @@ def dataset_of(name: str) -> Dataset:
     return DATASETS[whole]
 
 
-def check_folder(dataset: str, data_dir: str) -> None:
-    """Raise StudyError where the user names a folder of pictures that this data set would not read."""
-    if data_dir and not (data := dataset_of(dataset)).needs_folder:
-        raise StudyError(f"data_dir={data_dir!r} has no effect: {data.shown} are embedded; leave it out")
+def check_folder(data_dir: str, *datasets: str) -> None:
+    """Raise StudyError where the user names a folder of pictures, and none of these data sets would read it."""
+    found = [dataset_of(name) for name in datasets]
+    if data_dir and found and not any(data.needs_folder for data in found):
+        raise StudyError(f"data_dir={data_dir!r} has no effect: {found[0].shown} are embedded; leave it out")
 
 
 # --- recognisers

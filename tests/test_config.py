@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rastudy import registry
-from rastudy.config import Config, configure, make_config
+from rastudy.config import NOT_APPLICABLE, Config, check_typed, configure, make_config
 from rastudy.errors import StudyError
 from rastudy.presets import PRESETS, degradations
 
@@ -73,8 +73,26 @@ def test_names_between_commas_are_what_they_name():
 
 def test_a_folder_beside_embedded_pictures_is_refused():
     """Else the user's own would seem to be read."""
+    typed = {"preset": "digits", "task": "sr", "mode": "ra", "data_dir": "x"}
     with pytest.raises(StudyError, match="data_dir='x' has no effect: digits are embedded"):
-        make_config("digits", "sr", data_dir="x")
+        check_typed(typed)
+    check_typed(typed | {"dataset": "cifar10"})
+    make_config("cifar10", "jpeg", dataset="digits")  # its own folder, which other directions of transfer read
+
+
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [("plain", {"ra_weight": 5.0}), ("plain", {"source_arch": "vgg16_bn_small"}), ("ra_unsupervised", {"labels": "shuffled"}),
+     ("ra", {"transformer_lr": 0.5}), ("ra", {"resize": 100}), ("none", {"epochs": 3})],
+)  # fmt: skip
+def test_what_was_typed_for_nothing_is_refused(mode, given):
+    """Where another run, or the same with what it has anyway, is not."""
+    typed = {"preset": "digits", "task": "sr", "mode": mode}
+    ((name, value),) = given.items()
+    with pytest.raises(StudyError, match=f"{name}={value!r} has no effect on task='sr', mode={mode!r} of preset digits"):
+        check_typed(typed | given)
+    own = getattr(make_config(**typed), name)
+    assert own == NOT_APPLICABLE or check_typed(typed | {name: own}) == make_config(**typed)
 
 
 @pytest.mark.parametrize("arch", ["my_module:build@/data/w.pt", "torchscript:../mine.pt", "resnet18_small@~/w.safetensors"])

@@ -20,7 +20,7 @@ from rastudy.__main__ import main, parse
 from rastudy.analysis import comparisons, style
 from rastudy.config import configure, make_config
 from rastudy.data import loaders
-from rastudy.data.datasets import CIFAR10, class_folders, load_split, read_folder
+from rastudy.data.datasets import CIFAR10, CIFAR10_FILES, class_folders, load_split, read_folder
 from rastudy.data.image_files import list_pictures, read_whole
 from rastudy.errors import StudyError
 from rastudy.evaluation.evaluate import evaluate, is_evaluated
@@ -91,6 +91,24 @@ def test_a_test_folder_has_trainings_classes(tmp_path, dataset):
         load_split(dataset, "test", 0, n_val=2, data_dir=str(tmp_path))
     found = load_split(dataset, "test", 0, n_val=2, data_dir=str(tmp_path), classes=names[1:-1])
     assert set(found.labels) == set(range(1, len(names) - 1)) and found.classes == names
+
+
+def test_all_of_a_folders_classes_are_stated_in_the_order_of_rs_labels(tmp_path):
+    """In training as in the test; a part of them leaves training's order."""
+    names = ("ant", "bee", "cow")
+    fill(tmp_path / "train", names, 4), fill(tmp_path / "test", names)
+    found = [load_split("folder", split, 0, n_val=2, data_dir=str(tmp_path), classes=("cow", "ant", "bee"))
+             for split in ("train", "test")]  # fmt: skip
+    assert all(one.classes == ("cow", "ant", "bee") for one in found)
+    files = [Path(tmp_path / "test" / name) for name in found[1].classes]
+    for label, folder in enumerate(files):
+        assert (found[1].array[found[1].labels == label][0] == read_whole(next(folder.iterdir()))).all()
+
+
+def test_a_part_of_the_published_cifar10_cannot_be_stated(tmp_path):
+    (tmp_path / CIFAR10_FILES).mkdir()
+    with pytest.raises(StudyError, match="classes='cat' does not fit: .* is read whole"):
+        load_split("cifar10", "test", 0, data_dir=str(tmp_path), classes=("cat",))
 
 
 def test_classes_that_a_recogniser_cannot_tell_apart_are_refused(tmp_path, study_root, small_r):
@@ -332,7 +350,7 @@ def test_16_bits_of_a_tiff_are_scaled_to_8(tmp_path, order):
     values = np.random.default_rng(0).integers(0, 65536, (12, 16)).astype(order)
     mode = "I;16" if order == "<u2" else "I;16B"
     Image.frombytes(mode, (16, 12), values.tobytes()).save(tmp_path / "a.tif")
-    assert (read_whole(tmp_path / "a.tif")[..., 0] == values >> 8).all()
+    assert (read_whole(tmp_path / "a.tif")[..., 0] == (values / 257).round()).all()
 
 
 @pytest.mark.parametrize(("tag", "kind"), [(254, 1), (254, 2), (282, 2), (282, 7), (296, 12), (34665, 2)])
@@ -608,7 +626,10 @@ def test_sizes_and_devices_that_are_none(study_root, capsys, words):
 @pytest.mark.parametrize(
     ("words", "says"),
     [(["--set", "task=dn"], "--set task=dn: use --task for it"), (["--set", "ra_weight=0.5"], "use --ra-weight"),
-     (["--direction", "upload", "--set", "test_images=5"], "--set test_images=5 has no effect on --direction"),
+     (["--direction", "upload", "--set", "test_images=5"], "--set has no effect beside --direction"),
+     (["--direction", "upload", "--split", "val"], "--split has no effect beside --direction"),
+     (["--data", "x"], "data_dir='x' has no effect"), (["--set", "resize=100"], "--set resize=100 has no effect on these"),
+     (["--set", "labels=wrong"], "labels='wrong' is unknown"), (["--set", "lr=1.0", "lr=0.5"], "lr is set twice"),
      (["--split"], "--split names no split; use val or test")],
     ids=str,
 )  # fmt: skip

@@ -402,6 +402,33 @@ def test_what_is_wrong_is_one_sentence(case, prepared, study_root, capsys):
     assert sorted(study_root.glob("out*")) == before
 
 
+def test_a_restorer_is_named_by_its_way_or_its_name(prepared, study_root, capsys, monkeypatch):
+    """The reference is one of the restorers however it is written; what lies in the working directory takes no name's place."""
+    monkeypatch.chdir(prepared.parent)
+    a, b = copied(prepared, "a"), copied(prepared, "b", part=ORIGINAL)
+    for reference in ("a", "./a", str(a)):
+        assert run("a", b, "--pictures", prepared, "--reference", reference, "-o", study_root / "out") == 0
+        assert kept(study_root / "out.npz").reference == "a"
+    copied(prepared, "ra")
+    assert run("ra", "--pictures", prepared) == 2 and "write ./ra for the folder" in capsys.readouterr().err
+    assert run("./ra", "--pictures", prepared, "-o", study_root / "out") == 0
+    told = {("plain:vgg16_bn_small",): "plain has no recogniser in its loss", ("median", "--sources", "vgg16_bn_small"):
+            "none is judged", (a, "--sources", "resnet18_small,vgg16_bn_small,resnet50_small", "--readers", "vgg16_bn_small",
+                               "--at-least", "1"): "needs a recogniser that no restorer had"}  # fmt: skip
+    for words, says in told.items():
+        assert run(*words, "--pictures", prepared, "-o", study_root / "none") == 2
+        assert says in capsys.readouterr().err and not list(study_root.glob("none*"))
+
+
+def test_a_p_whose_t_is_not_beside_it_is_refused(digits_root, capsys):
+    """Its own picture is plain's: it would be judged, and restore, as another mode."""
+    place = digits_root / "results" / "digits" / "weights"
+    run_id = make_config("digits", "jpeg", "ra_transformer").run_id
+    shutil.copy(place / f"{run_id}.processor.safetensors", digits_root / "renamed.safetensors")
+    assert run(digits_root / "renamed.safetensors", "--task", "jpeg", "--count", 4) == 2
+    assert "P of a run with T, which is sought beside" in capsys.readouterr().err
+
+
 def test_extra_pictures_are_named(prepared, study_root):
     folder = copied(prepared, "mine")
     first = sorted(folder.rglob("*.png"))[0]

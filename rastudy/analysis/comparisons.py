@@ -199,8 +199,8 @@ def weight_grid(pairs: Iterable[Pair]) -> Iterator[tuple[Cell, float, np.ndarray
 
 def contrasts(cell: Cell) -> Iterator[tuple[str, str, list[int]]]:
     """(name, role, target rows) of a cell's contrasts; those of plain take their roles from the preset's source R."""
-    named = cell.settings["source_arch"].replace(NOT_APPLICABLE, PRESETS[cell.settings["preset"]]["source_arch"])
-    roles = [role_of(arch, source_names(named)) for arch in cell.targets]
+    sources = source_names(cell.settings["source_arch"]) or source_names(PRESETS[cell.settings["preset"]]["source_arch"])
+    roles = [role_of(arch, sources) for arch in cell.targets]
     for r, (arch, role) in enumerate(zip(cell.targets, roles, strict=True)):
         yield arch, role, [r]
     if unseen := [r for r, role in enumerate(roles) if role == "unseen"]:

@@ -391,6 +391,7 @@ def boundaries_command(args: argparse.Namespace) -> None:
             if args.task:
                 one_of("task", args.task, tasks_of(preset))
             keys = degradations(preset, args.task)
+            registry.check_folder(args.data, PRESETS[preset]["dataset"])
             where = {"data_dir": args.data, "device": args.device}
             log, boxes = partial(print, flush=True), names_in(args.black_box)
             paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log, boxes, **where)

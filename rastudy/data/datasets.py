@@ -158,6 +158,9 @@ def _load_cifar10(split: str, n: int, source: Source) -> PictureSet:
             f"{folder}: no CIFAR-10 here; put {CIFAR10_FILES}/ from {datasets.CIFAR10.url} there, "
             "or train/ and test/ with a folder per class, or name the folder with --data"
         )
+    if source.classes:
+        named = ",".join(source.classes)
+        raise StudyError(f"classes={named!r} does not fit: {place} is read whole; for a part give train/ and test/ folders")
     try:
         data = datasets.CIFAR10(str(folder), train=split != "test")
     except RuntimeError as error:
@@ -170,6 +173,7 @@ def _load_cifar10(split: str, n: int, source: Source) -> PictureSet:
 def load_folder(split: str, n: int, source: Source) -> PictureSet:
     folder = source.folder("folder")
     known = class_folders(folder / "train")[1] if is_folder(folder / "train") else ()  # training's classes are the test's
+    known = source.classes if set(source.classes) == set(known) else known  # all of them: in the order of R's labels
     return _from_folder(folder.name, folder / part_of_folder(folder, split), split, n, source, known)
 
 

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from rastudy.errors import StudyError
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+READING = 2  # what :func:`read_whole` makes of a file, counted: a cache of another is stale
 # folders that programs put beside pictures: archives of macOS, thumbnails of file managers and of network drives
 BY_PROGRAMS = {"__macosx", "@eadir", "thumbs", "thumbnails", "$recycle.bin", "system volume information", "lost+found"}
 HIDDEN, OTHERS, LISTED = "hidden or made by programs", "of other kinds", "links to folders that are listed already"
@@ -155,7 +156,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if "lost_transparency" in image.info:
         raise StudyError("has a transparent colour; flatten it over a background first")
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return eight_bit(image).convert("RGB")
     if image.mode in ("I", "F"):
         raise StudyError(f"pixels of mode {image.mode!r} have no known range; save it as 8-bit RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -163,6 +164,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if np.asarray(image)[..., 3].min() < 255:
             raise StudyError("has transparent pixels; flatten it over a background first")
     return image.convert("RGB")
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """The picture itself; 16-bit grey is reduced to 8 bits."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
 
 
 def is_picture(path: Path) -> bool:
@@ -232,10 +240,18 @@ def as_read(picture: np.ndarray, size: int, resize: int) -> np.ndarray:
 def read_picture(path: Path, size: int, resize: int = 0) -> np.ndarray:
     """Decode one picture and prepare it (:func:`square_of`; ``resize`` 0: ``size``): (size, size, 3) uint8.
 
-    Raises StudyError if it is unreadable, or smaller than that: recognisers never read an enlarged thumbnail.
+    Raises StudyError if it is unreadable or smaller than that (:func:`read_large`).
+    """
+    return square_of(read_large(path, size), size, resize or size)
+
+
+def read_large(path: Path, size: int) -> np.ndarray:
+    """Decode one picture of at least ``size`` pixels; StudyError for a smaller one: recognisers read no enlarged thumbnail.
+
+    Of ImageNet's photographs the paper's protocol says otherwise: whatever their size, the shorter side becomes ``resize``.
     """
     picture = read_whole(path)
     if min(picture.shape[:2]) < size:
         height, width, _ = picture.shape
         raise StudyError(f"{path}: {width} x {height} is smaller than the {size} pixels that recognisers read; leave it out")
-    return square_of(picture, size, resize or size)
+    return picture

@@ -26,7 +26,7 @@ import PIL
 from filelock import FileLock
 from PIL import Image
 
-from rastudy.data.image_files import list_pictures, read_whole
+from rastudy.data.image_files import READING, list_pictures, read_whole
 from rastudy.errors import StudyError
 from rastudy.paths import expand, read_json, shared, write_atomic, write_json
 
@@ -69,7 +69,7 @@ class FilePhotos:
 
     def stamp(self) -> str:
         """What a cache depends on: the digest, the files' times, and the decoder."""
-        sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}, upright\n".encode())
+        sha = hashlib.sha256(f"{self.digest()} Pillow {PIL.__version__}, reading {READING}\n".encode())
         for name in self.files:
             sha.update(f"{self._about(name).st_mtime_ns}\n".encode())
         return sha.hexdigest()

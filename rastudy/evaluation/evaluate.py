@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rastudy import registry
-from rastudy.config import Config, make_config
+from rastudy.config import Config, check_typed, make_config
 from rastudy.data import distributed
 from rastudy.data.datasets import PictureSet, names_of_classes, places_of, read_folder
 from rastudy.data.degradations import round_to_8_bits
@@ -228,7 +228,7 @@ def train_command(args: argparse.Namespace) -> None:
     splits = registry.names_in(given.pop("evaluate_on"))
     for split in splits:
         one_of("split", split, SPLITS)
-    config = make_config(**given)
+    config = check_typed(given)
     with distributed.group(config.batch_size, config.torch_device().type):
         train(config)
         for split in splits:
@@ -263,7 +263,8 @@ def evaluate_files(
     if data:
         # the user's folder: read whole, labels from its class folders; R's stay those of P's data set
         whole: dict[str, Any] = {"val_images": 0, "test_images": 0} if config.of_photographs else {}
-        config = replace(config, data_dir=data, classes=classes, **whole)
+        of_config: dict[str, Any] = {"classes": classes} if registry.dataset_of(config.dataset).needs_folder else {}
+        config = replace(config, data_dir=data, **of_config, **whole)
     config = replace(config, target_archs=target_archs) if target_archs else config
     transformer = None
     if transformer_file is not None:
@@ -275,7 +276,7 @@ def evaluate_files(
     place = config.torch_device()
     targets = [load_classifier(name, config.dataset).to(place) for name in config.targets]
     if data and not config.of_photographs:
-        known, stated = names_of_classes(config.dataset), config.stated_classes
+        known, stated = names_of_classes(config.dataset), registry.names_in(classes)
         pixels, labels, names = read_folder(expand(data), config.image_size, False, known, stated, failed)
         pictures = PictureSet(Path(data).name, "test", pixels, labels, np.arange(len(labels)), names)
     else:

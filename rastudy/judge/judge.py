@@ -31,11 +31,11 @@ from rastudy.data.image_files import as_read
 from rastudy.errors import StudyError, all_differ
 from rastudy.evaluation import metrics
 from rastudy.judge import answers
-from rastudy.judge.pictures import MANIFEST, Pictures, Restored, label_name, of_folder, of_preset
-from rastudy.judge.restorers import Restorer, known, open_restorer
+from rastudy.judge.pictures import MANIFEST, Pictures, Restored, of_folder, of_preset
+from rastudy.judge.restorers import Restorer, is_named, known, label_of, open_restorer
 from rastudy.models.classical import SHALLOW
 from rastudy.paths import expand, write_atomic, write_csv
-from rastudy.registry import check_specs, is_own, name_of, names_in
+from rastudy.registry import check_folder, check_specs, is_own, name_of, names_in
 from rastudy.report.captions import CAPTIONS
 from rastudy.report.claims import markdown
 from rastudy.report.html import page as page_of
@@ -75,6 +75,7 @@ class Request:
         if not self.task:
             raise StudyError("no task was named; give --task, or --pictures with what rastudy degrade prepared")
         config = make_config(self.preset, self.task, "none", strength=self.strength, data_dir=self.data, device=self.device)
+        check_folder(self.data, config.dataset)
         return of_preset(config, self.count)
 
 
@@ -152,20 +153,16 @@ class _Bench:
             # a black box's answer that names no class is not kept: its labels may be mended
             new.update((key, k) for key, k in first.items() if not isinstance(reader, Asked) or k < len(reader.classes))
             hits.append(said == self.pictures.labels[batch])
-        return {"hits": np.stack(hits), "mse": metrics.mse_per_image(*both).numpy(), "ssim": _ssim(*both)}
-
-
-def _ssim(restored: torch.Tensor, gt: torch.Tensor) -> np.ndarray:
-    """SSIM (N,); of pictures smaller than its window 11 pixels there is none: nan."""
-    if min(gt.shape[2:]) < 11:
-        return np.full(len(gt), np.nan)
-    return metrics.ssim_per_image(restored, gt).numpy()
+        mse, ssim = metrics.mse_per_image(*both).numpy(), metrics.ssim_per_image(both[0], both[1]).numpy()
+        return {"hits": np.stack(hits), "mse": mse, "ssim": ssim}
 
 
 def opened(name: str, pictures: Pictures) -> "Restorer | Restored":
     """A restorer by its name, or a folder of restored pictures."""
     if not is_own(name) and expand(name).is_dir():
-        return Restored(expand(name), pictures.names)
+        if is_named(name):
+            raise StudyError(f"{name}: a folder here, and a restorer's name; write ./{name} for the folder, or go elsewhere")
+        return Restored(expand(name), label_of(name), pictures.names)
     if pictures.degraded is None:
         step = "prepare them with rastudy degrade, and name that folder with --pictures"
         raise StudyError(f"{name}: no folder of this name, and restorers by name ({known()}) need degraded pictures; {step}")
@@ -198,11 +195,12 @@ def _judge(places: list[int]) -> tuple:
 # --- the whole
 
 
-def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judged:
+def judge(request: Request, jobs: int = 1, beside: Judged | None = None, need_unseen: bool = False) -> Judged:
     """Judge every restorer on every picture; ``jobs`` one-thread processes side by side. A bar on stderr shows the time left.
 
     Args:
         beside: a kept judgement that the restorers join.
+        need_unseen: whether there must be a recogniser that no restorer had in its loss.
 
     Raises:
         StudyError: what the pictures, restorers and recognisers raise; two restorers of one name; ``beside`` is of other
@@ -213,6 +211,16 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
     names, versions = [one.name for one in bench.restorers], bench.versions
     called = [*(beside.arrays if beside else ()), *names]
     all_differ("restorers", called, "rename a folder or leave one out")
+    by_hand = {one.name for spec, one in zip(request.restorers, bench.restorers, strict=True)
+               if is_own(spec) or isinstance(one, Restored)}  # fmt: skip
+    if request.sources and not by_hand:
+        raise StudyError("--sources tells what folders and your own P had in their losses, and none is judged; leave it out")
+    stated = tuple(map(name_of, request.sources))
+    sources = {one.name: stated if one.name in by_hand else one.sources for one in bench.restorers}
+    sources = (beside.sources if beside else {}) | sources
+    empty = Judged(bench.config, versions, sources, bench.pictures.groups, np.array([]), {})
+    if need_unseen and not empty.unseen:
+        raise StudyError("--at-least needs a recogniser that no restorer had in its loss; name one with --readers")
     places = list(range(len(bench.pictures)))
     if beside:
         own, found = beside.config, bench.config
@@ -248,11 +256,7 @@ def judge(request: Request, jobs: int = 1, beside: Judged | None = None) -> Judg
         print(f"WARNING: {name} answered {label!r} to {n} pictures, which is no class and counts as wrong", file=sys.stderr)
     arrays = {name: {key: np.concatenate([part[k][key] for part in parts], -1) for key in parts[0][k]}
               for k, name in enumerate(names)}  # fmt: skip
-    sources = {name: one.sources if isinstance(one, Restorer) else tuple(map(name_of, request.sources))
-           for name, one in zip(names, bench.restorers, strict=True)}  # fmt: skip
-    if beside:
-        sources, arrays = beside.sources | sources, beside.arrays | arrays
-    return Judged(bench.config, versions, sources, bench.pictures.groups, np.array(sums, np.uint32), arrays)
+    return empty._replace(originals=np.array(sums, np.uint32), arrays=(beside.arrays if beside else {}) | arrays)
 
 
 def _alike(same: bool, what: str, told: str) -> None:
@@ -271,15 +275,18 @@ def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs
 
 def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
-    folders = [label_name(expand(name)) for name in args.restorer if not is_own(name) and expand(name).is_dir()]
+    named = {label_of(name): name for name in reversed(args.restorer)}  # of a folder named twice the first word
     beside = kept(args.beside) if args.beside else None
     there = list(beside.arrays) if beside else []
-    reference = args.reference or (beside.reference if beside else "none" if prepared else (folders or args.restorer)[0])
-    restorers = dict.fromkeys([*([reference] if reference not in (*folders, *there) else []), *args.restorer])
+    first = next((name for name in args.restorer if not is_own(name) and expand(name).is_dir()), args.restorer[0])
+    typed = args.reference or (beside.reference if beside else "none" if prepared else first)
+    reference = label_of(typed)
+    restorers = [*([typed] if reference not in (*named, *there) else []), *args.restorer]
     preset = args.preset or ("" if args.pictures else "digits")
-    request = Request(tuple(restorers), preset, args.task, args.strength, str(args.pictures or ""), args.data,
-                      tuple(args.readers), tuple(args.sources), args.count, args.device)  # fmt: skip
-    judged = judge(request, args.jobs, beside)
+    sources = tuple(one for spec in args.sources for one in names_in(spec))
+    request = Request(tuple(dict.fromkeys(restorers)), preset, args.task, args.strength, str(args.pictures or ""), args.data,
+                      tuple(args.readers), sources, args.count, args.device)  # fmt: skip
+    judged = judge(request, args.jobs, beside, args.at_least is not None)
     found = table(judged, reference)
     stem = args.out.with_suffix("") if args.out.suffix in KINDS else args.out
     arrays, rows, figure, page = (stem.with_name(stem.name + kind) for kind in KINDS)

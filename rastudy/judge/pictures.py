@@ -6,7 +6,6 @@ restore, and what they are, which is checked when the result is judged.
 
 import argparse
 import json
-import re
 import sys
 import warnings
 from collections import Counter
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from rastudy.config import Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, to_tensor, to_uint8
-from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_picture, read_whole
+from rastudy.data.image_files import centre_crop, is_folder, list_pictures, read_large, read_picture, read_whole
 from rastudy.data.imagenet import photo_labels, wnids
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, agree
@@ -91,21 +90,21 @@ def of_folder(place: Path, preset: str, task: str = "", strength: float = -1.0, 
         config = make_config(preset, task or tasks_of(preset)[0], "none", strength=strength, device=device)
         files = class_files(place)
         names, labels, classes = list(files), labels_of(place, files, config.dataset), classes_of(config.dataset)
-        return Pictures(names, labels, np.arange(len(names)), classes, _reading(place, files), None, config)
+        return Pictures(names, labels, np.arange(len(names)), classes, _reading(place, files, config.image_size), None, config)
     told = read_manifest(place)
     config = make_config(told["preset"], told["task"], "none", strength=told["strength"], device=device)
     agree(f"{place / MANIFEST}: these pictures were degraded", config, preset=preset, task=task, strength=strength)
     digests: dict[str, list[str]] = told["files"]
     files = {name: f"{name}.png" for name in digests}
     labels = labels_of(place / ORIGINAL, files, config.dataset)
-    original = _reading(place / ORIGINAL, files, [found[0] for found in digests.values()])
-    seen = _reading(place / DEGRADED, files, [found[1] for found in digests.values()])
+    original = _reading(place / ORIGINAL, files, 0, [found[0] for found in digests.values()])
+    seen = _reading(place / DEGRADED, files, 0, [found[1] for found in digests.values()])
     return Pictures(list(files), labels, np.arange(len(files)), classes_of(config.dataset), original,
                     lambda k: to_tensor(seen(k)), config)  # fmt: skip
 
 
-def _reading(place: Path, files: dict[str, str], digests: Sequence[str] = ()) -> Callable[[int], np.ndarray]:
-    """Place to picture; StudyError where the file is not the one whose digest is given."""
+def _reading(place: Path, files: dict[str, str], size: int, digests: Sequence[str] = ()) -> Callable[[int], np.ndarray]:
+    """Place to picture of ``size`` pixels or more; StudyError where the file is not the one whose digest is given."""
     paths = [place / file for file in files.values()]
 
     def read(k: int) -> np.ndarray:
@@ -113,7 +112,7 @@ def _reading(place: Path, files: dict[str, str], digests: Sequence[str] = ()) ->
             raise StudyError(
                 f"{paths[k]}: not the file that rastudy degrade wrote; run it again, and restore into other folders"
             )
-        return read_whole(paths[k])
+        return read_large(paths[k], size)
 
     return read
 
@@ -165,7 +164,9 @@ class Restored:
         StudyError: originals without a counterpart.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str]):
+    sources: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, name: str, names: Sequence[str]):
         files = by_name(folder, list_pictures(folder))
         flat = not any("/" in file for file in files.values())
         wanted = [name.rpartition("/")[2] if flat else name for name in names]
@@ -181,7 +182,7 @@ class Restored:
             )
         if extra := sorted(set(files) - set(wanted)):
             warnings.warn(f"{folder}: {len(extra)} pictures have no original and are left out: {_some(extra)}", stacklevel=2)
-        self.name = label_name(folder)
+        self.name = name
         self.paths = [folder / files[name] for name in wanted]
 
     def read(self, k: int, original: np.ndarray) -> np.ndarray:
@@ -257,8 +258,3 @@ def degrade_command(args: argparse.Namespace) -> None:
     n = len(read_manifest(place)["files"])
     print(f"{place / DEGRADED}: {n} pictures to restore, into folders of your own; then: rastudy judge FOLDER... "
           f"--pictures {place}", file=sys.stderr)  # fmt: skip
-
-
-def label_name(folder: Path) -> str:
-    """What a folder of restored pictures is called in tables."""
-    return re.sub(r"[^\w.+-]", "_", folder.resolve().name)

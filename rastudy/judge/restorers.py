@@ -4,6 +4,7 @@ Filters run with their libraries' own settings; those that ask for the noise are
 """
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,22 @@ def known() -> str:
     return f"{', '.join(('none', *RESAMPLING, *FILTERS, *modes))}, TASK:MODE for a P that learned another task"
 
 
+def label_of(name: str) -> str:
+    """What a restorer is called in tables: of a folder or a file its name without the way to it."""
+    if is_own(name):
+        return name_of(name)
+    if expand(name).is_dir():
+        return re.sub(r"[^\w.+-]", "_", expand(name).resolve().name)
+    if expand(name).is_file():
+        return expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
+    return name
+
+
+def is_named(name: str) -> bool:
+    """Whether a restorer has this name whatever lies in the working directory."""
+    return name in ("none", *RESAMPLING, *FILTERS) or name.partition(":")[0] in (*MODES, *TASKS)
+
+
 def open_restorer(name: str, config: Config) -> Restorer:
     """A restorer by its name.
 
@@ -125,7 +142,9 @@ def open_restorer(name: str, config: Config) -> Restorer:
     learned, called = (first, rest) if first in TASKS else (task, name)
     mode, _, source = called.partition(":")
     if mode in MODES and mode not in ("none", "clean"):
-        called, of_task = name, strength if learned == task else -1.0
+        if source and not MODES[mode].has_source:
+            raise StudyError(f"restorer {name!r}: {mode} has no recogniser in its loss; name it {called.partition(':')[0]}")
+        of_task = strength if learned == task else -1.0
         own = learned in tasks_of(config.preset) or not config.of_photographs
         preset = config.preset if own else of_photographs(learned)
         run = make_config(preset, learned, mode, strength=of_task, source_arch=source)
@@ -136,12 +155,15 @@ def open_restorer(name: str, config: Config) -> Restorer:
         models = load(config.preset, task, strength=strength, named=name, device=config.device)
         if models.config.factor not in (1, config.factor):
             raise StudyError(f"restorer {name!r} enlarges {models.config.factor} times, not {config.factor}; see --strength")
-        called = name_of(name) if is_own(name) else expand(name).name.removesuffix(".safetensors").removesuffix(".processor")
     else:
         raise StudyError(f"restorer {name!r} is unknown: no folder and no file of this name; use {known()}, or P's own name")
     sources = tuple(map(name_of, models.config.sources))
     enlarged = config.factor != 1 and models.config.factor == 1
-    return Restorer(called, sources, functools.partial(_restored, models.processor, models.transformer, config, enlarged))
+    return Restorer(
+        name if is_named(name) else label_of(name),
+        sources,
+        functools.partial(_restored, models.processor, models.transformer, config, enlarged),
+    )
 
 
 def _lanczos(picture: np.ndarray, factor: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from rastudy.models import pretrained
 from rastudy.models.precision import checkpoint_contexts
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, folded
 from rastudy.models.small_nets import build_small, n_classes_of
-from rastudy.models.weight_files import load_state, own_version, read_pinned, sha256
+from rastudy.models.weight_files import COMMAND, load_state, own_version, read_pinned, sha256
 from rastudy.paths import WEIGHTS, expand
 from rastudy.registry import bounds_of, check_spec, half_of, kind_of, name_of, small_arch
 
@@ -185,7 +185,7 @@ def _load_small(name: str, path: Path) -> Classifier:
             f"{name}@FILE names others, and for pictures of your own you bring your own R (module:function@FILE)"
         )
     arch = small_arch(name)
-    state, metadata = read_pinned(path, "`make recognisers`")
+    state, metadata = read_pinned(path, COMMAND)
     if metadata.get("arch", arch) != arch:
         raise StudyError(f"{path}: holds {metadata['arch']}, not {arch}")
     net = folded(load_state(build_small(arch, n_classes_of(arch, state)), state, path))

@@ -14,6 +14,7 @@ from torch import nn
 from rastudy.errors import StudyError
 from rastudy.paths import short, write_atomic
 
+COMMAND = "`make recognisers`"  # trains the pinned weights of the study's own recognisers
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")  # of checkpoints, the wanted one first
 
 
@@ -58,10 +59,11 @@ def is_wanted(path: Path, again: bool) -> bool:
 
 
 def write_pinned(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a state dict as safetensors, and pin the SHA-256 of every weight file of its folder in SHA256SUMS."""
+    """Write a state dict as safetensors, and pin its SHA-256 in the folder's SHA256SUMS; what is pinned of others stays."""
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     write_atomic(path, lambda p: save_file(state, p, metadata))
-    lines = [f"{sha256(file)}  {file.name}" for file in sorted(path.parent.glob("*.safetensors"))]
+    pinned = pinned_hashes(path.parent) | {path.name: sha256(path)}
+    lines = [f"{digest}  {name}" for name, digest in sorted(pinned.items())]
     write_atomic(path.parent / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
 
 

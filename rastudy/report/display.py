@@ -30,7 +30,7 @@ from rastudy.evaluation.predictions import load_predictions, predictions_file
 from rastudy.models.classifiers import Classifier
 from rastudy.paths import BATCH, expand, short
 from rastudy.presets import PRESETS
-from rastudy.registry import MODES, display_name, mode_name, names_in, short_name
+from rastudy.registry import MODES, display_name, mode_name, names_in, short_name, source_names
 from rastudy.report.figures import RING
 from rastudy.report.words import said as with_interval
 from rastudy.restore.image_io import open_picture
@@ -38,8 +38,8 @@ from rastudy.restore.restore import files_of as files_of_folder
 from rastudy.training.weights import weights_files
 
 NAMES: dict[str, Callable[[str], str]] = {
-    "mode": mode_name, "target_arch": display_name, "source_arch": lambda spec: ", ".join(map(display_name, spec.split(","))),
-    "reader": display_name,
+    "mode": mode_name, "target_arch": display_name, "reader": display_name,
+    "source_arch": lambda spec: ", ".join(map(display_name, source_names(spec) or [spec])),
 }  # fmt: skip
 HEADINGS = {
     "target_arch": "target model", "source_arch": "source model", "p_holm": "p (Holm)", "n_pairs": "pairs",

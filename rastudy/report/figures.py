@@ -416,7 +416,7 @@ def _column(task: str, strength: float) -> str:
 
 def variant_name(row: dict | pd.Series) -> str:
     """The name to show for a direction's variant; of several sources, their number; one that is not the study's is named."""
-    variant, sources = row["variant"], str(row["source_arch"]).split(",")
+    variant, sources = row["variant"], registry.source_names(str(row["source_arch"]))
     if variant == "held_out":
         return f"{len(sources)} source model{'s' * (len(sources) > 1)}"
     if variant in registry.DATASETS:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from rastudy.data.image_files import as_meant, check_single, png_chunks, upright
+from rastudy.data.image_files import as_meant, check_single, eight_bit, png_chunks, upright
 from rastudy.errors import StudyError
 from rastudy.paths import write_atomic
 
@@ -164,8 +164,3 @@ def save_picture(picture: Image.Image, target: Path) -> None:
         write_atomic(target, lambda path: pixels.save(path, kind, **OPTIONS[kind], **info))
     except ValueError as error:  # a full disk (write_atomic's StudyError, whose cause tells it), or more EXIF than JPEG holds
         raise StudyError(f"{target}: cannot be written ({error.__cause__ or error}); make room, or write a .png") from error
-
-
-def eight_bit(picture: Image.Image) -> Image.Image:
-    """The picture itself; 16-bit grey is reduced to 8 bits."""
-    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8)) if picture.mode == "I;16" else picture

@@ -83,8 +83,10 @@ def load(
     config, processor = named_processor(named, task, preset, strength, device)
     file = expand(named)
     beside = file.with_name(file.name.replace(".processor.", ".transformer."))
-    if not RUNS[config.mode].has_transformer or beside == file:
+    if not RUNS[config.mode].has_transformer:
         return Models(config, processor, None)
+    if beside == file:
+        raise StudyError(f"{file}: P of a run with T, which is sought beside NAME.processor.safetensors; give it such a name")
     check_run(beside, config)
     _, transformer = build_models(config)
     return Models(config, processor, load_weights(beside, transformer).eval())

@@ -23,12 +23,12 @@ from rastudy.data.datasets import PictureSet, load_split
 from rastudy.data.degradations import to_uint8
 from rastudy.data.digits import OTHER_DATA
 from rastudy.data.loaders import EVALUATION_BATCH, Batch, Loader
-from rastudy.errors import one_of
+from rastudy.errors import StudyError, one_of
 from rastudy.models.precision import autocast
 from rastudy.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from rastudy.models.processors import apply_processor
 from rastudy.models.small_nets import build_small
-from rastudy.models.weight_files import is_wanted, load_state_file, sha256, write_pinned
+from rastudy.models.weight_files import COMMAND, is_wanted, read_pinned, sha256, write_pinned
 from rastudy.paths import WEIGHTS
 from rastudy.registry import HALVES, PARITIES
 from rastudy.training.fit_detectors import fit_detectors
@@ -162,8 +162,10 @@ def processed(config: Config, pictures: PictureSet, batches: Iterable[Batch]) ->
 
 def recognisers_command(args: argparse.Namespace) -> None:
     one_of("preset", args.preset, ("scenes", *RECIPES))
-    registry.check_folder(args.preset, args.data)
+    registry.check_folder(args.data, args.preset)
     if args.preset == "scenes":
+        if args.seed or args.untrained or args.adapt_to:
+            raise StudyError("detectors are trained by one seed on clean scenes; leave out --seed, --untrained and --adapt-to")
         return fit_detectors(args.arch or registry.recognisers("detector"), args.again)
     for arch in args.arch:
         one_of("arch", arch, registry.recognisers("small"))
@@ -189,6 +191,11 @@ def recognisers_command(args: argparse.Namespace) -> None:
 
 def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet, val: PictureSet, again: bool) -> None:
     """Fine-tune the recognisers of clean pictures on what a run's P (or a baseline) gives; trains the run first."""
+    files = {arch: folder / f"{arch}_on_{run.mode}_{run.task}{run.strength:g}.safetensors" for arch in archs}
+    files = {arch: path for arch, path in files.items() if is_wanted(path, again)}
+    clean = {arch: read_pinned(folder / f"{arch}.safetensors", COMMAND)[0] for arch in files}
+    if not files:
+        return
     train_run(run)
     recipe = {"epochs": run.epochs, "lr": ADAPTED_LR, "longer": {}, "augment": False}
     of_train, of_val = (Loader(pictures, run.task, run.strength, EVALUATION_BATCH, run.flip) for pictures in (train, val))
@@ -197,10 +204,7 @@ def fine_tune(archs: Sequence[str], folder: Path, run: Config, train: PictureSet
     def redraw(epoch: int) -> PictureSet:
         return processed(run, train, of_train.epoch(run.seed, run.pretrain_epochs + epoch))
 
-    for arch in archs:
-        clean, path = folder / f"{arch}.safetensors", folder / f"{arch}_on_{run.mode}_{run.task}{run.strength:g}.safetensors"
-        if not is_wanted(path, again):
-            continue
-        state, metadata = train_recogniser(arch, train, val, 0, recipe, load_state_file(clean), redraw)
-        metadata |= {"adapted_to": run.run_id, "start": sha256(clean)}
+    for arch, path in files.items():
+        state, metadata = train_recogniser(arch, train, val, 0, recipe, clean[arch], redraw)
+        metadata |= {"adapted_to": run.run_id, "start": sha256(folder / f"{arch}.safetensors")}
         write_pinned(path, state, metadata)

@@ -43,9 +43,9 @@ from rastudy.training.weights import weights_files
 MARKERS = ("config", "trained", "val", "test")  # JSON files of a run folder
 CURVE_COLUMNS = ("step", "images", "lr", "image_loss", "recognition_loss")
 _BOTH = (
-    "data.blind", "data.datasets", "data.degradations", "data.digits", "data.distributed", "data.image_files", "data.loaders",
-    "data.scenes",
-    "models.classifiers", "models.detectors", "models.processors", "models.small_nets",
+    "data.blind", "data.datasets", "data.degradations", "data.digits", "data.distributed", "data.image_files", "data.imagenet",
+    "data.loaders", "data.photo_cache", "data.scenes", "models.classifiers", "models.detectors", "models.own_processors",
+    "models.pretrained", "models.processors", "models.small_nets", "models.squeezenet",
 )  # fmt: skip
 # modules that numbers come from
 TRAINED_BY = (*_BOTH, "models.precision", "training.channels", "training.losses", "training.steps", "training.train")

@@ -212,9 +212,9 @@ def check_classes(
 ) -> None:
     """Raise StudyError if an R has fewer classes than the pictures, or more where its first ones are not known to be theirs.
 
-    They are of a folder whose classes the user has stated alone; photographs that are trained on without labels have no class.
+    They are of a folder all of whose classes the user has stated, in their order; photographs without labels have no class.
     """
-    stated = config is not None and config.dataset == "folder" and config.classes
+    stated = config is not None and config.dataset == "folder" and set(config.stated_classes) == set(classes)
     for classifier in (one for one in classifiers if isinstance(one, Classifier)):
         with torch.inference_mode():
             picture = torch.zeros(1, 3, *size, device=classifier.mean.device)
