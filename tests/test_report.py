@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from rastudy import registry
+from rastudy.analysis.checks import paper_gains
 from rastudy.analysis.tables import GAINS, load_table
 from rastudy.config import make_config
 from rastudy.errors import StudyError
@@ -150,6 +151,16 @@ def test_findings_follow_from_the_csvs():
     assert low(words.gain("cifar10", "sr x2", "ra_unsupervised")) > 1 < low(words.control("perceptual"))  # 5
     lost, kept = (words.read_by("imagenette", "sr x4", "squeezenet", mode=mode) for mode in ("ra_unsupervised", "perceptual"))
     assert high(lost) < 0 and low(kept) > -1
+    for condition in ("sr x4", "dn", "jpeg"):  # 4: the feature loss
+        own, far = ([words.read_by("imagenette", condition, target, mode=mode) for mode in ("ra", "perceptual")]
+                    for target in ("efficientnet_lite0", "squeezenet"))  # fmt: skip
+        assert value(own[1]) < value(own[0]) and value(far[1]) > value(far[0])
+        assert (low(far[1]) > high(far[0])) == (condition == "dn") and (low(far[1]) > 0) == (condition != "sr x4")
+    for condition in ("sr x4", "dn", "jpeg"):
+        both = [words.gain("imagenette", condition, mode, "mean_unseen") for mode in ("ra_unsupervised", "ra")]
+        assert value(both[0]) < value(both[1]) and (high(both[0]) < low(both[1])) == (condition != "jpeg")
+    paper = paper_gains().query("task != 'sr'").groupby("mode")["value"].mean()
+    assert paper["ra_unsupervised"] < paper["ra"] - 1
     assert high(words.control("untrained_equal")) < 0
     assert high(words.control("untrained")) < 1 and high(words.control("shuffled", "unseen")) < -1
     with_t = [words.gain("cifar10", "sr x4", "ra_transformer", role) for role in roles]  # 6
