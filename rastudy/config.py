@@ -114,7 +114,8 @@ class Config:
         object.__setattr__(self, "mode", ALIASES.get(self.mode, self.mode))
         self._check_values()
         mode = MODES[self.mode]
-        object.__setattr__(self, "source_arch", ",".join(registry.in_order(self.sources)))
+        if self.sources:
+            object.__setattr__(self, "source_arch", ",".join(registry.in_order(self.sources)))
         for name, named in (("target_archs", self.targets), ("classes", self.stated_classes)):
             object.__setattr__(self, name, ",".join(named))
         if not mode.has_source:  # the same run whatever R was named

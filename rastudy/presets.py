@@ -131,6 +131,7 @@ PRESETS["cifar10"] = {
         {"tasks": ("blind",), "modes": _BLIND},
         {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("plain", "ra"), "tasks": ("sr", "dn", "jpeg"), "seeds": (1, 2)},
+        {"modes": ("ra_unsupervised", "perceptual"), "tasks": ("dn", "jpeg"), "seeds": (1, 2)},
         {"modes": ("ra",), "strengths": (4.0, 10.0), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},

@@ -65,6 +65,8 @@ def test_names_between_commas_are_what_they_name():
     one = make_config("digits", "sr", "ra", source_arch="resnet18_small,vgg16_bn_small")
     for other in ("vgg16_bn_small, resnet18_small", " resnet18_small ,vgg16_bn_small,"):
         assert make_config("digits", "sr", "ra", source_arch=other) == one
+    start = make_config("imagenet_lite", "sr", "ra_transformer").pretraining  # T copies P's pictures, with no R
+    assert start.sources == [] and start.source_arch == NOT_APPLICABLE
     own = make_config("digits", "sr", "ra", source_arch="vgg16_bn_small@b.pt, resnet18_small@a.pt")
     assert own.sources == ["resnet18_small@a.pt", "vgg16_bn_small@b.pt"]
     folder = {"dataset": "folder", "data_dir": "x"}

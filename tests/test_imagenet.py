@@ -125,7 +125,7 @@ def test_the_clean_check_on_the_whole_set(small_preset, monkeypatch):
             self.hits[:, :, :right] = 100.0
             self.groups = Groups(np.arange(n))
             self.settings = {"mode": "clean"}
-            self.runs = {0: type("Run", (), {"about": {"targets": {"resnet18": "IMAGENET1K_V1"}}})()}
+            self.first = type("Run", (), {"about": {"targets": {"resnet18": "IMAGENET1K_V1"}}})()
 
     def flag(right: int, n: int) -> str:
         from rastudy.analysis.comparisons import main_key

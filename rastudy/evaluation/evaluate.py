@@ -228,7 +228,7 @@ def train_command(args: argparse.Namespace) -> None:
     splits = registry.names_in(given.pop("evaluate_on"))
     for split in splits:
         one_of("split", split, SPLITS)
-    config = check_typed(given)
+    config = make_config(**given) if distributed.is_launched() else check_typed(given)  # torchrun is given every setting
     with distributed.group(config.batch_size, config.torch_device().type):
         train(config)
         for split in splits:
