@@ -95,7 +95,7 @@ def open_lab(notebook: Path, **environment: str) -> Iterator[Page]:
         page.send("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/{notebook.name}?reset")
         page.wait("!!(window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell'))", 90)
         shown = "[...jupyterapp.shell.widgets('main')][0]"
-        page.wait(f"['idle', 'busy'].includes({shown}?.sessionContext?.session?.kernel?.status)", 60)
+        page.wait(f"['idle', 'busy'].includes({shown}?.sessionContext?.session?.kernel?.status)", 180)
         page.run(f"jupyterapp.shell.activateById({shown}.id) || true")
         yield page
     finally:
