@@ -101,7 +101,11 @@ def preset(default: str | list[str] = "digits", says: str = "the study", **setti
     return option("--preset", says=says, default=default, **settings)
 
 
-DATA = option("--data", says="folder of the pictures, where the data set needs one (default: none)", default="")
+def data(**settings: Any) -> Option:
+    return option("--data", says="folder of the pictures, where the data set needs one (default: none)", default="", **settings)
+
+
+DATA = data()
 DEVICE = option("--device", says="auto, cpu or cuda", default="auto")
 JOBS = option("--jobs", says="one-thread processes side by side", least=1, default=CORES)
 TASK = option("--task", says=f"one of {', '.join(registry.TASKS)}", required=True)
@@ -188,7 +192,7 @@ def boundaries_options() -> list[Option]:
         option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0, without="--tables"),
         option("--black-box", says="readers known by their answers alone, with commas between: litert:FILE.tflite or another "
                "of sweep's (default: none)", default="", without="--tables"),
-        (DATA[0], DATA[1] | {"without": "--tables"}), JOBS, DEVICE,
+        data(without="--tables"), JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip
 
@@ -237,7 +241,7 @@ def judge_options() -> list[Option]:
                default=""),
         option("--task", says="of the preset's own test pictures: sr, dn, jpeg or blind (default: the manifest's)", default=""),
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
-        (DATA[0], DATA[1] | {"without": "--pictures"}),
+        data(without="--pictures"),
         option("--count", says="only so many of the preset's test pictures: the first; of a set sorted by class evenly spaced "
                "ones; 0: all", least=0, default=0, without="--pictures"),
         option("--readers", says="recognisers (default: the preset's)", nargs="+", default=[], metavar="R"),

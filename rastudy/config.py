@@ -267,6 +267,9 @@ class Config:
             raise StudyError(f"device={self.device!r} is not available here; use auto or cpu") from error
 
 
+SCIENCE = {field.name for field in dataclasses.fields(Config) if not field.metadata.get("operational")}
+
+
 def make_config(preset: str, task: str, mode: str = "plain", **overrides: Any) -> Config:
     """A preset's settings for one task and mode, with some fields replaced.
 
@@ -302,8 +305,7 @@ def check_typed(given: Mapping[str, Any]) -> Config:
     registry.check_folder(given.get("data_dir", ""), config.dataset)
     for name, value in given.items():
         rest = {one: v for one, v in given.items() if one != name}
-        operational = next(field for field in dataclasses.fields(Config) if field.name == name).metadata.get("operational")
-        if operational or name in ("preset", "task", "mode") or (without := make_config(**rest)).run_id != config.run_id:
+        if name not in SCIENCE - {"preset", "task", "mode"} or (without := make_config(**rest)).run_id != config.run_id:
             continue
         if not _same(getattr(without, name), value):
             raise StudyError(f"{name}={value!r} has no effect on task={config.task!r}, mode={config.mode!r} of preset "

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from rastudy import registry
-from rastudy.config import NOT_APPLICABLE, Config, make_config, reader_of
+from rastudy.config import NOT_APPLICABLE, SCIENCE, Config, make_config, reader_of
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.registry import MODES, TASKS
@@ -180,7 +180,6 @@ def _with(args: argparse.Namespace, pairs: list[str]) -> list[Run]:
     return merge(baselines + product(args.preset, tasks, modes, **axes, **overrides))
 
 
-SCIENCE = {field.name for field in fields(Config) if not field.metadata.get("operational")}
 # settings that options of their own name
 OPTIONS = {"preset": "preset", "task": "task", "mode": "mode", "seed": "seed", "source_arch": "source-arch",
            "ra_weight": "ra-weight", "processor": "processor", "data_dir": "data", "device": "device"}  # fmt: skip

@@ -275,13 +275,12 @@ def _in_processes(request: Request, bench: _Bench, chunks: list[list[int]], jobs
 
 def judge_command(args: argparse.Namespace) -> int:
     prepared = args.pictures is None or (args.pictures / MANIFEST).is_file()
-    named = {label_of(name): name for name in reversed(args.restorer)}  # of a folder named twice the first word
     beside = kept(args.beside) if args.beside else None
     there = list(beside.arrays) if beside else []
     first = next((name for name in args.restorer if not is_own(name) and expand(name).is_dir()), args.restorer[0])
     typed = args.reference or (beside.reference if beside else "none" if prepared else first)
     reference = label_of(typed)
-    restorers = [*([typed] if reference not in (*named, *there) else []), *args.restorer]
+    restorers = [*([typed] if reference not in (*map(label_of, args.restorer), *there) else []), *args.restorer]
     preset = args.preset or ("" if args.pictures else "digits")
     sources = tuple(one for spec in args.sources for one in names_in(spec))
     request = Request(tuple(dict.fromkeys(restorers)), preset, args.task, args.strength, str(args.pictures or ""), args.data,

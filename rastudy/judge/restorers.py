@@ -143,7 +143,9 @@ def open_restorer(name: str, config: Config) -> Restorer:
     mode, _, source = called.partition(":")
     if mode in MODES and mode not in ("none", "clean"):
         if source and not MODES[mode].has_source:
-            raise StudyError(f"restorer {name!r}: {mode} has no recogniser in its loss; name it {called.partition(':')[0]}")
+            raise StudyError(
+                f"restorer {name!r}: {mode} has no recogniser in its loss; name it {name.removesuffix(f':{source}')}"
+            )
         of_task = strength if learned == task else -1.0
         own = learned in tasks_of(config.preset) or not config.of_photographs
         preset = config.preset if own else of_photographs(learned)
@@ -159,11 +161,8 @@ def open_restorer(name: str, config: Config) -> Restorer:
         raise StudyError(f"restorer {name!r} is unknown: no folder and no file of this name; use {known()}, or P's own name")
     sources = tuple(map(name_of, models.config.sources))
     enlarged = config.factor != 1 and models.config.factor == 1
-    return Restorer(
-        name if is_named(name) else label_of(name),
-        sources,
-        functools.partial(_restored, models.processor, models.transformer, config, enlarged),
-    )
+    restore = functools.partial(_restored, models.processor, models.transformer, config, enlarged)
+    return Restorer(name if is_named(name) else label_of(name), sources, restore)
 
 
 def _lanczos(picture: np.ndarray, factor: int) -> np.ndarray:
