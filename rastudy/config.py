@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -303,14 +303,26 @@ def check_typed(given: Mapping[str, Any]) -> Config:
     """
     config = make_config(**given)
     registry.check_folder(given.get("data_dir", ""), config.dataset)
-    for name, value in given.items():
-        rest = {one: v for one, v in given.items() if one != name}
-        if name not in SCIENCE - {"preset", "task", "mode"} or (without := make_config(**rest)).run_id != config.run_id:
-            continue
-        if not _same(getattr(without, name), value):
-            raise StudyError(f"{name}={value!r} has no effect on task={config.task!r}, mode={config.mode!r} of preset "
-                             f"{config.preset}; leave it out")  # fmt: skip
+    check_effects(given, lambda settings: [make_config(**settings)],
+                  f"task={config.task!r}, mode={config.mode!r} of preset {config.preset}")  # fmt: skip
     return config
+
+
+def check_effects(given: Mapping[str, Any], compose: Callable[[dict[str, Any]], Iterable[Config]], which: str) -> None:
+    """Raise StudyError for a setting that a person typed and that changes none of the runs which the settings compose.
+
+    One that states what the runs have anyway is no error, nor one without which the others do not fit.
+    """
+    ids = {run.run_id for run in compose(dict(given))}
+    for name, value in given.items():
+        if name not in SCIENCE - {"preset", "task", "mode"} or _is_default(value):
+            continue
+        try:
+            rest = list(compose({one: other for one, other in given.items() if one != name}))
+        except StudyError:
+            continue
+        if {run.run_id for run in rest} == ids and not all(_same(getattr(run, name), value) for run in rest):
+            raise StudyError(f"{name}={value!r} has no effect on {which}; leave it out")
 
 
 def _same(one: object, other: object) -> bool:
@@ -365,7 +377,7 @@ def configure(namespace: Mapping[str, object], **extra: type) -> tuple[Config, d
         hint = f"did you mean {near[0]}? " if near else ""
         raise StudyError(f"parameter={name!r} is unknown; {hint}use one of this notebook's: {', '.join(known)}")
     found = {name: _cast(name, given.pop(name), kind) for name, kind in extra.items() if name in given}
-    config = make_config(**given)
+    config = check_typed(given)
     if not PRESETS[config.preset].get("portable"):
         use_native()
     return config, found

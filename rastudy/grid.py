@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from rastudy import registry
-from rastudy.config import NOT_APPLICABLE, SCIENCE, Config, make_config, reader_of
+from rastudy.config import NOT_APPLICABLE, SCIENCE, Config, check_effects, make_config, reader_of
 from rastudy.errors import StudyError, one_of
 from rastudy.presets import PRESETS, degradations, settings_of, tasks_of
 from rastudy.registry import MODES, TASKS
@@ -28,12 +28,12 @@ class Run:
         """Notebook 01's parameters, plain JSON values; a field that does not apply keeps the notebook's default."""
         names = ("preset", "task", "mode", "seed", "strength", "source_arch", "ra_weight", "labels", "processor", "channels",
                  "blocks", "epochs", "lr", "pretrain_epochs", "train_images", "data_dir", "device")  # fmt: skip
-        values = {name: getattr(self.config, name) for name in names}
-        values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
         preset = make_config(self.config.preset, self.config.task, self.config.mode, strength=self.config.strength)
-        others = {name: value for name, value in asdict(self.config).items() if value != getattr(preset, name)}
-        others = {name: value for name, value in others.items() if value not in (NOT_APPLICABLE, "")}
-        return others | values | {"evaluate_on": ",".join(self.splits)}
+        unused = SCIENCE - self.config.science().keys() if self.config.is_baseline else set()
+        others = {name for name, value in asdict(self.config).items() if value != getattr(preset, name)}
+        values = {name: getattr(self.config, name) for name in (*names, *sorted(others - {*names})) if name not in unused}
+        values = {name: value for name, value in values.items() if value not in (NOT_APPLICABLE, "")}
+        return values | {"evaluate_on": ",".join(self.splits)}
 
     @property
     def cost(self) -> float:
@@ -156,19 +156,14 @@ def _named(args: argparse.Namespace) -> dict[str, list]:
 
 def _asked(args: argparse.Namespace) -> list[Run]:
     """The runs that the options name, without ``--direction``; StudyError where a setting changes none of them."""
-    asked, values = _with(args, args.set), settings_from(args.set)
-    ids = {run.config.run_id for run in asked}
-    for pair, (name, value) in zip(args.set, values.items(), strict=True):
-        rest = _with(args, [one for one in args.set if one != pair])
-        if name in SCIENCE and {run.config.run_id for run in rest} == ids:
-            if any(getattr(run.config, name) != value for run in rest):
-                raise StudyError(f"--set {pair} has no effect on these runs; leave it out")
-    return asked
+    settings = settings_from(args.set)
+    check_effects(settings, lambda part: [run.config for run in _with(args, part)], "these runs")
+    return _with(args, settings)
 
 
-def _with(args: argparse.Namespace, pairs: list[str]) -> list[Run]:
-    """The runs that the options name, with these settings (``NAME=VALUE``)."""
-    overrides, named = {"data_dir": args.data, "device": args.device} | settings_from(pairs), _named(args)
+def _with(args: argparse.Namespace, settings: dict[str, Any]) -> list[Run]:
+    """The runs that the options name, with these settings."""
+    overrides, named = {"data_dir": args.data, "device": args.device} | settings, _named(args)
     if "labels" in overrides:  # an axis
         overrides["labels"] = (overrides["labels"],)
     if args.full or not named:

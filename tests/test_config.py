@@ -93,6 +93,8 @@ def test_what_was_typed_for_nothing_is_refused(mode, given):
     ((name, value),) = given.items()
     with pytest.raises(StudyError, match=f"{name}={value!r} has no effect on task='sr', mode={mode!r} of preset digits"):
         check_typed(typed | given)
+    with pytest.raises(StudyError, match="has no effect"):  # in a notebook
+        configure(typed | given)
     own = getattr(make_config(**typed), name)
     assert own == NOT_APPLICABLE or check_typed(typed | {name: own}) == make_config(**typed)
 

@@ -628,7 +628,7 @@ def test_sizes_and_devices_that_are_none(study_root, capsys, words):
     [(["--set", "task=dn"], "--set task=dn: use --task for it"), (["--set", "ra_weight=0.5"], "use --ra-weight"),
      (["--direction", "upload", "--set", "test_images=5"], "--set has no effect beside --direction"),
      (["--direction", "upload", "--split", "val"], "--split has no effect beside --direction"),
-     (["--data", "x"], "data_dir='x' has no effect"), (["--set", "resize=100"], "--set resize=100 has no effect on these"),
+     (["--data", "x"], "data_dir='x' has no effect"), (["--set", "resize=100"], "resize=100 has no effect on these"),
      (["--set", "labels=wrong"], "labels='wrong' is unknown"), (["--set", "lr=1.0", "lr=0.5"], "lr is set twice"),
      (["--split"], "--split names no split; use val or test")],
     ids=str,

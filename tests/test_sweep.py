@@ -24,7 +24,7 @@ from rastudy.analysis import style
 from rastudy.analysis.tables import TABLES, load_table, main_table
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
-from rastudy.config import Config, make_config
+from rastudy.config import Config, check_typed, make_config
 from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import (
     load_predictions,
@@ -41,6 +41,7 @@ from rastudy.sweep.sweep import gate_problem, select
 from rastudy.training.train import train
 from rastudy.training.weights import weights_file
 from rastudy.transfer import tables as transfer
+from rastudy.transfer.directions import runs
 
 TASKS = ("sr", "dn", "jpeg")
 FIVE = {"resnet18_small", "resnet50_small", "resnet101_small", "densenet121_small", "vgg16_bn_small"}
@@ -420,7 +421,15 @@ def test_notebook_parameters_name_the_same_run(preset, full):
         parameters = dict(cell.parameters)
         assert parameters.pop("evaluate_on") == ",".join(cell.splits)
         assert all(type(value) in (int, float, str) for value in parameters.values())
-        assert make_config(**parameters) == cell.config
+        assert check_typed(parameters) == cell.config  # nor does any of them do nothing
+
+
+@pytest.mark.parametrize(("preset", "direction"), [("cifar10", "datasets"), ("digits", "detection")])
+def test_directions_parameters_name_the_same_run(preset, direction):
+    """Baselines of other data, whose training pictures change nothing; detectors, whose settings fit together alone."""
+    for run in runs(preset, direction):
+        given = {name: value for name, value in run.parameters.items() if name != "evaluate_on"}
+        assert check_typed(given).run_id == run.config.run_id
 
 
 def test_the_test_pictures_can_be_left_unread():
