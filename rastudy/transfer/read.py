@@ -94,7 +94,7 @@ def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str 
     report, groups = Report(), dict[tuple, list[Variant]]()
     for variant in variants(run.preset, direction, black_box):
         if variant.dataset and _reads(run, variant):
-            groups.setdefault((variant.dataset, variant.pictures, variant.readers), []).append(variant)
+            groups.setdefault((variant.dataset, variant.pictures), []).append(variant)
     for together in groups.values():
         _read_together(run, held, direction, together, counting, report)
     return report
@@ -111,17 +111,17 @@ def _reads(run: Config, variant: Variant) -> bool:
 def _read_together(
     run: Config, held: dict[str, dict], direction: str, together: list[Variant], counting: bool, report: Report
 ) -> None:
-    """Read one run for variants that share pictures and readers: P runs once per picture. Adds to the report."""
+    """Read one run for variants that share pictures: P runs once per picture. Adds to the report."""
     config, weights, todo = _settings_of_pictures(run, together[0]), weights_of(run), []
     sizes = config.train_images, config.val_images, config.image_size
     train = partial(_training_pictures, config.dataset, config.data_dir, *sizes)
-    readers = [reader_of(spec, config.dataset, train) for spec in together[0].readers]
-    versions = {name: version for name, version, _ in readers}
+    known = {spec: reader_of(spec, config.dataset, train) for variant in together for spec in variant.readers}
+    versions = {variant.name: dict(known[spec][:2] for spec in variant.readers) for variant in together}
     for variant in together:
         part = part_file(run, direction, variant.name)
-        if _is_current(held.get(variant.name), weights, versions):
+        if _is_current(held.get(variant.name), weights, versions[variant.name]):
             continue
-        if part.is_file() and _is_current(load_predictions(part).about, weights, versions):  # of an interrupted reading
+        if part.is_file() and _is_current(load_predictions(part).about, weights, versions[variant.name]):  # was interrupted
             report.parts.append((variant.name, part))
         else:
             todo.append(variant)
@@ -129,24 +129,30 @@ def _read_together(
         return
     if not run.is_baseline and not weights:
         raise StudyError(f"{weights_file(run)}: no such weights; {sweep_command(run.preset, direction)} trains what is missing")
-    pictures, unknown = load_pictures(config, "test"), Counter[str]()
+    pictures = load_pictures(config, "test")
+    wanted = {spec: known[spec] for variant in todo for spec in variant.readers}
+    unknown = {spec: Counter[str]() for spec in wanted}
     if config.dataset == "scenes":
-        found = {"": _detections(run, pictures, list(versions))}
+        found = {"": _detections(run, pictures, [name for name, *_ in wanted.values()])}
     else:
-        recognisers = [load(pictures.classes, counting).to(run.torch_device()) for _, _, load in readers]
-        found = first_classes(run, pictures, recognisers, [variant.way for variant in todo])
-        for asked in (reader for reader in recognisers if isinstance(reader, Asked)):
-            report.to_ask += asked.to_ask
-            unknown.update(asked.unknown)
-        report.unknown.update(unknown)
+        recognisers = [load(pictures.classes, counting).to(run.torch_device()) for *_, load in wanted.values()]
+        found = first_classes(run, pictures, recognisers, {variant.way for variant in todo})
+        for spec, asked in zip(wanted, recognisers, strict=True):
+            if isinstance(asked, Asked):
+                report.to_ask += asked.to_ask
+                unknown[spec] = asked.unknown
     if counting:
         return
     about = {"config": run.science(), "run_id": run.run_id, "split": "test", "data": pictures.digest, "name": pictures.name,
-             "targets": versions, "weights": weights, "unknown": dict(unknown)}  # fmt: skip
+             "weights": weights}  # fmt: skip
     of_pictures: Arrays = {"label": pictures.labels.astype(np.uint16), "group": pictures.groups.astype(np.int32)}
     for variant in todo:
-        part = part_file(run, direction, variant.name)
-        save_predictions(part, found[variant.way] | of_pictures, about)
+        part, rows = part_file(run, direction, variant.name), [list(wanted).index(spec) for spec in variant.readers]
+        seen = {name: values[rows] if name == "top5" else values for name, values in found[variant.way].items()}
+        not_known = sum((unknown[spec] for spec in variant.readers), Counter[str]())
+        of_readers = {"targets": versions[variant.name], "unknown": dict(not_known)}
+        save_predictions(part, seen | of_pictures, about | of_readers)
+        report.unknown.update(not_known)
         report.parts.append((variant.name, part))
     report.read += len(todo)
 
@@ -198,7 +204,7 @@ def _networks(run: Config) -> tuple[nn.Module | None, nn.Module | None]:
 
 
 @torch.inference_mode()
-def first_classes(run: Config, pictures: PictureSet, readers: list[nn.Module], ways: list[str]) -> dict[str, Arrays]:
+def first_classes(run: Config, pictures: PictureSet, readers: list[nn.Module], ways: set[str]) -> dict[str, Arrays]:
     """Every reader's first class for what a run's P gives, by the way that the picture takes: ``top5``, (R, N, 1) uint16.
 
     P runs once per picture. Its picture is rounded to 8 bits and goes its way; T, where the run has one, stands before R.
