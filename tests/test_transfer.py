@@ -259,6 +259,11 @@ def guess(files):
     return [[("3", 0.9)] if np.asarray(Image.open(file)).mean() < 128 else [("bright", 0.5), ("3", 0.4)] for file in files]
 
 
+def sure(files):
+    """Another black box, which sees 3 everywhere."""
+    return [[("3", 0.9)] for _ in files]
+
+
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory):
     """The smoke preset's JPEG runs, trained and evaluated at home; R's of the halves and of CIFAR-10 with random weights."""
@@ -432,6 +437,20 @@ def test_a_black_box(small_study, monkeypatch):
     bright = about["unknown"]["bright"]
     assert bright == (arrays["top5"] == 10).sum() > 0
     assert count(counting=True, log=said.append) == 0
+
+
+def test_two_black_boxes_read_what_p_gave_once(small_study, monkeypatch):
+    """Each keeps its own answers, and what it could not name."""
+    monkeypatch.setitem(sys.modules, "my_box", sys.modules[__name__])
+    times, restore = [], read.apply_processor
+    monkeypatch.setattr(read, "apply_processor", lambda *given: (times.append(len(given[1])), restore(*given))[1])
+    boxes = "function:my_box:guess,function:my_box:sure"
+    run("black_box", black_box=boxes)
+    assert sum(times) == 6 * 60
+    for name, top in (("guess", 10), ("sure", 3)):
+        about, arrays = predictions_of(make_config("smoke", "jpeg", "ra"), "black_box", name)
+        assert list(about["targets"]) == [name] and arrays["top5"].shape == (1, 60, 1) and top in arrays["top5"]
+        assert bool(about["unknown"]) == (name == "guess")
 
 
 def test_missing_weights_name_the_command(small_study):

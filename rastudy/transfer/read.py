@@ -74,12 +74,14 @@ def read_direction(
             reports = list(pool.map(read_one, todo, held))
     else:
         reports = list(map(read_one, todo, held))
+    if counting:
+        return sum(report.to_ask for report in reports)
     keep_parts(preset, direction, [part for report in reports for part in report.parts])
     log(f"{direction}: {len(todo)} runs, {sum(report.read for report in reports)} predictions written")
     unknown = sum((report.unknown for report in reports), Counter[str]())
     if unknown:
         log(f"WARNING: answers that are no class count as wrong: {dict(unknown)}")
-    return sum(report.to_ask for report in reports)
+    return 0
 
 
 def read_run(run: Config, held: dict[str, dict], direction: str, black_box: str = BLACK_BOX, counting: bool = False) -> Report:
