@@ -14,6 +14,11 @@ def floor_of(module: str) -> int:
     return FLOORS.index(first) if first in FLOORS else 0
 
 
+def test_every_table_is_read_in_one_place():
+    """Where a damaged one is told from a whole one."""
+    assert [p.name for p in PACKAGE.rglob("*.py") if "read_csv" in p.read_text()] == ["predictions.py"]
+
+
 def test_imports_go_down():
     files = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py") if p.stat().st_size}
     graph: dict[str, set[str]] = {module: set() for module in files}

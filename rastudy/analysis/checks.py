@@ -17,9 +17,12 @@ from rastudy.analysis import comparisons
 from rastudy.analysis import statistics as stats
 from rastudy.analysis.comparisons import CELL, COUNTS, ESTIMATE, GAIN, UNSEEN, Cell, named
 from rastudy.config import make_config
+from rastudy.evaluation.predictions import read_table
 from rastudy.models.pretrained import TORCHVISION_WEIGHTS
 from rastudy.paths import CHECKOUT
 from rastudy.presets import EQUAL_GRADIENT, PRESETS, degradations
+
+PUBLISHED = ("task", "strength", "mode", "source_arch", "target_arch", "metric", "value", "n_images")  # of the paper's tables
 
 
 class Control(NamedTuple):
@@ -167,8 +170,8 @@ def paper_reported() -> pd.DataFrame:
     path = CHECKOUT / "results" / "paper_reported.csv"
     if not path.is_file():  # an installed package
         warnings.warn("the published tables are in a clone alone (results/paper_reported.csv); left out", stacklevel=2)
-        return pd.DataFrame(columns=["task", "target_arch", "mode", "value"])
-    return pd.read_csv(path)
+        return pd.DataFrame(columns=PUBLISHED)
+    return read_table(path, PUBLISHED, "git checkout results/paper_reported.csv")
 
 
 def paper_gains() -> pd.DataFrame:

@@ -46,6 +46,8 @@ TABLES = {
     "clean_check": checks.CHECK,
     "paper_vs_ours": checks.PAPER,
 }  # fmt: skip
+TIMINGS = ("part", "minutes", "machine")  # of timings.csv
+BENCHMARK = ("part", "variant", "n", "unit", "value", "low", "high", "rounds", "machine")  # of benchmark.csv
 
 
 # --- rows

@@ -24,7 +24,7 @@ COLUMNS = (
     "seed", "pretrain_epochs", "epochs", "target_arch", "target_weights", "metric", "value", "n_images", "n_groups",
 )  # fmt: skip
 # columns of numbers and of yes or no, in every table that has them
-NUMBERS = re.compile(r"(.+_)?(value|low|high|p|p_holm|sd|psnr|ssim)|psnr_change|n_(images|groups|seeds)|within_seeds")
+NUMBERS = re.compile(r"(.+_)?(value|low|high|p|p_holm|sd|psnr|ssim|minutes)|psnr_change|n_(images|groups|seeds)|within_seeds")
 FLAGS = ("main", "primary", "chosen", "same_bits")
 KEY = ("run_id", "split", "target_arch", "target_weights", "metric")
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from rastudy.analysis import style
 from rastudy.analysis.comparisons import GAIN
-from rastudy.analysis.judged import UNSEEN
+from rastudy.analysis.judged import COLUMNS, UNSEEN
 from rastudy.errors import NothingToShow
+from rastudy.evaluation.predictions import read_table
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
 from rastudy.registry import MODES, TASKS, display_name, mode_name, short_name
@@ -124,7 +125,8 @@ def draw(found: pd.DataFrame, path: Path) -> None:
 def judgements(presets: Sequence[str], kind: str = "judged") -> list[pd.DataFrame]:
     """The committed judgements of studies: ``results/<preset>/<kind>_<task>.csv``."""
     folders = [to_read(results_folder(preset) / "runs.csv").parent for preset in presets]
-    return [pd.read_csv(path) for folder in folders for path in sorted(folder.glob(f"{kind}_*.csv"))]
+    remedy = "its command in results/README.md"
+    return [read_table(path, COLUMNS, remedy) for folder in folders for path in sorted(folder.glob(f"{kind}_*.csv"))]
 
 
 def unseen_of(found: pd.DataFrame) -> list[str]:

@@ -13,10 +13,11 @@ from rastudy.analysis import style
 from rastudy.analysis.checks import OVER_RA, control_name, paper_gains
 from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
 from rastudy.analysis.replication import load_replication
-from rastudy.analysis.tables import OVER_ONE, load_table, main_cells, shown_table
+from rastudy.analysis.tables import BENCHMARK, OVER_ONE, TIMINGS, load_table, main_cells, shown_table
 from rastudy.boundaries import tables as similarity
 from rastudy.boundaries.measure import own_networks
 from rastudy.boundaries.tables import load_table as load_boundaries
+from rastudy.evaluation.predictions import read_table
 from rastudy.paths import results_folder, root, to_read
 from rastudy.presets import PRESETS, degradations
 from rastudy.registry import dataset_of, display_name, mode_name, reader_name, short_name
@@ -385,7 +386,7 @@ def benchmark_table() -> str:
     path = to_read(root() / "results" / "benchmark.csv")
     if not path.is_file():
         return "(`rastudy benchmark` writes its ratios here.)\n"
-    found = pd.read_csv(path)
+    found = read_table(path, BENCHMARK, "rastudy benchmark")
     ratios = found[found["unit"] == "ratio"].set_index("variant")
     shown = {"release / ours": "RA step, the release's time / ours",
              "share of the bound": "five R's in one pass: share of the bound",
@@ -406,7 +407,8 @@ def timings_table() -> str:
     path = to_read(results_folder("digits") / "timings.csv")
     if not path.is_file():
         return "(`make study` writes its times here.)\n"
-    rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in pd.read_csv(path).iterrows()]
+    found = read_table(path, TIMINGS, "make study")
+    rows = [[row["part"], f"{row['minutes']:.1f} min", row["machine"]] for _, row in found.iterrows()]
     return markdown(rows, ["part of `make study`", "time", "on"])
 
 

@@ -18,7 +18,7 @@ from functools import cache
 import torch
 
 from rastudy.analysis.replication import replicate, shown, told, write_constraints
-from rastudy.analysis.tables import TABLES, load_table, main_table, make_tables
+from rastudy.analysis.tables import TABLES, TIMINGS, load_table, main_table, make_tables
 from rastudy.boundaries import measure as boundaries
 from rastudy.boundaries import tables as similarity
 from rastudy.config import Config
@@ -279,7 +279,7 @@ def write_timings(preset: str, seconds: dict[str, float], jobs: int) -> None:
     """Wall-clock times have a file of their own, since no two runs agree on them."""
     machine = f"{jobs} processes on {os.cpu_count()} cores ({platform.machine()})"
     rows = [{"part": part, "minutes": round(value / 60, 1), "machine": machine} for part, value in seconds.items()]
-    write_csv(results_folder(preset) / "timings.csv", rows, ("part", "minutes", "machine"))
+    write_csv(results_folder(preset) / "timings.csv", rows, TIMINGS)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torchvision
 from PIL import Image
@@ -24,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rastudy.analysis.tables import BENCHMARK
 from rastudy.boundaries import distances as boundary
 from rastudy.config import make_config
 from rastudy.data import digits
@@ -33,13 +33,13 @@ from rastudy.data.photo_cache import CachedPhotos, FilePhotos, open_cache
 from rastudy.errors import one_of
 from rastudy.evaluation import metrics
 from rastudy.evaluation.evaluate import predict
+from rastudy.evaluation.predictions import read_table
 from rastudy.models.classifiers import Classifier, load_classifier, without_weights
 from rastudy.models.pretrained import folded
 from rastudy.models.processors import SRResNet
-from rastudy.paths import root, write_csv
+from rastudy.paths import root, short, write_csv
 from rastudy.training.steps import Models, ra_step
 
-COLUMNS = ("part", "variant", "n", "unit", "value", "low", "high", "rounds", "machine")
 FIVE = ("resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn")
 
 
@@ -237,7 +237,8 @@ def benchmark_command(args: argparse.Namespace) -> None:
             print(f"{what} {entry['value']:10.4g} {entry['unit']}", flush=True)
     path = root() / "results" / "benchmark.csv"
     if path.is_file():  # parts that were not measured now stay
-        measured = {entry["part"] for entry in rows}
-        kept = [entry for entry in pd.read_csv(path).to_dict("records") if entry["part"] not in measured]
+        others = {*ORDER} - {entry["part"] for entry in rows}
+        before = read_table(path, BENCHMARK, f"rm {short(path)}; rastudy benchmark").to_dict("records")
+        kept = [entry for entry in before if entry["part"] in others]
         rows = sorted(kept + rows, key=lambda entry: ORDER.index(entry["part"]))
-    write_csv(path, rows, COLUMNS)
+    write_csv(path, rows, BENCHMARK)
