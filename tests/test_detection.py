@@ -326,6 +326,7 @@ def test_voc_from_the_command(devkit, tmp_path, monkeypatch, capsys):
     save_weights(processor, build_models(config)[0], config)
     arguments = ["voc", "--processor", str(processor), "--data", str(devkit), "--detector", name]
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    assert main([*arguments, name]) == 2 and "two detectors" in capsys.readouterr().err
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert url in message and "put" in message and str(tmp_path / "hub") in message

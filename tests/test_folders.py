@@ -610,7 +610,7 @@ def test_switches_take_the_usual_words(study_root, capsys, way, word):
 @pytest.mark.parametrize("words", [
     ["train", "--task", "sr", "--image-size", "-5"], ["train", "--task", "sr", "--epochs", "0"], ["sweep", "--jobs", "0"],
     ["sweep", "--list", "--set", "image_size=-5"], ["sweep", "--list", "--set", "test_images=-1"],
-    ["cache", "--data", "x", "--resize", "0"],
+    ["cache", "--data", "x", "--resize", "0"], ["cache", "--data", "x", "--cache-dir", "none"],
     ["train", "--task", "sr", "--device", "gpu0"], ["boundaries", "--pictures", "-1"], ["recognisers", "--seed", "-1"],
 ], ids=" ".join)  # fmt: skip
 def test_sizes_and_devices_that_are_none(study_root, capsys, words):

@@ -439,6 +439,19 @@ def test_the_command(tmp_path, flower, capsys):
     assert command(tmp_path / "bad.png", *words) == 2
 
 
+def test_no_class_is_read_from_beneath_transparent_pixels(tmp_path, flower, capsys):
+    """The picture is restored; opaque alpha is no matter; a comparison, which has no alpha, is refused."""
+    clear, opaque = flower.convert("RGBA"), flower.convert("RGBA")
+    clear.putalpha(9)
+    files = [saved(picture, tmp_path / f"{name}.png") for name, picture in (("clear", clear), ("opaque", opaque))]
+    words = ("--preset", "cifar10", "--task", "jpeg", "--classify", "resnet18_small")
+    assert command(*files, *words, "-o", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "clear.png  not classified: it has transparent pixels" in said and "opaque.png  ResNet-18: " in said
+    assert command(files[0], *words, "--compare", "ra", "-o", tmp_path / "all") == 2
+    assert "transparent pixels" in capsys.readouterr().err and not (tmp_path / "all").exists()
+
+
 @pytest.mark.parametrize("task", ["sr", "dn", "jpeg"])
 def test_comparing_is_evaluating(task):
     """The first test pictures, degraded here, are read as the committed predictions say, but for what rounding turns."""

@@ -278,6 +278,8 @@ def _write_shard(folder: Path, shard: int, photos: FilePhotos, skip_unreadable: 
 
 
 def cache_command(args: argparse.Namespace) -> int:
+    if args.cache_dir == "none":
+        raise StudyError("--cache-dir none keeps nothing; name a folder, or leave it out")
     lost = 0
     data = expand(args.data)
     for part in args.part or [name for name in ("train", "val") if (data / name).is_dir()] or [""]:

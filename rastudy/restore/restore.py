@@ -38,7 +38,7 @@ from tqdm import tqdm
 from rastudy.config import NOT_APPLICABLE, Config, make_config
 from rastudy.data.datasets import names_of_classes
 from rastudy.data.degradations import degrade, no_processing, round_to_8_bits, to_tensor, to_uint8
-from rastudy.data.image_files import as_read, is_folder, list_pictures
+from rastudy.data.image_files import as_read, is_folder, list_pictures, to_rgb
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.classifiers import Classifier, load_classifier
@@ -48,7 +48,7 @@ from rastudy.presets import PRESETS, degradations, of_photographs
 from rastudy.registry import MODES as RUNS
 from rastudy.registry import TASKS, display_name, mode_name
 from rastudy.restore import image_io
-from rastudy.restore.image_io import FORMATS, MODES, eight_bit
+from rastudy.restore.image_io import FORMATS, MODES
 from rastudy.restore.tiles import TILE, geometry, restore_pixels
 from rastudy.training.weights import build_models, check_run, load_weights, weights_file
 
@@ -257,7 +257,7 @@ def compare(picture: Image.Image, models: Mapping[str, Models], degraded: bool =
         ``degraded`` (else ``input``; of sr the bicubic upsampling), a picture per mode, and ``original``.
     """
     config = next(iter(models.values())).config
-    rgb = np.asarray(eight_bit(picture).convert("RGB"))
+    rgb = np.asarray(to_rgb(picture))
     if degraded:
         height, width = (side // config.factor * config.factor for side in rgb.shape[:2])
         if not (height and width):
@@ -364,9 +364,12 @@ def verdicts(
 ) -> list[tuple[str, float]]:
     """Each recogniser's first class for a picture and its probability.
 
-    They read the middle square, without alpha (:func:`.image_files.as_read`): of a long picture a small part of what P gave.
+    They read the middle square (:func:`.image_files.as_read`): of a long picture a small part of what P gave.
+
+    Raises:
+        StudyError: transparent pixels, of which nobody knows what lies behind them.
     """
-    rgb = eight_bit(picture).convert("RGB")
+    rgb = to_rgb(picture)
     length = 4 * min(rgb.size)  # of a longer strip the middle
     left, top = (max(0, (side - length) // 2) for side in rgb.size)
     rgb = rgb.crop((left, top, rgb.width - left, rgb.height - top))
@@ -384,9 +387,12 @@ def verdict_lines(picture: Image.Image, restored: Image.Image, models: Models, r
     """A line per recogniser: its verdict before and after. Before is the baseline ``none``: for sr the bicubic upsampling."""
     if not readers:
         return []
-    before = picture
+    try:
+        before: Image.Image = to_rgb(picture)
+    except StudyError as error:  # it is restored all the same
+        return [f"not classified: it {error}"]
     if picture.size != restored.size:
-        before = eight_bit(picture).convert("RGB").resize(restored.size, Image.Resampling.BICUBIC)
+        before = before.resize(restored.size, Image.Resampling.BICUBIC)
     both = zip(readers, verdicts(before, models.config, readers),
                verdicts(restored, models.config, readers, models.transformer), strict=True)  # fmt: skip
     return [f"{display_name(reader.name)}: {was} ({100 * p:.0f} %) -> {now} ({100 * q:.0f} %)"

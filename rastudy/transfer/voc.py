@@ -20,7 +20,7 @@ from rastudy.config import Config
 from rastudy.data.degradations import degrade
 from rastudy.data.loaders import Batch, to_float
 from rastudy.data.scenes import Boxes
-from rastudy.errors import StudyError
+from rastudy.errors import StudyError, all_differ
 from rastudy.evaluation.average_precision import RECALLS, average_precision, detect, draws, match
 from rastudy.evaluation.evaluate import config_of
 from rastudy.models.pretrained import torchvision_state
@@ -134,6 +134,7 @@ def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, pro
 
 def voc_command(args: argparse.Namespace) -> None:
     """Print the average precision of both baselines and of P, and write it to ``--out``."""
+    all_differ("detectors", args.detector, "leave one out")
     config = config_of(args.processor)
     if registry.MODES[config.mode].has_transformer:
         raise StudyError(f"{args.processor}: P of {config.mode}, whose T stands before a classifier; detectors read P alone")
