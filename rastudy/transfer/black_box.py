@@ -53,10 +53,11 @@ def answer(label: object, score: Any) -> Answer:
 
 
 class BlackBox:
-    """``version`` says which model answered, as far as one can know."""
+    """``version`` says which model answered, as far as one can know; ``keeps``: an answer that it gave costs no second call."""
 
     name: str
     version: str
+    keeps = False
 
     def predict(self, files: Sequence[Path]) -> list[list[Answer]]:
         """Each picture's labels with scores, best first; empty where it sees nothing."""
@@ -262,6 +263,8 @@ class Service(BlackBox):
     Raises:
         StudyError: an unusable file, or a key that the environment lacks.
     """
+
+    keeps = True
 
     def __init__(self, file: Path):
         self.settings, self.name, self.calls = read_settings(file), file.stem, 0

@@ -138,6 +138,9 @@ def _read_together(
         found = {"": _detections(run, pictures, [name for name, *_ in wanted.values()])}
     else:
         recognisers = [load(pictures.classes, counting).to(run.torch_device()) for *_, load in wanted.values()]
+        if counting and all(isinstance(reader, Asked) and not reader.box.keeps for reader in recognisers):
+            report.to_ask += len(pictures) * len(todo)
+            return
         found = first_classes(run, pictures, recognisers, {variant.way for variant in todo})
         for spec, asked in zip(wanted, recognisers, strict=True):
             if isinstance(asked, Asked):
