@@ -268,7 +268,7 @@ def report_options() -> list[Option]:
             without="--readme",
         ),
         option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html", without="--readme"),
-        flag("--readme", says="rewrite the record's README and results/RESULTS.md instead"),
+        flag("--readme", says="rewrite the record's figures, README and results/RESULTS.md instead"),
     ]
 
 

@@ -131,7 +131,8 @@ PRESETS["cifar10"] = {
         {"tasks": ("blind",), "modes": _BLIND},
         {"tasks": ("blind",), "modes": ("ra",), "weights": (1e-3, 3e-3, 1e-2), "splits": ("val",)},
         {"modes": ("plain", "ra"), "tasks": ("sr", "dn", "jpeg"), "seeds": (1, 2)},
-        {"modes": ("ra_unsupervised", "perceptual"), "tasks": ("dn", "jpeg"), "seeds": (1, 2)},
+        {"modes": ("ra_unsupervised",), "tasks": ("dn", "jpeg"), "seeds": (1, 2)},
+        {"modes": ("perceptual",), "tasks": ("sr", "dn", "jpeg"), "seeds": (1, 2)},
         {"modes": ("ra",), "strengths": (4.0, 10.0), "seeds": (0, 1, 2), "uploads": (UPLOAD,)},
         {"modes": ("plain",), "one_cycle": True},
         {"modes": ("plain", "ra"), **_X2, "budgets": (0.5, 2)},
@@ -146,6 +147,7 @@ PRESETS["cifar10"] = {
         {"modes": ("ra",), **_X2, "sources": ("resnet18_small_untrained",), "weights": (1e-3, EQUAL_GRADIENT)},
         {"modes": ("ra",), **_X2, "labels": ("shuffled", "constant")},
         {"modes": ("ra", "ra_unsupervised"), **_X2, "sources": FAMILIES},
+        {"modes": ("ra",), "strengths": (4.0, 10.0), "sources": FAMILIES},
         {"modes": ("ra",), **_X2, "sources": (SMALL_FIVE, *(",".join(a for a in FAMILIES if a != left) for left in FAMILIES))},
     ),
 }

@@ -1,6 +1,7 @@
 """Figures that can be seen: legible at a README's width, told apart without colour, written only where they change."""
 
 from itertools import combinations
+from operator import attrgetter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,17 +11,16 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from rastudy import registry
 from rastudy.analysis import style
 from rastudy.analysis.checks import paper_gains
-from rastudy.boundaries import figures as boundary_plots
-from rastudy.boundaries.figures import load_measured
 from rastudy.errors import StudyError
 from rastudy.paths import CHECKOUT
 from rastudy.presets import PRESETS
+from rastudy.report import drawn, gallery, hero, results_page
 from rastudy.report import figures as plots
-from rastudy.report import gallery, hero, results_page
 from rastudy.transfer import directions
 from rastudy.transfer import tables as transfer
 
@@ -28,34 +28,21 @@ README, SMALLEST = 840, 9  # pixels: of a figure's width in a README, and of the
 # Machado, Oliveira and Fernandes (2009), severity 1, of linear RGB
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 JPEG = ("digits", "jpeg", 4.0)
-DRAWN = {
-    "accuracy": lambda: plots.plot_accuracy("digits"),
-    "gains": lambda: plots.plot_gains("cifar10"),
-    "matrix": lambda: plots.plot_matrix("digits"),
-    "paper": lambda: plots.plot_paper("imagenet_lite"),
-    "curves": lambda: plots.plot_curves("cifar10"),
-    "tradeoff": lambda: plots.plot_tradeoff("cifar10"),
-    "controls": lambda: plots.plot_controls("cifar10"),
-    "equal_cost": lambda: plots.plot_equal_cost("cifar10"),
-    "transfer": lambda: plots.plot_transfer(transfer.load_table("cifar10", "upload")),
-    "transfer_summary": lambda: plots.plot_transfer_summary(transfer.load_summary()),
-    "turned": lambda: gallery.plot_turned_counts("cifar10"),
-    "distances": lambda: boundary_plots.plot_distances(load_measured(*JPEG)),
-    "reached": lambda: boundary_plots.plot_reached(*JPEG),
-    "pairs": lambda: boundary_plots.plot_pairs(*JPEG),
-    "path": lambda: boundary_plots.plot_path(*JPEG),
-    "added": lambda: boundary_plots.plot_added("cifar10"),
-    "explains": lambda: boundary_plots.plot_explains("cifar10"),
-    "hero": hero.plot_hero,
-}
+DRAWN = drawn.plots()
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_legible_where_a_readme_shows_it(name):
+def test_the_committed_ones_are_legible_and_say_what_the_tables_say(name):
     """The smallest text has 9 pixels where the figure, whatever its height, is 840 wide; all are equally wide."""
     figure = DRAWN[name]()
+    assert style.digest_in(drawn.figure_file(name)) == style.digest(figure), "RASTUDY_ROOT=. rastudy report --readme redraws it"
     sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
     assert figure.get_figwidth() == style.WIDTH and min(sizes) / 72 * README / style.WIDTH >= SMALLEST
+    figure.draw_without_rendering()
+    for place in ("title", "xaxis.label"):
+        shown = [text for text in map(attrgetter(place), figure.axes) if text.get_text()]
+        for one, other in combinations((text.get_window_extent() for text in shown), 2):
+            assert not one.padded(-2).overlaps(other), f"{place}s lie over each other"
     plt.close(figure)
 
 
@@ -108,7 +95,9 @@ def test_an_unchanged_figure_stays_as_it_is(study_root):
     path = study_root / style.save(figure, "smoke", "one")
     with Image.open(path) as picture:
         assert picture.mode == "P"
-        picture.convert("RGB").save(path, compress_level=1)  # other bytes, the same pixels
+        info = PngInfo()
+        info.add_text(style.SAYS, style.digest_in(path))
+        picture.convert("RGB").save(path, compress_level=1, pnginfo=info)  # other bytes, the same pixels
     before = path.read_bytes(), path.stat().st_mtime_ns
     style.save(figure, "smoke", "one")
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
@@ -119,6 +108,22 @@ def test_an_unchanged_figure_stays_as_it_is(study_root):
     style.save(figure, "smoke", "one")
     with Image.open(path) as picture:
         picture.load()
+
+
+def test_a_digest_is_of_what_a_figure_says():
+    """Every number and word that is drawn, whatever its colour; it is in the file."""
+
+    def drawn_with(value: float = 1.0, word: str = "a", **look) -> Figure:
+        figure = Figure((2, 1))
+        ax = figure.add_subplot()
+        ax.errorbar([0, 1], [value, 2], yerr=[[0.1, 0.1], [0.2, 0.2]], label=word, **look)
+        ax.barh([0], [value])
+        ax.set_xticks([0, 1], ["no", word])
+        return figure
+
+    said = style.digest(drawn_with())
+    assert style.digest(drawn_with(color="red")) == said == style.digest(drawn_with(value=1.00001))
+    assert said != style.digest(drawn_with(value=1.01)) != style.digest(drawn_with(word="b")) != said
 
 
 def test_photographs_keep_their_colours():

@@ -145,6 +145,14 @@ def test_findings_follow_from_the_csvs():
     own, other = (words.read_by("imagenette", "jpeg", name, "squeezenet") for name in ("squeezenet", "efficientnet_lite0"))
     assert low(own) > 1 and high(other) < 0
     assert all(low(words.read_by("imagenette", "jpeg", name, ",".join((models[0], models[2])))) > 1 for name in models[::2])
+    for box in ("mobilenet_v2_1.0_224_quant", "mobilenet_v1_0.75_192_quant"):
+        one, two, other = (words.boxed(box, source, "dn") for source in ("", ",".join((models[0], models[2])), models[2]))
+        assert low(two) >= high(one) and low(other) > value(one) > 1
+        one, two = (words.boxed(box, source, "jpeg") for source in ("", ",".join((models[0], models[2]))))
+        assert value(two) > value(one) and (low(two) > high(one)) == ("v2" in box)
+        for condition in ("sr x4", "dn", "jpeg"):  # a feature loss gives them about as much
+            ra, features = (words.boxed(box, "", condition, mode) for mode in ("ra", "perceptual"))
+            assert low(features) < high(ra) and low(ra) < high(features) and abs(value(features) - value(ra)) < 1.5
     ra, plain = ([low(words.judged(preset, "dn", "bm3d", over=over)) for preset in ("imagenet_lite", "imagenette")]
                  for over in ("ra", "plain"))  # fmt: skip
     assert ra[0] > 0 > ra[1] and min(plain) > 0

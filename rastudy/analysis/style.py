@@ -1,6 +1,8 @@
 """What all figures share: their width, the look of recognisers, modes and verdicts, intervals, and how they are saved."""
 
+import hashlib
 import io
+import json
 import math
 import textwrap
 import zlib
@@ -16,7 +18,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.ticker import FixedLocator
+from PIL import Image, PngImagePlugin
 
 from rastudy.analysis.comparisons import ESTIMATE
 from rastudy.errors import NothingToShow
@@ -28,10 +31,11 @@ Plotted = ParamSpec("Plotted")
 Degradation = tuple[str, float]  # task and strength
 Style = dict[str, Any]  # matplotlib's settings
 MISSING = "missing"  # the gid of a figure that is a sentence
+SAYS = "says"  # the PNG text that holds a figure's digest
 AMPLIFIED = 5  # times: the difference that is shown beside the pictures
 WIDTH, DPI = 8.4, 200  # of every figure, in inches, and its pixels: 1,680, twice what a README shows
 SMALL = 7.5  # points, the smallest text: 10 pixels where a README shows the figure 840 wide
-LINE = 134  # letters of a note
+LINE, NAME = 134, 44  # letters of a note, and of a line's name, which goes on below
 RIGHT, WRONG, UNKNOWN = "#005a96", "#b84a00", "#555555"  # verdicts; never told apart by colour alone
 COLOURS, SEEN = 256, 16  # of a palette; levels of 255 that one pixel in 1,000 may be off by
 PALETTE = sns.color_palette("colorblind", 10)
@@ -134,10 +138,40 @@ def save(figure: Figure, preset: str, name: str) -> Path | None:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; a file with the same pixels stays as it is."""
-    picture = rendered(figure)
-    if not _shows(path, picture):
-        write_atomic(path, lambda p: picture.save(p, format="PNG", optimize=True))
+    """Write a figure as PNG with a digest of what it says; a file with the same pixels and digest stays as it is."""
+    said, picture = digest(figure), rendered(figure)
+    if digest_in(path) != said or not _shows(path, picture):
+        info = PngImagePlugin.PngInfo()
+        info.add_text(SAYS, said)
+        write_atomic(path, lambda p: picture.save(p, format="PNG", optimize=True, pnginfo=info))
+
+
+def digest(figure: Figure) -> str:
+    """Of a figure's words and of the numbers that it draws, to four digits: whatever draws it, and however it looks."""
+    words, numbers = [text.get_text() for text in figure.texts], list[Any]()
+    for ax in figure.axes:
+        legend, named = (
+            ax.get_legend(),
+            [axis for axis in (ax.xaxis, ax.yaxis) if isinstance(axis.get_major_locator(), FixedLocator)],
+        )
+        texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *(legend.get_texts() if legend else ())]
+        words += [text.get_text() for text in (*texts, *(tick for axis in named for tick in axis.get_ticklabels()))]
+        numbers += [line.get_xydata() for line in ax.lines] + [picture.get_array() for picture in ax.images]
+        numbers += [patch.get_path().transformed(patch.get_patch_transform()).vertices for patch in ax.patches]
+        for drawn in ax.collections:
+            numbers += [drawn.get_array(), drawn.get_offsets(), *(path.vertices for path in drawn.get_paths())]
+    values: list[np.ndarray] = [np.ma.filled(np.ma.asarray(one, float), np.nan).ravel() for one in numbers if one is not None]
+    said = json.dumps([words, [[f"{value:.4g}" for value in one] for one in values]])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def digest_in(path: Path) -> str:
+    """The digest in a figure's file; empty where there is none."""
+    try:
+        with Image.open(path) as file:
+            return str(file.info.get(SAYS, ""))
+    except OSError:  # missing or damaged
+        return ""
 
 
 def rendered(figure: Figure) -> Image.Image:
@@ -200,7 +234,7 @@ def intervals(
 
 def name_lines(ax: Axes, names: Sequence[str]) -> None:
     """The names of a panel's lines from top to bottom, and a line at 0."""
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [textwrap.fill(name, NAME, break_on_hyphens=False) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.axvline(0, color="black", lw=1)
     ax.grid(axis="y", visible=False)

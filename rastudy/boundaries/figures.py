@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,17 +57,25 @@ def direction_name(direction: str, source: str) -> str:
     return mode_name(kind) if name == source else f"{mode_name(kind)} from {display_name(name)}"
 
 
-def draw(preset: str) -> list[Path]:
-    """Draw and save every figure that shows no picture, of all degradations that have been measured."""
+def plots(preset: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Every figure that shows no picture, of all degradations that have been measured, by its name."""
+    measured = tables.measured_files(preset)
+    for key in measured:
+        each = {"distances": lambda *key: plot_distances(load_measured(*key)), "reached": plot_reached, "pairs": plot_pairs,
+                "path": plot_path}  # fmt: skip
+        yield from ((f"boundary_{name}_{key[0]}{key[1]:g}", partial(plot, preset, *key)) for name, plot in each.items())
+    if measured:
+        yield "boundary_added", partial(plot_added, preset)
+        if len(load_table(preset, "boundary_explains")):
+            yield "boundary_explains", partial(plot_explains, preset)
+
+
+def draw(preset: str) -> list[Path | None]:
+    """Draw and save :func:`plots`."""
     paths = []
-    for key in tables.measured_files(preset):
-        figures = {"distances": plot_distances(load_measured(preset, *key)), "reached": plot_reached(preset, *key),
-                   "pairs": plot_pairs(preset, *key), "path": plot_path(preset, *key)}  # fmt: skip
-        paths += [style.save(figure, preset, f"boundary_{name}_{key[0]}{key[1]:g}") for name, figure in figures.items()]
+    for name, plot in plots(preset):
+        paths.append(style.save(plot(), preset, name))
         plt.close("all")
-    paths.append(style.save(plot_added(preset), preset, "boundary_added"))
-    if len(load_table(preset, "boundary_explains")):
-        paths.append(style.save(plot_explains(preset), preset, "boundary_explains"))
     return paths
 
 

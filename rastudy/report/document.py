@@ -13,17 +13,16 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rastudy.analysis import style
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions
 from rastudy.models.weight_files import sha256
 from rastudy.paths import CHECKOUT, PACKAGE, is_record, results_folder, root, short, to_read, write_atomic
 from rastudy.presets import PRESETS
 from rastudy.registry import dataset_of, names_in
-from rastudy.report import judgement, travel, words
+from rastudy.report import judgement, words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
-from rastudy.report.hero import write_hero
+from rastudy.report.drawn import redraw
 from rastudy.report.results_page import FOR_ALL, MAKERS, boundary_words
 from rastudy.training.run_store import read_records, records_file
 
@@ -191,12 +190,10 @@ def render(text: str) -> str:
 
 
 def refresh() -> None:
-    """Rewrite the hero figure, ``results/RESULTS.md`` and what the README has of it; StudyError outside the record."""
+    """Rewrite the figures, ``results/RESULTS.md`` and what the README has of it; StudyError outside the record."""
     if not is_record():
         raise StudyError("README.md and RESULTS.md are the record's: in the clone, RASTUDY_ROOT=. rastudy report --readme")
-    write_hero()
-    style.save(judgement.plot_judgements(present_studies()), ".", "judgement")
-    style.save(travel.plot_blind(present_studies()), ".", "blind")
+    redraw()
     readme = root() / "README.md"
     texts = {readme: render(readme.read_text()), root() / "results" / "RESULTS.md": document(present_studies(), linked)}
     for path, text in texts.items():

@@ -352,7 +352,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
             style.intervals(ax, y, part, across=True, ms=4, label=mode_name(mode), **style.look_of(mode))
             ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **style.look_of(mode))
         ax.set_title(style.two_lines(*key))
-        ax.set_xlabel(GAIN_AXIS if len(keys) < 4 else "gain (pp)")
+        ax.set_xlabel("gain (pp)" if len(keys) > 3 or max(map(len, lines)) > style.NAME else GAIN_AXIS)
         style.name_lines(ax, lines)
     note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
     return style.finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -136,8 +135,3 @@ def _show_gains(ax: Axes, rows: pd.DataFrame) -> None:
         f"{study_name(preset)} {task.short.format(strength) if task.choices and strength else ''}" for preset, strength in lines
     ]
     style.name_lines(ax, names)
-
-
-def write_hero() -> Path | None:
-    """Draw it and write it; the path relative to the checkout."""
-    return style.save(plot_hero(), "", "hero")

@@ -90,9 +90,9 @@ def times(preset: str) -> str:
     return f"{min(ratios):.1f} to {max(ratios):.1f}"
 
 
-def boxed(box: str, source: str = "") -> str:
-    """A black box's gain by RA in x4 on imagenette's photographs, from its source or from another."""
-    return moved("imagenette", "black_box", box, "sr x4", source=source or PRESETS["imagenette"]["source_arch"])
+def boxed(box: str, source: str = "", condition: str = "sr x4", mode: str = "ra") -> str:
+    """A black box's gain on imagenette's photographs, from its source or from another."""
+    return moved("imagenette", "black_box", box, condition, mode, source=source or PRESETS["imagenette"]["source_arch"])
 
 
 def pictures(preset: str) -> str:
