@@ -1,6 +1,6 @@
 """Figures that can be seen: legible at a README's width, told apart without colour, written only where they change."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from operator import attrgetter
 
 import matplotlib.pyplot as plt
@@ -43,6 +43,9 @@ def test_the_committed_ones_are_legible_and_say_what_the_tables_say(name):
         shown = [text for text in map(attrgetter(place), figure.axes) if text.get_text()]
         for one, other in combinations((text.get_window_extent() for text in shown), 2):
             assert not one.padded(-2).overlaps(other), f"{place}s lie over each other"
+    for ax in figure.axes:
+        names = [name.get_window_extent() for name in ax.get_yticklabels() if name.get_text() and name.get_visible()]
+        assert not any(one.padded(-2).overlaps(other) for one, other in pairwise(names)), "names lie over each other"
     plt.close(figure)
 
 

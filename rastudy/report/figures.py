@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from rastudy import registry
 from rastudy.analysis import style
@@ -110,13 +111,14 @@ def _heatmaps(
     rows = rows.assign(text=text)
     lines = {key: [one for one in order if one in set(style.rows_of(rows, key)[index])] for key in keys}
     heights = [0.55 + 0.38 * len(those) for those in lines.values()]
-    figure, axes = style.panels(len(keys), 1, sum(heights), "white", height_ratios=heights)
+    figure, axes = style.panels(len(keys), 1, 0.5 + sum(heights), "white", height_ratios=heights)
     for ax, (key, those) in zip(axes[:, 0], lines.items(), strict=True):
         wide = style.rows_of(rows, key).pivot(index=index, columns="target_arch", values=["value", "text"]).reindex(those)
         values, texts = (wide[what].reindex(columns=targets) for what in ("value", "text"))
         limit = max(float(np.nanmax(np.abs(values.astype(float)))), 0.1)
         values.columns, values.index = [display_name(arch) for arch in targets], [name(one) for one in those]
-        style.heatmap(ax, values, texts.fillna(""), cbar_kws={"label": "pp"}, cmap="RdBu", center=0, vmin=-limit, vmax=limit)
+        bar = {"label": "pp", "ticks": MaxNLocator(min(4, 1 + len(those)))}
+        style.heatmap(ax, values, texts.fillna(""), cbar_kws=bar, cmap="RdBu", center=0, vmin=-limit, vmax=limit)
         of_source = style.rows_of(rows, key).query("role == 'source'")
         for column, row in zip(of_source["target_arch"], of_source[index], strict=True):
             place = (targets.index(column), those.index(row))
@@ -344,7 +346,8 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
     rows = headline(rows.assign(line=[_line(row, many) for row in rows.to_dict("records")]))
     rows = one_row_a_place(rows, ("line", "mode", "task", "strength"))
     lines = list(rows["line"].unique())
-    figure, axes = style.panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(2, len(shown)), sharey=True)
+    long = max(map(len, lines)) > style.NAME
+    figure, axes = style.panels(1, len(keys), 1.6 + 0.11 * len(lines) * max(3 if long else 2, len(shown)), sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
         for k, mode in enumerate(shown):
             part = style.rows_of(rows[rows["mode"] == mode], key)
@@ -352,7 +355,7 @@ def plot_transfer(table: pd.DataFrame) -> Figure:
             style.intervals(ax, y, part, across=True, ms=4, label=mode_name(mode), **style.look_of(mode))
             ax.plot(part["reference"], y, ls="", mfc="none", ms=4, label=f"{mode_name(mode)}, at home", **style.look_of(mode))
         ax.set_title(style.two_lines(*key))
-        ax.set_xlabel("gain (pp)" if len(keys) > 3 or max(map(len, lines)) > style.NAME else GAIN_AXIS)
+        ax.set_xlabel("gain (pp)" if len(keys) > 3 or long else GAIN_AXIS)
         style.name_lines(ax, lines)
     note = f"Filled: top-1 (detectors: AP50) minus plain's. {INTERVALS} Open: at home."
     return style.finish(figure, f"{_n(rows)} {note}", axes[0, 0], columns=3)
