@@ -548,7 +548,7 @@ def test_readers_without_a_download(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "LA"])
 def test_pictures_of_any_size_and_mode_are_read(size, mode):
     config = make_config("cifar10", "jpeg")
-    picture = Image.new(mode, size)
+    picture = Image.new(mode, size, (0, 255) if mode == "LA" else 0)  # opaque
     ((name, probability),) = restore.verdicts(picture, config, restore.available_readers(config, ["resnet18_small"]))
     assert name in CIFAR10 and 0 < probability <= 1
 
