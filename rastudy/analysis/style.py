@@ -150,10 +150,8 @@ def digest(figure: Figure) -> str:
     """Of a figure's words and of the numbers that it draws, to four digits: whatever draws it, and however it looks."""
     words, numbers = [text.get_text() for text in figure.texts], list[Any]()
     for ax in figure.axes:
-        legend, named = (
-            ax.get_legend(),
-            [axis for axis in (ax.xaxis, ax.yaxis) if isinstance(axis.get_major_locator(), FixedLocator)],
-        )
+        legend = ax.get_legend()
+        named = [axis for axis in (ax.xaxis, ax.yaxis) if isinstance(axis.get_major_locator(), FixedLocator)]
         texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *(legend.get_texts() if legend else ())]
         words += [text.get_text() for text in (*texts, *(tick for axis in named for tick in axis.get_ticklabels()))]
         numbers += [line.get_xydata() for line in ax.lines] + [picture.get_array() for picture in ax.images]

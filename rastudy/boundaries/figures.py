@@ -60,9 +60,9 @@ def direction_name(direction: str, source: str) -> str:
 def plots(preset: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Every figure that shows no picture, of all degradations that have been measured, by its name."""
     measured = tables.measured_files(preset)
+    each = {"distances": lambda *key: plot_distances(load_measured(*key)), "reached": plot_reached, "pairs": plot_pairs,
+            "path": plot_path}  # fmt: skip
     for key in measured:
-        each = {"distances": lambda *key: plot_distances(load_measured(*key)), "reached": plot_reached, "pairs": plot_pairs,
-                "path": plot_path}  # fmt: skip
         yield from ((f"boundary_{name}_{key[0]}{key[1]:g}", partial(plot, preset, *key)) for name, plot in each.items())
     if measured:
         yield "boundary_added", partial(plot_added, preset)

@@ -22,7 +22,7 @@ from rastudy.registry import dataset_of, names_in
 from rastudy.report import judgement, words
 from rastudy.report.captions import PICTURES, caption_of, rank_of
 from rastudy.report.claims import has_results, markdown, present_studies, study_name
-from rastudy.report.drawn import redraw
+from rastudy.report.drawn import figure_file, redraw
 from rastudy.report.results_page import FOR_ALL, MAKERS, boundary_words
 from rastudy.training.run_store import read_records, records_file
 
@@ -56,7 +56,7 @@ def document(studies: Sequence[str], show: Show, pictures_of: str = "", where: s
     recorded = set(TOLD) <= set(studies) and all(map(_of_record, TOLD))
 
     def figure(name: str) -> str:
-        path = to_read(root() / "figures" / f"{name}.png")
+        path = figure_file(name)
         return show(path) if path.is_file() else ""
 
     def figures(preset: str, kind: str = "") -> str:
