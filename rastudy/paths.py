@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from filelock import FileLock
+
 from rastudy.errors import CANNOT_WRITE, StudyError
 
 PACKAGE = Path(str(files("rastudy")))
@@ -173,6 +175,13 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def updating(path: Path) -> FileLock:
+    """A context in which nobody else changes a file that several processes read, add to and write: no addition is lost."""
+    locks = shared() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16])
 
 
 def write_json(path: Path, value: object) -> None:

@@ -7,12 +7,27 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+import nbformat
+import numpy as np
+import papermill
 import psutil
 import pytest
+import torch
+
+from rastudy.evaluation.predictions import save_predictions
+from rastudy.judge import answers
+from rastudy.models.weight_files import pinned_hashes, write_pinned
+from rastudy.paths import NOTEBOOKS, write_json
+from rastudy.report.notebooks import execute
+from rastudy.training.run_store import merge_records, read_records, records_file
+from rastudy.transfer.kept import keep_parts, load_kept
+from rastudy.transfer.user_study import Pair, RatingStudy
 
 PART = ("--task", "jpeg", "--mode", "plain", "ra", "--no-notebooks", "--jobs", "2")
 COMMAND = [sys.executable, "-m", "rastudy", "sweep", "--preset", "smoke", *PART]
@@ -85,6 +100,83 @@ def test_two_sweeps_at_once(undisturbed, tmp_path):
     outputs = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert figures(tmp_path) == undisturbed[0]
+
+
+class Adding(NamedTuple):
+    """A file that several processes add to: its name, what adds a thing called 0 or 1, and which of them it holds."""
+
+    name: str
+    add: Callable[[Path, int], object]
+    held: Callable[[Path], Iterable[object]]
+
+
+def _write_part(path: Path, k: int) -> Path:
+    arrays = {"label": np.zeros(1), "group": np.zeros(1), "top5": np.full((1, 1, 1), k)}
+    save_predictions(path, arrays, {"run_id": str(k)})
+    return path
+
+
+def _finish(run: Path, k: int) -> None:
+    write_json(run / "trained.json", {"curve": []})
+    merge_records("smoke")
+
+
+QUESTIONS = RatingStudy("study", "smoke", ("plain", "ra"), [Pair(0, (), (), "plain")] * 2, pictures=None)
+ADDED_TO = (
+    Adding("answers.npz", lambda root, k: answers.save(root / "answers.npz", {bytes([k] * 16): k}),
+           lambda root: answers.load(root / "answers.npz").values()),
+    Adding("SHA256SUMS", lambda root, k: write_pinned(root / f"{k}.x", {"w": torch.zeros(1)}, {}),
+           lambda root: (name[0] for name in pinned_hashes(root))),
+    Adding("records.json", lambda root, k: _finish(root / "runs" / "smoke" / str(k), k),
+           lambda root: read_records(records_file("smoke"))),
+    Adding("datasets.npz", lambda root, k: keep_parts("smoke", "datasets", [("v", _write_part(root / f"{k}.npz", k))]),
+           lambda root: load_kept("smoke", "datasets")["v"]),
+    Adding("rater.csv", lambda root, k: QUESTIONS.answer("rater", k, "left", 1), lambda root: QUESTIONS.answers("rater")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ADDED_TO, ids=lambda file: file.name)
+def test_two_add_to_one_file(study_root, monkeypatch, file):
+    """What one adds while the other, who has read the file, is about to write it, is lost to neither."""
+    replace, about_to_write = os.replace, threading.Event()
+
+    def slowly(source: Path, target: Path) -> None:
+        if target.name == file.name and not about_to_write.is_set():
+            about_to_write.set()
+            time.sleep(0.5)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    first = threading.Thread(target=file.add, args=(study_root, 0))
+    first.start()
+    assert about_to_write.wait(10)
+    file.add(study_root, 1)
+    first.join()
+    assert sorted(map(int, file.held(study_root))) == [0, 1]
+
+
+def test_a_part_that_another_process_has_merged(study_root):
+    """Two sweeps read one run side by side: who comes second finds nothing left to add, and that is well."""
+    part = _write_part(study_root / "0.npz", 0)
+    for _ in range(2):
+        keep_parts("smoke", "datasets", [("v", part)])
+    assert list(load_kept("smoke", "datasets")["v"]) == ["0"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_notebook_that_two_execute(study_root, monkeypatch, fails):
+    """The one that ends first takes the running file away; the other's notebook is kept all the same."""
+
+    def another_is_faster(_source, running: Path, *_args, **_settings) -> nbformat.NotebookNode:
+        running.write_text("{}")
+        running.unlink()
+        if fails:
+            raise RuntimeError("a cell raised")
+        return nbformat.v4.new_notebook()
+
+    monkeypatch.setattr(papermill, "execute_notebook", another_is_faster)
+    problem = execute(NOTEBOOKS / "01_train.ipynb", study_root / "01_train.ipynb", {})
+    assert ("a cell raised" in problem) == fails and (study_root / "01_train.ipynb").is_file() != fails
 
 
 def test_clocks_may_jump(undisturbed, tmp_path, sweep):

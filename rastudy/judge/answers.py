@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rastudy.paths import shared, write_atomic
+from rastudy.paths import shared, updating, write_atomic
 
 Known = dict[bytes, int]  # digest of a picture to the class
 
@@ -38,11 +38,12 @@ def load(path: Path) -> Known:
 
 def save(path: Path, known: Known) -> None:
     """Keep answers, with those that another process has kept meanwhile."""
-    known = load(path) | known
-    keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=keys, classes=np.fromiter(known.values(), np.int32, len(known)))
-    write_atomic(path, lambda p: p.write_bytes(buffer.getvalue()))
+    with updating(path):
+        known = load(path) | known
+        keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)
+        buffer = io.BytesIO()
+        np.savez(buffer, keys=keys, classes=np.fromiter(known.values(), np.int32, len(known)))
+        write_atomic(path, lambda p: p.write_bytes(buffer.getvalue()))
 
 
 @torch.inference_mode()

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rastudy.errors import StudyError
-from rastudy.paths import short, write_atomic
+from rastudy.paths import short, updating, write_atomic
 
+SUMS = "SHA256SUMS"  # of a folder's pinned weights
 COMMAND = "`make recognisers`"  # trains the pinned weights of the study's own recognisers
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model")  # of checkpoints, the wanted one first
 
@@ -45,7 +46,7 @@ def own_version(spec: str, path: Path) -> str:
 
 def pinned_hashes(folder: Path) -> dict[str, str]:
     """File name to SHA-256, read from the folder's SHA256SUMS (empty where there is none)."""
-    sums = folder / "SHA256SUMS"
+    sums = folder / SUMS
     lines = sums.read_text().splitlines() if sums.is_file() else []
     return {name: digest for digest, name in (line.split() for line in lines)}
 
@@ -61,10 +62,11 @@ def is_wanted(path: Path, again: bool) -> bool:
 def write_pinned(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a state dict as safetensors, and pin its SHA-256 in the folder's SHA256SUMS; what is pinned of others stays."""
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    write_atomic(path, lambda p: save_file(state, p, metadata))
-    pinned = pinned_hashes(path.parent) | {path.name: sha256(path)}
-    lines = [f"{digest}  {name}" for name, digest in sorted(pinned.items())]
-    write_atomic(path.parent / "SHA256SUMS", lambda p: p.write_text("\n".join(lines) + "\n"))
+    with updating(path.parent / SUMS):
+        write_atomic(path, lambda p: save_file(state, p, metadata))
+        pinned = pinned_hashes(path.parent) | {path.name: sha256(path)}
+        lines = [f"{digest}  {name}" for name, digest in sorted(pinned.items())]
+        write_atomic(path.parent / SUMS, lambda p: p.write_text("\n".join(lines) + "\n"))
 
 
 def read_pinned(path: Path, command: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -30,7 +30,8 @@ COPIES = {"cifar10": ("02_cross_architecture",)}  # other presets' executed copi
 def execute(notebook: Path, output: Path, parameters: dict) -> str:
     """Execute a notebook with papermill; returns an empty string, or what failed and where its notebook is.
 
-    A run in progress is ``*.running.ipynb``, a failed one stays as ``*.failed.ipynb``.
+    A run in progress is ``*.running.ipynb``, a failed one stays as ``*.failed.ipynb``. Another process may execute the same
+    one meanwhile: what is kept comes from memory, whoever has taken the file of the run in progress away.
     """
     need_checkout("executing a notebook")
     running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
@@ -38,14 +39,15 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     try:
         # not papermill's own cwd, which would be that of all threads; paths are relative to where the command was given
         place = {"metadata": {"path": str(Path.cwd())}}
-        papermill.execute_notebook(notebook, running, parameters, progress_bar=False, resources=place)
+        executed = papermill.execute_notebook(notebook, running, parameters, progress_bar=False, resources=place)
     except Exception as error:  # whatever a cell raised
-        if running.is_file():
+        with suppress(FileNotFoundError):
             os.replace(running, failed)
         if isinstance(error, OSError):  # papermill's own, of a notebook that it cannot write
             return told(error)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
-    os.replace(running, output)
+    write_atomic(output, lambda p: nbformat.write(executed, p))
+    running.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
     return ""
 

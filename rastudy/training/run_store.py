@@ -32,6 +32,7 @@ from rastudy.paths import (
     root,
     short,
     to_read,
+    updating,
     write_atomic,
     write_csv,
     write_json,
@@ -152,18 +153,19 @@ def read_curves(file: Path) -> dict[str, list[dict]]:
 
 def merge_records(preset: str) -> None:
     """Merge the markers of this checkout's finished runs into ``records.json`` and ``curves.csv``."""
-    records, curves = read_records(records_file(preset)), read_curves(curves_file(preset))
-    for folder in sorted((root() / "runs" / preset).glob("*/")):
-        found = {name: folder / f"{name}.json" for name in MARKERS}
-        markers = {name: read_json(path) for name, path in found.items() if path.is_file()}
-        if len(markers) > ("config" in markers):  # something is finished
-            if "trained" in markers:
-                curves[folder.name] = markers["trained"].pop("curve")
-            records[folder.name] = markers
-    if records:
-        write_json(records_file(preset), records)
-        rows = [{"run_id": run} | point for run in sorted(curves) for point in curves[run]]
-        write_csv(curves_file(preset), rows, ("run_id", *CURVE_COLUMNS))
+    with updating(records_file(preset)):
+        records, curves = read_records(records_file(preset)), read_curves(curves_file(preset))
+        for folder in sorted((root() / "runs" / preset).glob("*/")):
+            found = {name: folder / f"{name}.json" for name in MARKERS}
+            markers = {name: read_json(path) for name, path in found.items() if path.is_file()}
+            if len(markers) > ("config" in markers):  # something is finished
+                if "trained" in markers:
+                    curves[folder.name] = markers["trained"].pop("curve")
+                records[folder.name] = markers
+        if records:
+            write_json(records_file(preset), records)
+            rows = [{"run_id": run} | point for run in sorted(curves) for point in curves[run]]
+            write_csv(curves_file(preset), rows, ("run_id", *CURVE_COLUMNS))
 
 
 def restore_records(configs: Iterable[Config]) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from rastudy.config import Config
+from rastudy.errors import StudyError
 from rastudy.evaluation.predictions import Predictions, load_predictions, save_predictions
-from rastudy.paths import results_folder, root, to_read
+from rastudy.paths import results_folder, root, to_read, updating
 
 Kept = dict[str, dict[str, Predictions]]  # by variant and run id
 OF_PICTURES = ("label", "group")
@@ -25,6 +26,16 @@ def kept_file(preset: str, direction: str) -> Path:
 
 def part_file(run: Config, direction: str, variant: str) -> Path:
     return root() / "runs" / run.preset / "transfer" / direction / variant / f"{run.run_id}.npz"
+
+
+def load_part(path: Path) -> Predictions | None:
+    """A run's own file; None where it is not there, which another process may have merged a moment ago."""
+    try:
+        return load_predictions(path)
+    except StudyError:
+        if path.is_file():
+            raise
+        return None
 
 
 def load_kept(preset: str, direction: str) -> Kept:
@@ -60,12 +71,13 @@ def save_kept(preset: str, direction: str, kept: Kept) -> Path:
 
 def keep_parts(preset: str, direction: str, parts: Iterable[tuple[str, Path]]) -> None:
     """Merge new parts, by variant, into a direction's file and delete them; what was not read now stays."""
-    new = [(variant, path, load_predictions(path)) for variant, path in parts]
-    if not new:
-        return
-    kept = load_kept(preset, direction)
-    for variant, _, predictions in new:
-        kept.setdefault(variant, {})[predictions.about["run_id"]] = predictions
-    save_kept(preset, direction, kept)
-    for _, path, _ in new:
-        path.unlink()
+    with updating(kept_file(preset, direction)):
+        new = [(variant, path, part) for variant, path in parts if (part := load_part(path))]
+        if not new:
+            return
+        kept = load_kept(preset, direction)
+        for variant, _, predictions in new:
+            kept.setdefault(variant, {})[predictions.about["run_id"]] = predictions
+        save_kept(preset, direction, kept)
+        for _, path, _ in new:
+            path.unlink()

@@ -20,7 +20,7 @@ from rastudy.data.loaders import evaluation_batches, load_pictures
 from rastudy.errors import StudyError
 from rastudy.evaluation.average_precision import detect
 from rastudy.evaluation.evaluate import weights_of
-from rastudy.evaluation.predictions import load_predictions, save_predictions
+from rastudy.evaluation.predictions import save_predictions
 from rastudy.models import classical
 from rastudy.models.classifiers import load_classifier, weights_versions
 from rastudy.models.detectors import load_detector
@@ -31,7 +31,7 @@ from rastudy.training.train import check_classes
 from rastudy.training.weights import load_models, weights_file
 from rastudy.transfer.black_box import Asked, is_black_box, open_black_box, processes
 from rastudy.transfer.directions import BLACK_BOX, Variant, runs, sweep_command, variants
-from rastudy.transfer.kept import keep_parts, load_kept, part_file
+from rastudy.transfer.kept import keep_parts, load_kept, load_part, part_file
 from rastudy.transfer.upload import upload
 
 Arrays = dict[str, np.ndarray]
@@ -123,7 +123,7 @@ def _read_together(
         part = part_file(run, direction, variant.name)
         if _is_current(held.get(variant.name), weights, versions[variant.name]):
             continue
-        if part.is_file() and _is_current(load_predictions(part).about, weights, versions[variant.name]):  # was interrupted
+        if (read := load_part(part)) and _is_current(read.about, weights, versions[variant.name]):  # was interrupted
             report.parts.append((variant.name, part))
         else:
             todo.append(variant)

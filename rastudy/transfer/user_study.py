@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from IPython.display import Javascript, display
 from PIL import Image
 from scipy import stats as scipy_stats
@@ -31,7 +30,7 @@ from rastudy.data.image_files import centre_crop
 from rastudy.data.loaders import load_pictures
 from rastudy.errors import StudyError, one_of
 from rastudy.evaluation.predictions import load_predictions, predictions_file
-from rastudy.paths import BATCH, ENTERED, results_folder, to_read, write_csv
+from rastudy.paths import BATCH, ENTERED, results_folder, to_read, updating, write_csv
 from rastudy.registry import MODES
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ class RatingStudy:
         """Keep one answer; a pair that was answered keeps its first."""
         one_of("choice", choice, CHOICES)
         path = self.answers_file(rater)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with updating(path):
             rows = load_answers(self, path)
             if pair not in {row["pair"] for row in rows}:
                 rows.append({"study": self.name, "rater": rater, "pair": pair, "choice": choice, "seconds": round(seconds, 1)})
@@ -99,8 +97,8 @@ class RatingStudy:
     def undo(self, rater: str) -> None:
         """Take a rater's last answer back."""
         path = self.answers_file(rater)
-        if path.is_file():
-            with FileLock(path.with_suffix(".lock")):
+        with updating(path):
+            if path.is_file():
                 write_csv(path, load_answers(self, path)[:-1], ANSWERS)
 
     def picture(self, pair: int) -> Image.Image:
