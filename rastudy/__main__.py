@@ -161,7 +161,7 @@ def sweep_options() -> list[Option]:
                metavar="NAME=VALUE", without="--direction"),
         option("--direction", says="run these transfer studies instead: categories, datasets, other_pictures, detection, "
                "families, black_box, upload, upload_aware, multi_source (default: none)", nargs="*", default=[]),
-        option("--black-box", says="rapidocr, tesseract, service:FILE.json or function:MODULE:NAME", default="rapidocr",
+        option("--black-box", says=f"with commas between: {registry.BLACK_BOXES}", default="rapidocr",
                needs="--direction"),
         flag("--keep-committed", says="treat committed runs as finished where their hashes agree"),
         option("--run", says="only the runs with these ids, without tables and notebooks: for job arrays (default: all)",
@@ -190,8 +190,8 @@ def boundaries_options() -> list[Option]:
         flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families",
              without="--tables"),
         option("--pictures", says="test pictures; 0: the preset's number", least=0, default=0, without="--tables"),
-        option("--black-box", says="readers known by their answers alone, with commas between: litert:FILE.tflite or another "
-               "of sweep's (default: none)", default="", without="--tables"),
+        option("--black-box", says="readers known by their answers alone, with commas between: "
+               f"{registry.BLACK_BOXES} (default: none)", default="", without="--tables"),
         data(without="--tables"), JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
     ]  # fmt: skip

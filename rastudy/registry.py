@@ -313,6 +313,9 @@ def recognisers(*kinds: str) -> tuple[str, ...]:
     return tuple(name for name, one in RECOGNISERS.items() if one.kind in kinds)
 
 
+BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"  # as they are asked for
+
+
 def names_in(text: str) -> list[str]:
     """The names in a text that has commas between them, without blanks around them."""
     return [name.strip() for name in text.split(",") if name.strip()]

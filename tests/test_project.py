@@ -17,6 +17,7 @@ import yaml
 
 from rastudy.__main__ import COMMANDS, main, parse
 from rastudy.report import document
+from rastudy.transfer.directions import DIRECTIONS
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -119,6 +120,12 @@ def test_every_option_has_a_sentence(name):
         assert len(says.split()) > 2 and says.count("(") == says.count(")"), (names, says)
         if not (settings.get("required") or settings.get("action") == "store_true" or not names[0].startswith("-")):
             assert "default" in says, (names, says)
+
+
+def test_help_names_every_direction():
+    """The help needs no torch, so that it cannot read their list: this does."""
+    says = {names[0]: settings["help"] for names, settings in options_of("sweep")}["--direction"]
+    assert all(name in says for name in DIRECTIONS)
 
 
 def test_training_has_an_option_for_every_setting():

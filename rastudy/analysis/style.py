@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -135,6 +135,15 @@ def save(figure: Figure, preset: str, name: str) -> Path | None:
     path = root() / "figures" / preset / f"{name}.png"
     write(figure, path)
     return short(path)
+
+
+def save_each(preset: str, plots: Iterable[tuple[str, Callable[[], Figure]]]) -> list[Path | None]:
+    """Draw and :func:`save` figures by name, one at a time."""
+    paths = []
+    for name, plot in plots:
+        paths.append(save(plot(), preset, name))
+        plt.close("all")
+    return paths
 
 
 def write(figure: Figure, path: Path) -> None:

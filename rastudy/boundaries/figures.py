@@ -70,15 +70,6 @@ def plots(preset: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
             yield "boundary_explains", partial(plot_explains, preset)
 
 
-def draw(preset: str) -> list[Path | None]:
-    """Draw and save :func:`plots`."""
-    paths = []
-    for name, plot in plots(preset):
-        paths.append(style.save(plot(), preset, name))
-        plt.close("all")
-    return paths
-
-
 def plot_distances(m: Measured) -> Figure:
     """How many pictures have reached a boundary within so many RA steps, RA's direction against random ones.
 
@@ -403,4 +394,4 @@ def boundaries_command(args: argparse.Namespace) -> None:
             where = {"data_dir": args.data, "device": args.device}
             log, boxes = partial(print, flush=True), names_in(args.black_box)
             paths = tables.update(preset, keys, args.full, args.jobs, args.pictures, log, boxes, **where)
-        print(*paths, *draw(preset), sep="\n")
+        print(*paths, *style.save_each(preset, plots(preset)), sep="\n")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from rastudy.analysis import style
@@ -16,7 +15,7 @@ from rastudy.paths import root, to_read
 from rastudy.report import figures, gallery, hero, judgement, travel
 from rastudy.report.claims import present_studies
 from rastudy.transfer.directions import DIRECTIONS
-from rastudy.transfer.tables import load_summary, load_table, table_file
+from rastudy.transfer.tables import load_summary, table_file
 
 Plot = Callable[[], Figure]
 OF_A_STUDY: dict[str, Callable[[str], Figure]] = {
@@ -44,19 +43,10 @@ def _of_study(preset: str) -> Iterator[tuple[str, Plot]]:
     yield from ((name, partial(plot, preset)) for name, plot in OF_A_STUDY.items())
     yield from boundaries.plots(preset)
     for direction in DIRECTIONS:
-        if direction == "upload_aware":
-            yield f"transfer_{direction}", partial(travel.plot_upload_aware, preset)
-        elif to_read(table_file(preset, direction)).is_file():
-            yield f"transfer_{direction}", partial(_transfer, preset, direction)
-
-
-def _transfer(preset: str, direction: str) -> Figure:
-    return figures.plot_transfer(load_table(preset, direction))
+        if to_read(table_file(preset, direction)).is_file():
+            yield f"transfer_{direction}", partial(travel.plot_direction, preset, direction)
 
 
 def redraw() -> None:
     """Draw all of :func:`plots` again; a file that shows the same stays as it is."""
-    for name, plot in plots().items():
-        folder, _, stem = name.rpartition("/")
-        style.save(plot(), folder, stem)
-        plt.close("all")
+    style.save_each("", plots().items())

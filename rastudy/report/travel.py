@@ -12,7 +12,9 @@ from rastudy.errors import NothingToShow
 from rastudy.registry import TASKS, short_name, task_name
 from rastudy.report import judgement
 from rastudy.report.claims import interval, study_name, trainings, where
+from rastudy.report.figures import plot_transfer
 from rastudy.transfer import aware
+from rastudy.transfer.tables import load_table
 
 WAYS = {"png": "none", "jpeg95": "JPEG 95", "jpeg90": "JPEG 90", "jpeg75": "JPEG 75", "jpeg50": "JPEG 50", "resized": "resized"}
 READERS = {"source": style.SOURCE, "unseen": style.UNSEEN, "unlike": {"color": "#009e73", "marker": "P"}}
@@ -78,6 +80,11 @@ def plot_upload_aware(preset: str) -> Figure:
     note = (f"n = {found['n_images'].max():,}; {' or '.join(map(str, seeds))} trainings; 95 % intervals, over trainings where "
             "there are three. Open: RA; filled: RA with uploads in its loss.")  # fmt: skip
     return style.finish(figure, note)
+
+
+def plot_direction(preset: str, direction: str) -> Figure:
+    """A direction's gains; of RA with uploads in its loss beside the same RA without them."""
+    return plot_upload_aware(preset) if direction == "upload_aware" else plot_transfer(load_table(preset, direction))
 
 
 @style.says_what_is_missing

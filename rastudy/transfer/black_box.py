@@ -32,9 +32,8 @@ from rastudy.data.imagenet import wnids
 from rastudy.errors import StudyError
 from rastudy.models.weight_files import sha256, source_version
 from rastudy.paths import expand, read_json, shared, write_json
-from rastudy.registry import names_in
+from rastudy.registry import BLACK_BOXES, names_in
 
-BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"
 ENLARGED = 8  # times: text recognition expects characters of some 30 pixels and more
 
 
