@@ -1,5 +1,5 @@
 # make study      the embedded study into runs/study, beside the record: train, evaluate, tables, figures, notebooks, replication
-# make quick      the tests of an edit loop, a minute     make test   all of them     make test-full   slower checks, too
+# make quick      the tests of an edit loop, minutes      make test   all of them     make test-full   slower checks, too
 # make tables     rebuild every table of the record from its predictions
 # make report     one HTML file of findings, tables, figures and provenance: runs/report.html
 # make record     for maintainers: the full embedded study in place of the committed one

@@ -240,8 +240,8 @@ PRESETS["imagenette"] = {
     "full": (
         {"tasks": ("blind",), "modes": _BLIND},
         {"modes": ("ra",), "sources": _PAIR},
-        {"modes": ("plain", "ra"), "tasks": ("sr",), "seeds": (1, 2)},
-        {"modes": ("ra",), "tasks": ("sr",), "seeds": (1, 2), "sources": _PAIR[1:]},
+        {"modes": ("plain", "ra"), "tasks": ("sr", "dn"), "seeds": (1, 2)},
+        {"modes": ("ra",), "tasks": ("sr", "dn"), "seeds": (1, 2), "sources": _PAIR[1:]},
     ),
 }
 

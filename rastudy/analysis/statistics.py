@@ -167,6 +167,14 @@ def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
     return (1 + extreme) / (FLIPS + 1)
 
 
+def normal_p(value: float, resampled: np.ndarray) -> float:
+    """Two-sided p-value of 0 for a value whose resamples (B,) scatter normally.
+
+    To count the resamples beyond 0 would be too coarse: after Holm's correction of many tests none could be significant.
+    """
+    return float(2 * stats.norm.sf(abs(value) / resampled.std())) if value else 1.0
+
+
 def _mcnemar(differences: np.ndarray) -> float:
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

@@ -120,7 +120,8 @@ def _gap_closed(means: np.ndarray, found: list[tuple[str, str, list[int]]], plai
 def kept_rows(pairs: list[Pair]) -> Iterator[dict]:
     """What share of the gain unseen R's keep, where the interval of the gain that it is a share of lies above 0.
 
-    The paper's definition: mean unseen gain / source gain, which divides one R's gain by another's; empty with a reason.
+    Mean unseen gain / source gain, as it follows from the paper's tables; it divides one R's gain by another's. Empty with a
+    reason.
     ``within``: the unseen R's gains / the same R's gains when each is itself the source, over the seeds of both.
     """
     own = {cell.key: (cell, gain) for baseline, cell, _, gain in pairs if baseline == "plain"}

@@ -148,7 +148,7 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
             found = paper.get(condition, {}).get(role)
             claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= MARGIN else 0.0
             ours = [gain_of(preset, condition, mode, row_role, claim) for preset in presets]
-            shown = missing[condition] if found is None else f"{found:+.1f}"
+            shown = missing[condition] if found is None else f"{round(found, 6):+.1f}"
             yield [f"{mode_name(mode)}: gain of {who} (pp)", condition, shown, *ours]
     for of, names in (("of the source's gain", ESTIMATE), ("of their own gain as sources", WITHIN[:3])):
         for condition in conditions:

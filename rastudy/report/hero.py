@@ -54,6 +54,7 @@ def _gains_of(preset: str) -> Iterator[pd.DataFrame]:
     for direction in ("families", "black_box"):
         if to_read(transfer.table_file(preset, direction)).is_file():
             found = transfer.load_table(preset, direction).query("mode == 'ra' and reader == 'mean' and metric == 'top1'")
+            found = found[found["verdict"] != transfer.UNABLE]
             yield transfer.of_own_source(found[~found["variant"].str.contains("_on_")]).assign(kind=direction)
 
 

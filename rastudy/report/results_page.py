@@ -25,7 +25,7 @@ from rastudy.report import claims, judgement, travel
 from rastudy.report.claims import interval, markdown, study_name, where
 from rastudy.report.figures import one_row_a_place, variant_name
 from rastudy.report.gallery import turned_table
-from rastudy.transfer.tables import load_summary
+from rastudy.transfer.tables import UNABLE, load_summary
 
 NOT_RUN = "(Not run yet.)\n"
 CONTRASTS = (  # mode, its baseline, and the name to show
@@ -236,7 +236,7 @@ def _transfer_cell(row: pd.Series) -> str:
     """The gain with its interval, marked by the verdict, and how many trainings it rests on where these are several."""
     gain = interval(row) + " AP50" * (row["metric"] == "ap50") + f" ({row['n_seeds']})" * (row["n_seeds"] > 1)
     mark = {"transfers": "**", "does not": "*"}.get(row["verdict"], "")
-    after = {"undecided (floor)": " floor", "nothing to transfer": " (home: nothing)"}.get(row["verdict"], "")
+    after = {UNABLE: " floor", "nothing to transfer": " (home: nothing)"}.get(row["verdict"], "")
     return f"{mark}{gain}{mark}{after}"
 
 
@@ -249,8 +249,8 @@ def measured_boundaries(preset: str) -> Iterator[dict[str, Any]]:
     ``enter``, ``leave``: points over random steps by which misclassified pictures enter their true class, correctly classified
     ones leave it. ``kappa_architectures``: of two architectures, mean over pairs, ``kappa_trainings``: of two trainings of one,
     and ``kappa_difference``. All of these with their intervals. ``rank``: rank correlation over random directions, median,
-    least, most. ``mantel``: rho and p of kappa and gain over the pairs of recognisers; ``targets``: over the targets of one
-    source, where less similar recognisers are among them.
+    least, most. ``mantel``: of kappa and gain over the pairs of recognisers rho, p and the number of permutations; ``targets``:
+    over the targets of one source, where less similar recognisers are among them.
     """
     if not to_read(results_folder(preset) / "boundary_distances.csv").is_file():
         return
@@ -265,7 +265,7 @@ def measured_boundaries(preset: str) -> Iterator[dict[str, Any]]:
         over = where(steps, metric="over_spectrum").set_index("stratum")[list(ESTIMATE)]
         kappa = where(planes, along="all", reader="mean")
         kappa = kappa[kappa["n_images"] >= similarity.FEWEST].set_index("metric")[list(ESTIMATE)]
-        tests = where(explains, similarity="kappa", outcome="gain").set_index("test")[["rho", "p"]]
+        tests = where(explains, similarity="kappa", outcome="gain").set_index("test")[["rho", "p", "permutations"]]
         tests = tests if points["target"].isin(unlike).any() else tests.drop("targets", errors="ignore")
         row = {"data": study_name(preset), "task": short_name(*key)}
         row |= {name: values.tolist() for found in (over, kappa, tests) for name, values in found.iterrows()}
@@ -350,11 +350,11 @@ def _explained(rows: Sequence[dict[str, Any]]) -> str:
     corrected, mantel = corrected_tests(rows), [row["mantel"] for row in rows if "mantel" in row]
     if not mantel:
         return ""
-    rho, p = [rho for rho, _ in mantel], [corrected[id(test)] for test in mantel]
+    rho, p = [rho for rho, *_ in mantel], [corrected[id(test)] for test in mantel]
     said = (
         " Among the five small CNNs similarity does not predict who gains more from whom: over ordered pairs, kappa and gain "
         f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}; "
-        "with so few networks only a strong relation could show)"
+        f"five networks have {mantel[0][2]:.0f} orders, so that after the correction even a perfect relation would not show)"
     )
     wide = [f"{row['data']}, {row['task']} {row['targets'][0]:+.2f} (p {corrected[id(row['targets'])]:.3f})"
             for row in rows if "targets" in row]  # fmt: skip
@@ -366,8 +366,20 @@ def _explained(rows: Sequence[dict[str, Any]]) -> str:
 
 def corrected_tests(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
     """The p of every test of the rows, by its ``id``, Holm-corrected for all of them."""
-    told = [row[name] for row in rows for name in ("mantel", "targets") if name in row]
-    return dict(zip(map(id, told), stats.holm(np.array([p for _, p in told])) if told else [], strict=True))
+    told = _tests(rows)
+    return dict(zip(map(id, told), stats.holm(np.array([p for _, p, _ in told])) if told else [], strict=True))
+
+
+def best_of_tests(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The smallest corrected p that each test of the rows could have had, the others being what they are."""
+    told = _tests(rows)
+    found = np.array([p for _, p, _ in told])
+    best = [np.where(np.arange(len(told)) == k, 1 / many, found) for k, (_, _, many) in enumerate(told)]
+    return [float(stats.holm(p)[k]) for k, p in enumerate(best)]
+
+
+def _tests(rows: Sequence[dict[str, Any]]) -> list[Sequence[float]]:
+    return [row[name] for row in rows for name in ("mantel", "targets") if name in row]
 
 
 def _ends(values: Sequence[float], sign: str = "") -> str:
@@ -412,7 +424,7 @@ def timings_table() -> str:
     return markdown(rows, ["part of `make study`", "time", "on"])
 
 
-@table("data", "task", "plain / clean top-1", "RA: source", "RA: unseen", "unseen: share of own gain as sources",
+@table("data", "task", "source's top-1: plain / clean", "RA: source", "RA: unseen", "unseen: share of own gain as sources",
        "PSNR change (dB)", "paper: source", "paper: unseen", "trainings")  # fmt: skip
 def main_table_of(preset: str) -> Iterator[Row]:
     """The README's table: RA in every study and degradation, beside the paper's ImageNet."""
@@ -431,7 +443,7 @@ def main_table_of(preset: str) -> Iterator[Row]:
         paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if same_task else {}
         share = f"{top1['plain'] / top1['clean']:.0%}" if "clean" in top1 else ""
         loss = f"{psnr['ra'] - psnr['plain']:+.2f}"
-        published_gains = [f"{paper[role]:+.1f}" if role in paper else "" for role in ("source", "unseen")]
+        published_gains = [f"{round(paper[role], 6):+.1f}" if role in paper else "" for role in ("source", "unseen")]
         named = [study_name(preset), short_name(task, strength), share]
         yield [*named, *_source_and_unseen(gains), own, loss, *published_gains, str(gains["n_seeds"].iloc[0])]
 

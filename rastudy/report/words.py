@@ -1,6 +1,7 @@
 """Figures for sentences: ``findings.md.j2`` and ``results.md.j2`` name what they tell, and get value and interval here."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -8,25 +9,39 @@ import pandas as pd
 from rastudy.analysis import statistics as stats
 from rastudy.analysis import style
 from rastudy.analysis.checks import paper_gains
-from rastudy.analysis.comparisons import ESTIMATE, GAIN, UNSEEN
+from rastudy.analysis.comparisons import (
+    ESTIMATE,
+    GAIN,
+    UNSEEN,
+    Cell,
+    cell_key,
+    cells_of,
+    check_paired,
+    gain_columns,
+    load_cells,
+)
 from rastudy.analysis.judged import kept as kept_judgement
 from rastudy.analysis.judged import table
 from rastudy.analysis.tables import WITHIN, load_table, main_cells, without_variants
-from rastudy.config import NOT_APPLICABLE
+from rastudy.config import NOT_APPLICABLE, make_config
 from rastudy.errors import StudyError
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
-from rastudy.registry import mode_name
+from rastudy.registry import mode_name, source_names
 from rastudy.report import judgement, travel
 from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
-from rastudy.report.results_page import corrected_tests, measured_boundaries
+from rastudy.report.results_page import best_of_tests, corrected_tests, measured_boundaries
 from rastudy.transfer import aware
+from rastudy.transfer.kept import load_kept
 from rastudy.transfer.tables import load_table as load_transfer
+
+ONE = "¹"  # behind a figure that rests on one training: its interval is over pictures
 
 
 def said(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
-    """``+2.5 [1.9, 3.2]``: the interval over trainings where the row has one."""
-    return interval(row, names, digits, sign, inside="")
+    """``+2.5 [1.9, 3.2]``: the interval over trainings where the row has one; of one training with ``ONE`` behind it."""
+    seeds = row.get("within_seeds" if names == WITHIN[:3] else "n_seeds", 1)  # a table without the column is of one
+    return interval(row, names, digits, sign, inside="") + ONE * bool(seeds == 1)
 
 
 def _only(table: pd.DataFrame, *where_: str, **wanted: Any) -> pd.Series:
@@ -48,16 +63,16 @@ def gain(preset: str, condition: str, mode: str = "ra", role: str = "source") ->
     return said(_row(main_rows("gains", preset, condition), preset, condition, mode=mode, role=role))
 
 
-def cost(preset: str, condition: str, mode: str = "ra") -> str:
-    """The decibels that a mode's picture loses to plain's."""
+def cost(preset: str, condition: str) -> str:
+    """The decibels that RA's picture loses to plain's."""
     rows = main_rows("accuracy", preset, condition, metric="psnr").set_index("mode")["value"]
-    return f"{rows['plain'] - rows[mode]:.2f}"
+    return f"{rows['plain'] - rows['ra']:.2f}"
 
 
-def kept(preset: str, condition: str, mode: str = "ra", of: str = "value") -> str:
-    """The share that unseen models keep: of the source's gain, or (``within``) of their own as sources."""
+def kept(preset: str, condition: str, of: str = "value") -> str:
+    """The share that unseen models keep of RA's gain: of the source's, or (``within``) of their own as sources."""
     names = WITHIN[:3] if of == "within" else ESTIMATE
-    return said(_row(main_rows("kept", preset, condition), preset, condition, mode=mode), names, 2, "")
+    return said(_row(main_rows("kept", preset, condition), preset, condition, mode="ra"), names, 2, "")
 
 
 def read_by(preset: str, condition: str, target: str, source: str = "", mode: str = "ra") -> str:
@@ -66,19 +81,15 @@ def read_by(preset: str, condition: str, target: str, source: str = "", mode: st
     return said(_row(load_table(preset, "gains"), preset, condition, **wanted, baseline="plain", other=NOT_APPLICABLE))
 
 
-def moved(
-    preset: str, direction: str, variant: str, condition: str, mode: str = "ra", reader: str = "mean", source: str = ""
-) -> str:
-    """The gain of a direction's readers; a black box is a mean of one."""
-    wanted = {"variant": variant, "mode": mode, "reader": reader} | ({"source_arch": source} if source else {})
+def moved(preset: str, direction: str, variant: str, condition: str, mode: str = "ra", source: str = "") -> str:
+    """The mean gain of a direction's readers; a black box is a mean of one."""
+    wanted = {"variant": variant, "mode": mode, "reader": "mean"} | ({"source_arch": source} if source else {})
     return said(_row(load_transfer(preset, direction), preset, condition, **wanted))
 
 
-def trainings(preset: str, condition: str, mode: str = "ra", of: str = "gain") -> str:
-    """On how many trainings a mode's main gain rests, or (``within``) its share of the unseen models' own gain as sources."""
-    if of == "within":
-        return str(int(_row(main_rows("kept", preset, condition), preset, condition, mode=mode)["within_seeds"]))
-    return str(main_rows("gains", preset, condition, mode=mode, role="source")["n_seeds"].iloc[0])
+def trainings(preset: str, condition: str) -> str:
+    """On how many trainings RA's main gain rests."""
+    return str(main_rows("gains", preset, condition, mode="ra", role="source")["n_seeds"].iloc[0])
 
 
 def times(preset: str) -> str:
@@ -95,20 +106,51 @@ def boxed(box: str, source: str = "", condition: str = "sr x4", mode: str = "ra"
     return moved("imagenette", "black_box", box, condition, mode, source=source or PRESETS["imagenette"]["source_arch"])
 
 
+def paired(reader: str, condition: str, one: str, other: str, preset: str = "imagenette") -> str:
+    """How much more a reader gains from one run than from another, such as ``ra:squeezenet``; on the same pictures and seeds.
+
+    ``reader``: a target, ``unseen`` for the mean of those that neither run's source is, or a black box.
+    """
+    cells, boxed = _cells(preset, reader)
+    mine, theirs = (cells[_key(preset, condition, *name.split(":"))] for name in (one, other))
+    seeds = [seed for seed in mine.runs if seed in theirs.runs]
+    mine, theirs = mine.seeds(seeds), theirs.seeds(seeds)
+    check_paired(mine, theirs)
+    sources = {name for cell in (mine, theirs) for name in source_names(cell.settings["source_arch"])}
+    asked = [boxed or (name not in sources if reader == "unseen" else name == reader) for name in mine.targets]
+    gains = (mine.hits - theirs.hits)[:, asked].mean(1)[:, :, None]
+    return said(gain_columns(gains, mine.groups)[0] | {"n_seeds": len(seeds)})
+
+
+@cache
+def _cells(preset: str, reader: str) -> tuple[dict[tuple, Cell], bool]:
+    """The study's cells, or those that a black box read, and whether the reader is one."""
+    boxes = load_kept(preset, "black_box")
+    return (cells_of(boxes[reader].values()), True) if reader in boxes else (load_cells(preset, "test"), False)
+
+
+def _key(preset: str, condition: str, mode: str, source: str = "") -> tuple:
+    """The ``CELL`` of the preset's run of a mode, from its source or from another."""
+    task, strength = degradation_of(preset, condition) or ("", 0.0)
+    sources = {"source_arch": source} if source else {}
+    return cell_key(make_config(preset, task, mode, strength=strength, **sources).science())
+
+
 def pictures(preset: str) -> str:
     """How many test pictures a study has."""
     return f"{main_cells(load_table(preset, 'gains'), preset)['n_images'].max():,}"
 
 
-def control(name: str, who: str = "source", preset: str = "cifar10") -> str:
-    """The gain of a control, for the source or the unseen models."""
-    return said(_only(load_table(preset, "controls"), preset, control=name), GAIN if who == "source" else UNSEEN)
+def control(name: str, who: str = "source") -> str:
+    """The gain of a control on CIFAR-10, for the source or the unseen models."""
+    return said(_only(load_table("cifar10", "controls"), "cifar10", control=name), GAIN if who == "source" else UNSEEN)
 
 
-def matched(condition: str, role: str = "mean_unseen", preset: str = "cifar10") -> str:
-    """The feature loss's gain minus RA's at the decibels of RA's chosen weight, on validation."""
-    weight = PRESETS[preset]["degradations"][degradation_of(preset, condition)]["ra_weights"]["ra"]
-    return said(_row(load_table(preset, "matched"), preset, condition, weight_of="ra", ra_weight=weight, role=role))
+def matched(condition: str) -> str:
+    """The feature loss's gain on CIFAR-10 minus RA's at the decibels of RA's chosen weight, for unseen models on validation."""
+    weight = PRESETS["cifar10"]["degradations"][degradation_of("cifar10", condition)]["ra_weights"]["ra"]
+    wanted = {"weight_of": "ra", "ra_weight": weight, "role": "mean_unseen"}
+    return said(_row(load_table("cifar10", "matched"), "cifar10", condition, **wanted))
 
 
 def judged(preset: str, task: str, restorer: str, over: str = "", reader: str = judgement.UNSEEN) -> str:
@@ -138,10 +180,14 @@ def beside(preset: str, task: str, restorer: str) -> str:
 
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
-    """In how many cases RA's step ``enter``s true classes more often than random ones, or kappa tells no ``gain``."""
+    """In how many cases RA's step ``enter``s true classes (``leave``s) more often than random ones; for ``gain`` in how many
+    tests kappa goes with it; for ``hopeless`` of how many, with so few networks, no relation could have come out significant.
+    """
     rows = [row for preset in presets for row in measured_boundaries(preset)]
+    if what == "hopeless":
+        return str(sum(best >= stats.SURE for best in best_of_tests(rows)))
     tests = corrected_tests(rows).values()
-    hits = [p >= stats.SURE for p in tests] if what == "gain" else [row[what][1] > 0 for row in rows if what in row]
+    hits = [p < stats.SURE for p in tests] if what == "gain" else [row[what][1] > 0 for row in rows if what in row]
     return f"{sum(hits)} of {len(hits)}"
 
 
@@ -156,6 +202,7 @@ def rounding(presets: Sequence[str]) -> str:
                 change = abs(row["top1"] - row["top1_float"])
                 most[preset] = max(most.get(preset, (0.0, "")), (change, f"{condition}, {mode_name(mode)}"))
     told = "; ".join(f"{study_name(name)} {change:.2f} pp ({where_})" for name, (change, where_) in most.items())
+    told += "; ".join(["", *(f"{study_name(name)} not measured" for name in presets if name not in most)])
     return (
         "Recognisers get P's output rounded to 8 bits, as a file would hold it; the paper's release passes floats on. The "
         f"largest change in any model's top-1 that floats would make in a main cell: {told}."
@@ -165,6 +212,6 @@ def rounding(presets: Sequence[str]) -> str:
 HELPERS: dict[str, Any] = {
     function.__name__: function
     for function in (
-        gain, read_by, boxed, pictures, cost, kept, moved, control, matched, trainings, times, judged, sent, beside,
+        gain, read_by, boxed, paired, pictures, cost, kept, moved, control, matched, trainings, times, judged, sent, beside,
     )
 }  # fmt: skip

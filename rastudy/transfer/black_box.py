@@ -336,7 +336,8 @@ class Service(BlackBox):
 def read_settings(file: Path) -> dict:
     """A service's settings with the defaults filled in; StudyError for settings that cannot be used."""
     if not file.is_file():
-        raise StudyError(f"{file}: no such file; write a JSON file with the field url (and others, see README) there")
+        others = {name: value for name, value in SERVICE.items() if name != "url"}
+        raise StudyError(f"{file}: no such file; write a JSON file there, with the field url and what differs from {others}")
     try:
         given = json.loads(file.read_text())
     except ValueError as error:

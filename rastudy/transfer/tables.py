@@ -31,6 +31,7 @@ from rastudy.transfer.directions import BLACK_BOX, DIRECTIONS, SOURCES, Variant,
 from rastudy.transfer.kept import kept_file, load_kept
 
 FLOOR = 50.0  # percent: a reader that is worse on clean pictures decides nothing
+UNABLE = "undecided (floor)"  # the verdict on such a reader
 REFERENCE = ("reference", "reference_low", "reference_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 SHARE = ("share", "share_low", "share_high")
@@ -147,10 +148,9 @@ def _detection_rows(cell: Cell, plain: Cell, clean: Cell, at_home: AtHome | None
         groups = {name: [k] for k, name in enumerate(cell.targets)} | {"mean": list(range(len(cell.targets)))}
         for reader, rows in groups.items():
             gain, way = (mine - theirs)[rows].mean(0), (bound - theirs)[rows].mean(0)
-            tail = min(np.mean(gain[1:] <= 0), np.mean(gain[1:] >= 0))
             yield reference | named(ESTIMATE, (gain[0], *stats.percentile(gain[1:]))) | {
                 "reader": reader, "metric": metric, "clean": bound[rows, 0].mean(), "plain": theirs[rows, 0].mean(),
-                **_share(gain[0], gain[1:], way[0], way[1:]), "p": min(1.0, 2 * max(tail, 1 / len(gain))),
+                **_share(gain[0], gain[1:], way[0], way[1:]), "p": stats.normal_p(gain[0], gain[1:]),
             }  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def verdict(row: dict) -> str:
     low, high = (row[name] for name in comparisons.ends(row))
     found = stats.kind_of_difference(low, high, row.get("p_holm", row["p"]))
     if row["clean"] < FLOOR:
-        return "undecided (floor)"
+        return UNABLE
     if found == "gain":
         return "transfers"
     if not row.get("reference_low", np.nan) > 0:
