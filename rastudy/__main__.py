@@ -125,8 +125,9 @@ def train_options() -> list[Option]:
     return [*found, option("--evaluate-on", says="then evaluate the run on: val, or val,test (default: nothing)", default="")]
 
 
-def evaluate_options() -> list[Option]:
-    return [
+COMMANDS = {
+    "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
+    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Test recognisers on P's output.", lambda: [
         option("--processor", says=f"P's safetensors file, as training wrote it, or your own P: {OWN}", required=True),
         option("--transformer", says="T's safetensors file, for ra_transformer (default: none)", type=place),
         TASK,
@@ -139,11 +140,8 @@ def evaluate_options() -> list[Option]:
         option("--target-archs", says="recognisers, separated by commas (default: the preset's)", default=""),
         option("--out", says="also write the rows to this CSV (default: none)", type=place),
         DEVICE, SKIP,
-    ]  # fmt: skip
-
-
-def sweep_options() -> list[Option]:
-    return [
+    ]),
+    "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", lambda: [
         preset(),
         flag("--full", says="the full grid: seeds, weights, source models, controls; other options narrow it"),
         option("--task", says="only these tasks (default: all)", nargs="*"),
@@ -171,20 +169,15 @@ def sweep_options() -> list[Option]:
         flag("--status", says="list what is done, stale, failed or to do, and stop", without="--dry-run"),
         flag("--dry-run", says="list what would run and what it would cost, and stop"),
         flag("--no-notebooks", says="do not execute the reading notebooks"),
-    ]  # fmt: skip
-
-
-def tables_options() -> list[Option]:
-    return [preset([], "the studies", nargs="*")]
-
-
-def transfer_options() -> list[Option]:
-    directions = option("--direction", says="which directions (default: all)", nargs="*", default=[])
-    return [preset([], "the studies", nargs="*"), directions]
-
-
-def boundaries_options() -> list[Option]:
-    return [
+    ]),
+    "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild the tables from the predictions.", lambda: [
+        preset([], "the studies", nargs="*"),
+    ]),
+    "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the transfer tables.", lambda: [
+        preset([], "the studies", nargs="*"),
+        option("--direction", says="which directions (default: all)", nargs="*", default=[]),
+    ]),
+    "boundaries": Command("rastudy.boundaries.figures:boundaries_command", "Measure decision boundaries.", lambda: [
         preset(["digits"], "the studies", nargs="*"),
         option("--task", says="one task alone, at the preset's first strength (default: all)", default="", without="--tables"),
         flag("--full", says="more pictures; RA from other sources, retrained copies, recognisers of other families",
@@ -194,11 +187,8 @@ def boundaries_options() -> list[Option]:
                f"{registry.BLACK_BOXES} (default: none)", default="", without="--tables"),
         data(without="--tables"), JOBS, DEVICE,
         flag("--tables", says="only rebuild tables and figures from what has been measured"),
-    ]  # fmt: skip
-
-
-def restore_options() -> list[Option]:
-    return [
+    ]),
+    "restore": Command("rastudy.restore.restore:restore_command", "Restore your own pictures.", lambda: [
         option("input", says="PNG, JPEG and WebP files, and folders of them", nargs="+", type=place),
         option("-o", "--out", says="a file for one input file, else a folder", type=place, required=True),
         option("--task", says="sr (enlarge), dn (remove noise), jpeg (remove compression artefacts) or blind (whatever it went "
@@ -216,21 +206,17 @@ def restore_options() -> list[Option]:
         option("--classify", says="these recognisers' predictions before and after; no names: the preset's (default: none)",
                nargs="*", metavar="R"),
         DEVICE,
-    ]  # fmt: skip
-
-
-def degrade_options() -> list[Option]:
-    return [
+    ]),
+    "degrade": Command("rastudy.judge.pictures:degrade_command",
+                       "Degrade your own pictures, for other programs to restore.", lambda: [
         option("folder", says="originals in class folders", type=place),
         TASK,
         option("--strength", says="factor, sigma or quality (default: the preset's)", type=float, default=-1.0),
         preset(OF_PHOTOGRAPHS, "whose protocol and recognisers"),
         option("-o", "--out", says="a new folder, for original/, degraded/ and manifest.json", type=place, required=True),
-    ]
-
-
-def judge_options() -> list[Option]:
-    return [
+    ]),
+    "judge": Command("rastudy.judge.judge:judge_command",
+                     "Judge restorers by how well recognisers read what they make.", lambda: [
         option("restorer", says="folders of restored pictures, and restorers by name: none, a filter (lanczos, unsharp, "
                "median, nl_means, tv, wavelet, bm3d), a mode (plain, ra, ra:SOURCE, blind:ra, ...), P's file, or your own P: "
                f"{OWN}", nargs="+"),
@@ -255,11 +241,8 @@ def judge_options() -> list[Option]:
                "the mean recogniser that none had in its loss; else the status is 1 (default: no demand)", type=float),
         option("-o", "--out", says="the files OUT.csv, .png, .html and .npz", type=place, default=shared() / "judgement"),
         JOBS, DEVICE,
-    ]  # fmt: skip
-
-
-def report_options() -> list[Option]:
-    return [
+    ]),
+    "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", lambda: [
         preset([], "the studies", nargs="*"),
         option(
             "--data",
@@ -269,11 +252,16 @@ def report_options() -> list[Option]:
         ),
         option("-o", "--output", says="the HTML file", type=place, default=shared() / "report.html", without="--readme"),
         flag("--readme", says="rewrite the record's figures, README and results/RESULTS.md instead"),
-    ]
-
-
-def recognisers_options() -> list[Option]:
-    return [
+    ]),
+    "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", lambda: [
+        option("--data", says="a folder to look into: CIFAR-10, or photographs (default: none)", default=""),
+    ]),
+    "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast this machine runs the study.", lambda: [
+        option("--part", says="some of step, evaluation, input, boundaries (default: all)", nargs="*", default=[]),
+        option("--rounds", says="timed rounds", least=1, default=5),
+        option("--threads", says="threads", least=1, default=CORES),
+    ]),
+    "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.", lambda: [
         option("--preset", says="the data: digits, cifar10, half of either (digits_first, ...), or scenes for the detectors",
                default="digits"),
         option("--arch", says="which recognisers (default: the five; of scenes both detectors)", nargs="*", default=[]),
@@ -285,21 +273,17 @@ def recognisers_options() -> list[Option]:
         flag("--again", says="train those, too, whose weights are there: over the file, in the package"),
         option("--task", says="with --adapt-to: sr, dn or jpeg (default: none)", default="", needs="--adapt-to"),
         option("--strength", says="with --adapt-to (default: the task's first)", type=float, default=-1.0, needs="--adapt-to"),
-    ]  # fmt: skip
-
-
-def convert_options() -> list[Option]:
-    return [
+    ], native=True),
+    "difficulty": Command("rastudy.tools.difficulty:difficulty_command",
+                          "Search for degradation strengths as hard as the paper's.", list, native=True),
+    "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", lambda: [
         option("file", says="a weight file of the authors' release, such as model_sr_epoch_5.pth", type=place),
         TASK,
         option("--mode", says="how it was trained: plain, ra, ra_transformer or ra_unsupervised", required=True),
         option("--part", says="processor, or transformer for the release's model_transformer", default="processor"),
         option("--out", says="written as OUT.processor.safetensors", type=place, required=True),
-    ]
-
-
-def cache_options() -> list[Option]:
-    return [
+    ]),
+    "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs ahead of training.", lambda: [
         option("--data", says="folder of photographs: with train/ and val/, or class folders", required=True),
         option("--part", says="train, val (default: whichever exist)", nargs="*", default=[]),
         option("--resize", says="the shorter side in pixels", least=1, default=256),
@@ -308,55 +292,15 @@ def cache_options() -> list[Option]:
         SKIP,
         flag("--verify", says="verify every checksum"),
         flag("--rebuild", says="rebuild what is stale or damaged"),
-    ]  # fmt: skip
-
-
-def voc_options() -> list[Option]:
-    return [
+    ]),
+    "voc": Command("rastudy.transfer.voc:voc_command", "Evaluate detectors on PASCAL VOC restored by P.", lambda: [
         option("--processor", says="P's safetensors file, as training wrote it", type=place, required=True),
         option("--data", says="the folder that holds VOCdevkit/VOC2007", type=place, required=True),
         option("--detector", says="torchvision's detectors with COCO weights", nargs="*",
                default=["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"]),
         option("--split", says="train, val, trainval or test", default="test"),
         option("--out", says="also write the rows to this CSV (default: none)", type=place),
-    ]  # fmt: skip
-
-
-def benchmark_options() -> list[Option]:
-    return [
-        option("--part", says="some of step, evaluation, input, boundaries (default: all)", nargs="*", default=[]),
-        option("--rounds", says="timed rounds", least=1, default=5),
-        option("--threads", says="threads", least=1, default=CORES),
-    ]
-
-
-def doctor_options() -> list[Option]:
-    return [option("--data", says="a folder to look into: CIFAR-10, or photographs (default: none)", default="")]
-
-
-COMMANDS = {
-    "train": Command("rastudy.evaluation.evaluate:train_command", "Train one run, and evaluate it.", train_options),
-    "evaluate": Command("rastudy.evaluation.evaluate:evaluate_command", "Test recognisers on P's output.", evaluate_options),
-    "sweep": Command("rastudy.sweep.sweep:sweep_command", "Run a study: the grid, tables, notebooks.", sweep_options),
-    "tables": Command("rastudy.analysis.tables:tables_command", "Rebuild the tables from the predictions.", tables_options),
-    "transfer": Command("rastudy.transfer.tables:transfer_command", "Rebuild the transfer tables.", transfer_options),
-    "boundaries": Command("rastudy.boundaries.figures:boundaries_command", "Measure decision boundaries.", boundaries_options),
-    "restore": Command("rastudy.restore.restore:restore_command", "Restore your own pictures.", restore_options),
-    "degrade": Command("rastudy.judge.pictures:degrade_command", "Degrade your own pictures, for other programs to restore.",
-                       degrade_options),
-    "judge": Command("rastudy.judge.judge:judge_command", "Judge restorers by how well recognisers read what they make.",
-                     judge_options),
-    "report": Command("rastudy.report.html:report_command", "Write everything found to one HTML file.", report_options),
-    "doctor": Command("rastudy.tools.doctor:doctor_command", "Check what this machine has and lacks.", doctor_options),
-    "benchmark": Command("rastudy.tools.benchmark:benchmark_command", "Measure how fast this machine runs the study.",
-                         benchmark_options),
-    "recognisers": Command("rastudy.training.fit_classifiers:recognisers_command", "Train the small recognisers.",
-                           recognisers_options, native=True),
-    "difficulty": Command("rastudy.tools.difficulty:difficulty_command",
-                          "Search for degradation strengths as hard as the paper's.", list, native=True),
-    "convert": Command("rastudy.tools.release_weights:convert_command", "Convert the authors' weights.", convert_options),
-    "cache": Command("rastudy.data.photo_cache:cache_command", "Decode photographs ahead of training.", cache_options),
-    "voc": Command("rastudy.transfer.voc:voc_command", "Evaluate detectors on PASCAL VOC restored by P.", voc_options),
+    ]),
 }  # fmt: skip
 
 

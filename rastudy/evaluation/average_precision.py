@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -144,12 +143,6 @@ def average_precision(matched: dict[int, Matched], metric: str, weights: np.ndar
             row[b] = 100 * precision[b, place[reached]].sum() / len(reached)
     known = ~np.isnan(values)
     return np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
-
-
-@lru_cache(maxsize=4)
-def draws(n: int) -> np.ndarray:
-    """(RESAMPLES, N) how often each picture is drawn; the same draws for everything that is compared."""
-    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
 
 
 @torch.inference_mode()

@@ -69,7 +69,6 @@ CAPTIONS = {
 }  # fmt: skip
 
 PICTURES = ("degradations", "restored", "turned_", "boundary_difference", "boundary_strip")  # these show pictures
-SHADED = (*PICTURES, "boundary_planes", "hero")  # these need more than 256 colours
 
 
 def _parts(stem: str) -> tuple[str, str, str, str]:

@@ -1,7 +1,6 @@
 """Figures that show pictures: degraded, restored with the recognisers' predictions, and those that RA corrects or breaks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,8 +65,7 @@ def _name_of(config: Config) -> str:
 def _as_evaluated(pictures: PictureSet, config: Config, places: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """``lq`` and ``gt`` of the pictures at these places, as evaluation has them: noise is seeded by the place."""
     if isinstance(pictures.pictures, np.ndarray):  # these are degraded all at once; nothing behind the last is needed
-        n = max(places) + 1
-        pictures = replace(pictures, pictures=pictures.pictures[:n], labels=pictures.labels[:n], groups=pictures.groups[:n])
+        pictures = pictures.subset(np.arange(max(places) + 1))
     found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for batch in evaluation_batches(pictures, config):
         at = {int(place): k for k, place in enumerate(batch.index)}
@@ -217,14 +215,11 @@ def plot_turned_counts(preset: str) -> Figure:
 
 @torch.inference_mode()
 def plot_turned(
-    preset: str, task: str, reader: str, pictures: PictureSet | None = None, strength: float = -1.0, **overrides: object
+    preset: str, task: str, reader: str, pictures: PictureSet, strength: float = -1.0, **overrides: object
 ) -> Figure:
     """Pictures that RA corrects and breaks, a column each: P's input, plain's, RA's, the original, and RA's minus plain's.
 
     The predictions are the kept ones, seed 0; the pictures are those of :meth:`Turned.chosen`.
-
-    Args:
-        pictures: the test pictures; default: loaded (``data_dir`` names the folder where the preset needs one).
 
     Raises:
         StudyError: other pictures than those that the predictions are of, or weights or predictions that are missing.
@@ -232,7 +227,6 @@ def plot_turned(
     plain, ra = pair_of(preset, task, strength, device="cpu", **overrides)
     read = {run: load_predictions(to_read(predictions_file(run, "test"))) for run in (plain, ra)}
     found = turned(read[plain], read[ra], reader)
-    pictures = load_pictures(plain, "test") if pictures is None else pictures
     if pictures.digest != read[plain].about["data"]:
         raise StudyError(f"{pictures.name}: not the pictures that results/{preset} has read; run the sweep on them first")
     gained, lost = found.chosen()

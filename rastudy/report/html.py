@@ -19,13 +19,12 @@ from rastudy.paths import PACKAGE, need_checkout, short, write_atomic
 from rastudy.presets import PRESETS
 from rastudy.registry import TASKS, dataset_of
 from rastudy.report import gallery
-from rastudy.report.captions import SHADED, caption_of
+from rastudy.report.captions import caption_of
 from rastudy.report.document import checkout, document, refresh, studies_of
 
 TEMPLATE = PACKAGE / "report" / "report.html"
 LARGEST = 10_000_000  # bytes of the report
 LEGIBLE = 0.45  # of a figure's own width: a narrower screen scrolls it
-COLOURS = 256  # of a plot: half the bytes and no visible difference
 NAVIGATION = re.compile(r"<nav.*?</nav>", re.DOTALL)
 FIGURE = re.compile(r"<p>@@(?P<k>\d+)@@</p>")
 
@@ -52,12 +51,9 @@ def rendered(text: str, shown: Sequence[Path], caption: Callable[[Path], tuple[s
 
 
 def figure(path: Path, caption: Callable[[Path], tuple[str, str]] = caption_of) -> str:
-    """A figure of the checkout inside the page, with caption and alternative text; a plot in ``COLOURS`` colours."""
+    """A figure of the checkout inside the page, with caption and alternative text."""
     with Image.open(path) as file:
-        picture = Image.new("RGB", file.size, "white")
-        picture.paste(file, mask=file.convert("RGBA").getchannel("A"))
-    if not path.stem.startswith(SHADED):
-        picture = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
+        picture = file.convert("RGB")
     packed = io.BytesIO()
     picture.save(packed, "WEBP", lossless=True, method=4)
     said, plotted = caption(path)

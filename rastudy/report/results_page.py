@@ -209,19 +209,15 @@ def blind_table(preset: str) -> Iterator[Row]:
 # --- transfer
 
 
-def _transfers(preset: str) -> pd.DataFrame:
-    """The summary's rows of a preset; none before any direction was tried."""
-    if not to_read(root() / "results" / "transfer_summary.csv").is_file():
-        return pd.DataFrame()
-    return load_summary().query("metric != 'ap_voc07' and preset == @preset")
-
-
 def transfer_table(presets: Sequence[str] = ()) -> str:
     """RA's mean gain over the readers: a row per direction and variant, a column per degradation."""
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    if not to_read(root() / "results" / "transfer_summary.csv").is_file():
+        return NOT_RUN
+    summary = load_summary().query("metric != 'ap_voc07'")
     for preset in presets or claims.present_studies():
         of = {claims.degradation_of(preset, name): name for name in claims.CONDITIONS}
-        found = _transfers(preset)
+        found = summary.query("preset == @preset")
         if found.empty:
             continue
         shown = found.assign(shown=[variant_name(row) for row in found.to_dict("records")])

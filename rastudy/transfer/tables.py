@@ -162,9 +162,9 @@ def _precisions(cell: Cell, detector: str) -> dict[str, np.ndarray]:
         _, truth = scenes.render(cell.split, len(run.arrays["label"]))
         parts = (run.arrays[f"{detector}.{part}"] for part in detection.Found._fields)
         matched = detection.match(detection.Found(*(part.astype(np.float64) for part in parts)), truth)
+        drawn = stats.Groups(np.arange(len(truth))).draws(detection.RESAMPLES)
         for metric, found in values.items():
-            whole = detection.average_precision(matched, metric)
-            found.append(np.append(whole, detection.average_precision(matched, metric, detection.draws(len(truth)))))
+            found.append(detection.average_precision(matched, metric, drawn))
     return {metric: np.mean(found, 0) for metric, found in values.items()}
 
 

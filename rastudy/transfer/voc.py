@@ -21,12 +21,10 @@ from rastudy.data.degradations import degrade
 from rastudy.data.loaders import Batch, to_float
 from rastudy.data.scenes import Boxes
 from rastudy.errors import StudyError, all_differ
-from rastudy.evaluation.average_precision import RECALLS, average_precision, detect, draws, match
-from rastudy.evaluation.evaluate import config_of
+from rastudy.evaluation.average_precision import RECALLS, RESAMPLES, average_precision, detect, match
+from rastudy.evaluation.evaluate import named_processor
 from rastudy.models.pretrained import torchvision_state
-from rastudy.models.processors import build_processor
 from rastudy.paths import write_csv
-from rastudy.training.weights import load_weights
 
 # from COCO's names to VOC's, where they differ
 VOC_NAMES = {"airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "dining table": "diningtable",
@@ -123,11 +121,12 @@ def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, pro
     data, truth, difficult = voc_pictures(folder, split)
     detectors = [CocoDetector(name).to(config.torch_device()) for name in names]
     found = detect(config, voc_batches(data, config), detectors, processor)
+    drawn = stats.Groups(np.arange(len(truth))).draws(RESAMPLES)
     for name, one in found.items():
         matched = match(one, truth, difficult)
         for metric in RECALLS:
-            value = average_precision(matched, metric)[0]
-            low, high = stats.percentile(average_precision(matched, metric, draws(len(truth))))
+            value, *resampled = average_precision(matched, metric, drawn)
+            low, high = stats.percentile(np.array(resampled))
             yield {"mode": config.mode, "detector": name, "metric": metric, "value": value, "low": low, "high": high,
                    "n_images": len(truth)}  # fmt: skip
 
@@ -135,11 +134,9 @@ def read_voc(config: Config, folder: Path, names: Sequence[str], split: str, pro
 def voc_command(args: argparse.Namespace) -> None:
     """Print the average precision of both baselines and of P, and write it to ``--out``."""
     all_differ("detectors", args.detector, "leave one out")
-    config = config_of(args.processor)
+    config, processor = named_processor(args.processor, "", "")
     if registry.MODES[config.mode].has_transformer:
         raise StudyError(f"{args.processor}: P of {config.mode}, whose T stands before a classifier; detectors read P alone")
-    processor = load_weights(args.processor, build_processor(config.processor, config.factor, config.channels, config.blocks))
-    processor.eval().to(config.torch_device())
     rows: list[dict] = []
     for run in (*(replace(config, mode=mode) for mode in registry.modes("baseline")), config):
         rows += read_voc(run, args.data, args.detector, args.split, processor)
