@@ -113,8 +113,7 @@ class Dataset:
     ``load``: gives a PictureSet of a split. ``train``, ``test``: how many pictures it has; ``size``: the side of its pictures,
     where that is fixed. ``classes``: where the names of its classes are, if they are known without its folder.
     ``needs_folder``: the user provides it. ``photographs``: of any size, cropped when they are read. ``may_show``: pictures may
-    be published in figures. ``halves``: half of its classes is a data set, too (``digits_first``). ``group``: what dependent
-    pictures share (digits: the source digit).
+    be published in figures. ``halves``: half of its classes is a data set, too (``digits_first``).
     """
 
     name: str
@@ -128,7 +127,6 @@ class Dataset:
     photographs: bool = False
     may_show: bool = False
     halves: bool = False
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,9 @@ CHANNELS: dict[str, Channel] = _by_name(
 
 DATASETS: dict[str, Dataset] = _by_name((
     Dataset("digits", "digits", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES", may_show=True,
-            halves=True, group="digit"),
+            halves=True),
     *(Dataset(f"digits_{name}", f"digits {shown}", _DATA + "load_digits", 16_000, 2_500, 32, "rastudy.data.digits:CLASSES",
-              may_show=True, group="digit")
+              may_show=True)
       for name, shown in (("others", "of other source digits"), ("elsewhere", "over another photograph"),
                           ("bare", "without photographs"))),
     Dataset("cifar10", "CIFAR-10", _DATA + "load_cifar10", 49_000, 10_000, classes="rastudy.data.datasets:CIFAR10",

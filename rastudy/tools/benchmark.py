@@ -38,9 +38,9 @@ from rastudy.models.classifiers import Classifier, load_classifier, without_weig
 from rastudy.models.pretrained import folded
 from rastudy.models.processors import SRResNet
 from rastudy.paths import root, short, write_csv
+from rastudy.presets import PRESETS
+from rastudy.registry import names_in
 from rastudy.training.steps import Models, ra_step
-
-FIVE = ("resnet18", "resnet50", "resnet101", "densenet121", "vgg16_bn")
 
 
 def interleaved(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
@@ -156,7 +156,7 @@ def cross_evaluation(rounds: int, n: int = 10, side: int = 224) -> Iterator[dict
     noise = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
     pictures = PictureSet("pictures", "test", noise, np.zeros(n, np.int64), np.arange(n), ("any",))
     evaluate = partial(predict, config, pictures, processor=SRResNet(4).eval().to(memory_format=torch.channels_last))
-    targets = [without_weights(arch) for arch in FIVE]
+    targets = [without_weights(arch) for arch in names_in(PRESETS["imagenet"]["target_archs"])]
     batch = torch.rand(n, 3, side, side).contiguous(memory_format=torch.channels_last)
     nothing = Classifier("nothing", _Nothing(), "none")
     work: dict[str, Callable[[], object]] = {
