@@ -110,10 +110,12 @@ def borrow(preset: str) -> None:
     if any((mine / "predictions").glob("*.npz")):
         step = f"rastudy sweep --preset {preset} makes them one, and RASTUDY_ROOT=DIR works elsewhere"
         raise StudyError(f"{mine}: these runs are no study yet, and the record's are not mixed with them; {step}")
-    mine.mkdir(parents=True, exist_ok=True)
-    (mine / BORROWED).write_text(_borrowed_from(preset))
-    for name in ("figures", "results"):
-        shutil.copytree(record_of(root() / name / preset), root() / name / preset, dirs_exist_ok=True)
+    with updating(mine / BORROWED):
+        if (mine / "gains.csv").is_file():  # another process has borrowed them meanwhile
+            return
+        (mine / BORROWED).write_text(_borrowed_from(preset))
+        for name in ("figures", "results"):
+            shutil.copytree(record_of(root() / name / preset), root() / name / preset, dirs_exist_ok=True)
 
 
 def nothing_here(what: str) -> StudyError:
@@ -178,10 +180,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def updating(path: Path) -> FileLock:
-    """A context in which nobody else changes a file that several processes read, add to and write: no addition is lost."""
-    locks = shared() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16])
+    """A context in which nobody else changes a file that several processes read, add to and write: no addition is lost.
+
+    The lock lies beside the file, whatever the root; other users may take it, too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
 
 
 def write_json(path: Path, value: object) -> None:

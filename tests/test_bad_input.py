@@ -266,7 +266,7 @@ def ground(tmp_path_factory) -> tuple[Path, Path]:
 
 def contents(root: Path) -> dict[str, bytes | None]:
     """Every file and folder under ``root``, but for locks."""
-    paths = (path for path in root.rglob("*") if path.name != "lock")
+    paths = (path for path in root.rglob("*") if not path.name.endswith("lock"))
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths}
 
 

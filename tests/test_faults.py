@@ -138,12 +138,12 @@ ADDED_TO = (
 @pytest.mark.parametrize("file", ADDED_TO, ids=lambda file: file.name)
 def test_two_add_to_one_file(study_root, monkeypatch, file):
     """What one adds while the other, who has read the file, is about to write it, is lost to neither."""
-    replace, about_to_write = os.replace, threading.Event()
+    replace, about_to_write, other_is_done = os.replace, threading.Event(), threading.Event()
 
     def slowly(source: Path, target: Path) -> None:
         if target.name == file.name and not about_to_write.is_set():
             about_to_write.set()
-            time.sleep(0.5)
+            other_is_done.wait(1.5)  # in vain where the other waits for this one
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", slowly)
@@ -151,6 +151,7 @@ def test_two_add_to_one_file(study_root, monkeypatch, file):
     first.start()
     assert about_to_write.wait(10)
     file.add(study_root, 1)
+    other_is_done.set()
     first.join()
     assert sorted(map(int, file.held(study_root))) == [0, 1]
 
@@ -199,7 +200,7 @@ def test_a_full_disk(undisturbed, tmp_path):
     process = start(tmp_path, no_room)
     output, _ = process.communicate(timeout=600)
     assert process.returncode in (1, 2) and "cannot be written" in output and "File too large" in output, output
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "a temporary file stayed"
+    assert not list(tmp_path.rglob(".*.tmp")), "a temporary file stayed"
     found = figures(tmp_path)
     assert all(undisturbed[0][name] == content for name, content in found.items()) and len(found) < len(undisturbed[0])
     process = start(tmp_path)

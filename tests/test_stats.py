@@ -141,6 +141,17 @@ def test_results_never_change():
     assert paired_p(values, groups) == paired_p(values, groups)
 
 
+def test_a_normal_p_is_the_paired_tests():
+    """Of a mean, whose resamples are normal; nan ones are left out, a value without spread is sure."""
+    values = np.random.default_rng(5).normal(0.2, 1, (200, 1))
+    groups = stats.Groups(np.arange(200))
+    resampled = groups.bootstrap(values)[:, 0]
+    expected = float(stats.paired_p(values, groups)[0])
+    assert stats.normal_p(values.mean(), resampled) == pytest.approx(expected, rel=0.3)
+    assert stats.normal_p(values.mean(), np.append(resampled, np.nan)) == stats.normal_p(values.mean(), resampled)
+    assert stats.normal_p(1.0, np.ones(9)) == 0 and stats.normal_p(0.0, np.zeros(9)) == 1
+
+
 def test_holm_by_hand():
     """Sorted 0.01 0.02 0.03 0.04 times 4 3 2 1, never below the one before; capped at 1."""
     assert holm(np.array([0.04, 0.01, 0.03, 0.02])) == pytest.approx([0.06, 0.04, 0.06, 0.06])

@@ -168,11 +168,13 @@ def paired_p(differences: np.ndarray, groups: Groups) -> np.ndarray:
 
 
 def normal_p(value: float, resampled: np.ndarray) -> float:
-    """Two-sided p-value of 0 for a value whose resamples (B,) scatter normally.
+    """Two-sided p-value of 0 for a value that scatters normally about the truth, as much as its resamples (B,) do about it.
 
     To count the resamples beyond 0 would be too coarse: after Holm's correction of many tests none could be significant.
+    Undefined resamples are left out.
     """
-    return float(2 * stats.norm.sf(abs(value) / resampled.std())) if value else 1.0
+    spread = np.nanstd(resampled)
+    return float(2 * stats.norm.sf(abs(value) / spread)) if spread else float(value == 0)
 
 
 def _mcnemar(differences: np.ndarray) -> float:

@@ -45,7 +45,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
             os.replace(running, failed)
         if isinstance(error, OSError):  # papermill's own, of a notebook that it cannot write
             return told(error)
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n    see {failed}"
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}" + f"\n    see {failed}" * failed.is_file()
     write_atomic(output, lambda p: nbformat.write(executed, p))
     running.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)

@@ -347,10 +347,11 @@ def _explained(rows: Sequence[dict[str, Any]]) -> str:
     if not mantel:
         return ""
     rho, p = [rho for rho, *_ in mantel], [corrected[id(test)] for test in mantel]
+    best = min(best_of_tests(rows)[id(test)] for test in mantel)
+    hopeless = f"; {mantel[0][2]:.0f} orders of five networks: corrected, no relation would show" * (best >= stats.SURE)
     said = (
         " Among the five small CNNs similarity does not predict who gains more from whom: over ordered pairs, kappa and gain "
-        f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}; "
-        f"five networks have {mantel[0][2]:.0f} orders, so that after the correction even a perfect relation would not show)"
+        f"correlate at {_ends(rho, '+')} (the smallest corrected p of {len(p)} permutation tests is {min(p):.2f}{hopeless})"
     )
     wide = [f"{row['data']}, {row['task']} {row['targets'][0]:+.2f} (p {corrected[id(row['targets'])]:.3f})"
             for row in rows if "targets" in row]  # fmt: skip
@@ -366,12 +367,12 @@ def corrected_tests(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
     return dict(zip(map(id, told), stats.holm(np.array([p for _, p, _ in told])) if told else [], strict=True))
 
 
-def best_of_tests(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """The smallest corrected p that each test of the rows could have had, the others being what they are."""
+def best_of_tests(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """The smallest corrected p that each test of the rows could have had, by its ``id``, the others being what they are."""
     told = _tests(rows)
     found = np.array([p for _, p, _ in told])
     best = [np.where(np.arange(len(told)) == k, 1 / many, found) for k, (_, _, many) in enumerate(told)]
-    return [float(stats.holm(p)[k]) for k, p in enumerate(best)]
+    return {id(test): float(stats.holm(p)[k]) for k, (test, p) in enumerate(zip(told, best, strict=True))}
 
 
 def _tests(rows: Sequence[dict[str, Any]]) -> list[Sequence[float]]:

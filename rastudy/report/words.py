@@ -27,7 +27,7 @@ from rastudy.config import NOT_APPLICABLE, make_config
 from rastudy.errors import StudyError
 from rastudy.paths import results_folder, to_read
 from rastudy.presets import PRESETS
-from rastudy.registry import mode_name, source_names
+from rastudy.registry import mode_name, role_of, source_names
 from rastudy.report import judgement, travel
 from rastudy.report.claims import CONDITIONS, OF_PAPER, degradation_of, interval, main_rows, study_name, where
 from rastudy.report.results_page import best_of_tests, corrected_tests, measured_boundaries
@@ -41,7 +41,8 @@ ONE = "¹"  # behind a figure that rests on one training: its interval is over p
 def said(row: Mapping | pd.Series, names: Sequence[str] = ESTIMATE, digits: int = 1, sign: str = "+") -> str:
     """``+2.5 [1.9, 3.2]``: the interval over trainings where the row has one; of one training with ``ONE`` behind it."""
     seeds = row.get("within_seeds" if names == WITHIN[:3] else "n_seeds", 1)  # a table without the column is of one
-    return interval(row, names, digits, sign, inside="") + ONE * bool(seeds == 1)
+    told = interval(row, names, digits, sign, inside="")
+    return told + ONE * bool(told and seeds == 1)
 
 
 def _only(table: pd.DataFrame, *where_: str, **wanted: Any) -> pd.Series:
@@ -109,24 +110,28 @@ def boxed(box: str, source: str = "", condition: str = "sr x4", mode: str = "ra"
 def paired(reader: str, condition: str, one: str, other: str, preset: str = "imagenette") -> str:
     """How much more a reader gains from one run than from another, such as ``ra:squeezenet``; on the same pictures and seeds.
 
-    ``reader``: a target, ``unseen`` for the mean of those that neither run's source is, or a black box.
+    ``reader``: a target, ``unseen`` for the mean of those that are it for both runs, or a black box.
     """
-    cells, boxed = _cells(preset, reader)
-    mine, theirs = (cells[_key(preset, condition, *name.split(":"))] for name in (one, other))
-    seeds = [seed for seed in mine.runs if seed in theirs.runs]
+    cells, boxes = _cells(preset)
+    boxed = reader in boxes
+    found = [(boxes[reader] if boxed else cells).get(_key(preset, condition, *name.split(":"))) for name in (one, other)]
+    seeds = [seed for seed in found[0].runs if seed in found[1].runs] if found[0] and found[1] else []
+    if not seeds:
+        raise StudyError(f"{preset}, {condition}, {reader}: no {one} and {other} of one seed; rastudy sweep trains them")
+    mine, theirs = found
     mine, theirs = mine.seeds(seeds), theirs.seeds(seeds)
     check_paired(mine, theirs)
-    sources = {name for cell in (mine, theirs) for name in source_names(cell.settings["source_arch"])}
-    asked = [boxed or (name not in sources if reader == "unseen" else name == reader) for name in mine.targets]
+    sources = [name for cell in (mine, theirs) for name in source_names(cell.settings["source_arch"])]
+    asked = [boxed or reader in (name, role_of(name, sources)) for name in mine.targets]
     gains = (mine.hits - theirs.hits)[:, asked].mean(1)[:, :, None]
     return said(gain_columns(gains, mine.groups)[0] | {"n_seeds": len(seeds)})
 
 
 @cache
-def _cells(preset: str, reader: str) -> tuple[dict[tuple, Cell], bool]:
-    """The study's cells, or those that a black box read, and whether the reader is one."""
-    boxes = load_kept(preset, "black_box")
-    return (cells_of(boxes[reader].values()), True) if reader in boxes else (load_cells(preset, "test"), False)
+def _cells(preset: str) -> tuple[dict[tuple, Cell], dict[str, dict[tuple, Cell]]]:
+    """The study's cells, and those that each black box read."""
+    boxes = {name: cells_of(read.values()) for name, read in load_kept(preset, "black_box").items()}
+    return load_cells(preset, "test"), boxes
 
 
 def _key(preset: str, condition: str, mode: str, source: str = "") -> tuple:
@@ -181,11 +186,11 @@ def beside(preset: str, task: str, restorer: str) -> str:
 
 def boundaries(what: str, presets: Sequence[str]) -> str:
     """In how many cases RA's step ``enter``s true classes (``leave``s) more often than random ones; for ``gain`` in how many
-    tests kappa goes with it; for ``hopeless`` of how many, with so few networks, no relation could have come out significant.
+    tests kappa goes with it; for ``hopeless`` in how many no relation could have come out significant after the correction.
     """
     rows = [row for preset in presets for row in measured_boundaries(preset)]
     if what == "hopeless":
-        return str(sum(best >= stats.SURE for best in best_of_tests(rows)))
+        return str(sum(best >= stats.SURE for best in best_of_tests(rows).values()))
     tests = corrected_tests(rows).values()
     hits = [p < stats.SURE for p in tests] if what == "gain" else [row[what][1] > 0 for row in rows if what in row]
     return f"{sum(hits)} of {len(hits)}"

@@ -71,13 +71,13 @@ def save_kept(preset: str, direction: str, kept: Kept) -> Path:
 
 def keep_parts(preset: str, direction: str, parts: Iterable[tuple[str, Path]]) -> None:
     """Merge new parts, by variant, into a direction's file and delete them; what was not read now stays."""
+    if not (parts := list(parts)):
+        return
     with updating(kept_file(preset, direction)):
         new = [(variant, path, part) for variant, path in parts if (part := load_part(path))]
-        if not new:
-            return
         kept = load_kept(preset, direction)
         for variant, _, predictions in new:
             kept.setdefault(variant, {})[predictions.about["run_id"]] = predictions
         save_kept(preset, direction, kept)
         for _, path, _ in new:
-            path.unlink()
+            path.unlink(missing_ok=True)
