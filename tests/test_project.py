@@ -401,8 +401,8 @@ def test_no_data_or_runs_are_tracked():
 
 
 def test_the_evidence_is_not_ignored():
-    """Everything under results/ and the pinned recognisers can be committed, but for smoke's and later seeds' weights."""
+    """Everything under results/ and the pinned recognisers can be committed, but for locks, smoke's and later seeds' weights."""
     tracked()  # skips outside a checkout
     command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "results", "rastudy/weights"]
     ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert not [name for name in ignored if not re.match(r"results/smoke/|results/\w+/weights/.*-s[1-9]", name)]
+    assert not [name for name in ignored if not re.match(r"results/smoke/|results/\w+/weights/.*-s[1-9]|.*\.lock$", name)]
