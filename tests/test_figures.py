@@ -210,7 +210,8 @@ def test_no_row_of_the_summary_is_shown_over_another(monkeypatch):
 
 def test_no_transfer_at_all(monkeypatch):
     """A study in which no direction was tried has no rows, and is no error."""
-    monkeypatch.setattr(results_page, "_transfers", lambda _: pd.DataFrame())
+    summary = transfer.load_summary()
+    monkeypatch.setattr(results_page, "load_summary", lambda: summary.iloc[:0])
     assert results_page.transfer_table(["digits"]) == results_page.NOT_RUN
 
 

@@ -401,7 +401,7 @@ def test_no_data_or_runs_are_tracked():
 
 
 def test_the_evidence_is_not_ignored():
-    """Everything under results/ and the pinned recognisers can be committed, but for locks, smoke's and later seeds' weights."""
+    """All under results/ and the pinned recognisers can be committed, but for locks, smoke's and later seeds' weights."""
     tracked()  # skips outside a checkout
     command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "results", "rastudy/weights"]
     ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -637,7 +637,8 @@ def test_the_rule_sees_validation_seed_0_and_the_main_runs_alone(study_root):
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_make_tables_is_idempotent(study_root):
