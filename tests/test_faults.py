@@ -24,7 +24,7 @@ from rastudy.evaluation.predictions import save_predictions
 from rastudy.judge import answers
 from rastudy.models.weight_files import pinned_hashes, write_pinned
 from rastudy.paths import NOTEBOOKS, write_json
-from rastudy.report.notebooks import execute
+from rastudy.report.notebooks import NOT_STARTED, execute
 from rastudy.training.run_store import merge_records, read_records, records_file
 from rastudy.transfer.kept import keep_parts, load_kept
 from rastudy.transfer.user_study import Pair, RatingStudy
@@ -178,6 +178,22 @@ def test_a_notebook_that_two_execute(study_root, monkeypatch, fails):
     monkeypatch.setattr(papermill, "execute_notebook", another_is_faster)
     problem = execute(NOTEBOOKS / "01_train.ipynb", study_root / "01_train.ipynb", {})
     assert ("a cell raised" in problem) == fails and (study_root / "01_train.ipynb").is_file() != fails
+
+
+@pytest.mark.parametrize("message, times", [(f"{NOT_STARTED} to kernel_info", 2), ("a cell raised", 1)])
+def test_a_kernel_that_did_not_start_is_started_again(study_root, monkeypatch, message, times):
+    """Once: no cell has run; of what a cell raises there is no second try."""
+    tried = []
+
+    def starts_at_last(*_args, **_settings) -> nbformat.NotebookNode:
+        tried.append(1)
+        if len(tried) < 2:
+            raise RuntimeError(message)
+        return nbformat.v4.new_notebook()
+
+    monkeypatch.setattr(papermill, "execute_notebook", starts_at_last)
+    problem = execute(NOTEBOOKS / "01_train.ipynb", study_root / "01_train.ipynb", {})
+    assert len(tried) == times and bool(problem) == (times == 1)
 
 
 def test_clocks_may_jump(undisturbed, tmp_path, sweep):

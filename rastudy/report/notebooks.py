@@ -27,6 +27,9 @@ ALONE = ("06_user_study", "07_own_pictures", "09_judge")  # of the record these 
 COPIES = {"cifar10": ("02_cross_architecture",)}  # other presets' executed copies beside the digits', NAME_PRESET.ipynb
 
 
+NOT_STARTED = "Kernel died before replying"
+
+
 def execute(notebook: Path, output: Path, parameters: dict) -> str:
     """Execute a notebook with papermill; returns an empty string, or what failed and where its notebook is.
 
@@ -39,7 +42,13 @@ def execute(notebook: Path, output: Path, parameters: dict) -> str:
     try:
         # not papermill's own cwd, which would be that of all threads; paths are relative to where the command was given
         place = {"metadata": {"path": str(Path.cwd())}}
-        executed = papermill.execute_notebook(notebook, running, parameters, progress_bar=False, resources=place)
+        arguments, settings = (notebook, running, parameters), {"progress_bar": False, "resources": place}
+        try:
+            executed = papermill.execute_notebook(*arguments, **settings)
+        except RuntimeError as error:  # Jupyter chose free ports, and another process took one of them first
+            if NOT_STARTED not in str(error):
+                raise
+            executed = papermill.execute_notebook(*arguments, **settings)
     except Exception as error:  # whatever a cell raised
         with suppress(FileNotFoundError):
             os.replace(running, failed)
