@@ -15,6 +15,7 @@ from typing import Any
 from rastudy.errors import StudyError, all_differ, one_of
 
 OWN_PROCESSORS = "module:function@FILE, torchscript:FILE or spandrel:FILE"  # a P of the user's
+BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"
 HALVES = ("first", "second")  # of a data set's classes
 PARITIES = ("even", "odd")  # of the places of CIFAR-10's training pictures: two disjoint halves of them
 
@@ -309,9 +310,6 @@ def check_folder(data_dir: str, *datasets: str) -> None:
 def recognisers(*kinds: str) -> tuple[str, ...]:
     """Names of the recognisers of these kinds."""
     return tuple(name for name, one in RECOGNISERS.items() if one.kind in kinds)
-
-
-BLACK_BOXES = "rapidocr, tesseract, litert:FILE.tflite, service:FILE.json or function:MODULE:NAME"  # as they are asked for
 
 
 def names_in(text: str) -> list[str]:

@@ -56,6 +56,11 @@ def trainings(row: Mapping | pd.Series) -> str:
     return f"{n} training{'s' * (n != 1)}"
 
 
+def published(gain: float) -> str:
+    """A mean of published gains; the last bits of its sum do not decide how 2.75 is rounded."""
+    return f"{round(gain, 6):+.1f}"
+
+
 def study_name(preset: str) -> str:
     """The name to show for a study's data."""
     return STUDIES.get(preset, preset)
@@ -148,7 +153,7 @@ def _claims(mode: str, presets: Sequence[str], conditions: list[str]) -> Iterato
             found = paper.get(condition, {}).get(role)
             claim = None if condition not in paper else 1.0 if found is None else found if abs(found) >= MARGIN else 0.0
             ours = [gain_of(preset, condition, mode, row_role, claim) for preset in presets]
-            shown = missing[condition] if found is None else f"{round(found, 6):+.1f}"
+            shown = missing[condition] if found is None else published(found)
             yield [f"{mode_name(mode)}: gain of {who} (pp)", condition, shown, *ours]
     for of, names in (("of the source's gain", ESTIMATE), ("of their own gain as sources", WITHIN[:3])):
         for condition in conditions:

@@ -25,9 +25,7 @@ BOUNDARIES = "03_decision_boundaries"
 READING = ("00_degradations", "02_cross_architecture", BOUNDARIES, "04_tradeoff")
 ALONE = ("06_user_study", "07_own_pictures", "09_judge")  # of the record these are executed, too
 COPIES = {"cifar10": ("02_cross_architecture",)}  # other presets' executed copies beside the digits', NAME_PRESET.ipynb
-
-
-NOT_STARTED = "Kernel died before replying"
+NOT_STARTED = "Kernel died before replying"  # Jupyter's words
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> str:

@@ -173,7 +173,7 @@ def photographs_table(preset: str) -> Iterator[Row]:
     for _, row in rows[rows["task"].isin(claims.OF_PAPER)].iterrows():
         task, mode = key = row["task"], row["mode"]
         gains = _source_and_unseen(claims.main_rows("gains", preset, claims.OF_PAPER[task], mode=mode))
-        paper = f"{published[key]:+.1f}" if key in published else "not available"
+        paper = claims.published(published[key]) if key in published else "not available"
         shown = [short_name(task, row["strength"]), mode_name(mode), interval(row), f"{row['resolves']:.1f}"]
         yield [*shown, *gains, f"{psnr[key] - psnr[task, 'plain']:+.2f}", paper]
 
@@ -440,7 +440,7 @@ def main_table_of(preset: str) -> Iterator[Row]:
         paper = where(published, task=task, mode="ra").groupby("role")["value"].mean() if same_task else {}
         share = f"{top1['plain'] / top1['clean']:.0%}" if "clean" in top1 else ""
         loss = f"{psnr['ra'] - psnr['plain']:+.2f}"
-        published_gains = [f"{round(paper[role], 6):+.1f}" if role in paper else "" for role in ("source", "unseen")]
+        published_gains = [claims.published(paper[role]) if role in paper else "" for role in ("source", "unseen")]
         named = [study_name(preset), short_name(task, strength), share]
         yield [*named, *_source_and_unseen(gains), own, loss, *published_gains, str(gains["n_seeds"].iloc[0])]
 
